@@ -1,0 +1,1 @@
+"""The control plane over HTTP and the state of record. One folder per domain."""

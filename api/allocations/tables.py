@@ -1,0 +1,121 @@
+"""Allocations, the placement groups that reserve them in Ray, and the device shares that they own."""
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import CheckConstraint, ForeignKey, Index, func, text
+from sqlalchemy.dialects.postgresql import JSONB, TSTZRANGE, ExcludeConstraint, Range
+from sqlalchemy.orm import Mapped, mapped_column
+
+from api.db import Base, BigId, Moment
+from api.ids import new_uid
+from scheduler.states import AllocationState, EndReason
+
+
+class Allocation(Base):
+    __tablename__ = "allocations"
+    __table_args__ = (
+        CheckConstraint(f"state in ({', '.join(repr(str(s)) for s in AllocationState)})", name="state"),
+        CheckConstraint(f"end_reason in ({', '.join(repr(str(r)) for r in EndReason)})", name="end_reason"),
+        CheckConstraint("(state = 'released') = (released_at is not null)", name="released_at"),
+        CheckConstraint("state not in ('releasing', 'released') or end_reason is not null", name="has_end_reason"),
+        CheckConstraint("gpus >= 1 and cpu_milli >= 1 and memory_bytes >= 1", name="request"),
+        Index("ix_allocations_queue", "priority", "queued_at", postgresql_where=text("state = 'queued'")),
+        Index("ix_allocations_live", "customer_id", postgresql_where=text("state <> 'released'")),
+    )
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    uid: Mapped[UUID] = mapped_column(unique=True, default=new_uid)
+    customer_id: Mapped[int] = mapped_column(ForeignKey("customers.id"))
+    workspace_id: Mapped[int] = mapped_column(ForeignKey("workspaces.id"))
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id"))
+    kind: Mapped[str] = mapped_column(server_default="environment")  # what asked for it
+    state: Mapped[str] = mapped_column(server_default=AllocationState.QUEUED)
+    end_reason: Mapped[str | None]
+    end_detail: Mapped[str | None]
+    generation: Mapped[int] = mapped_column(server_default=text("0"))  # rises at each placing: the fencing token
+    priority: Mapped[int] = mapped_column(server_default=text("0"))
+
+    # what was asked for
+    gpus: Mapped[int]
+    gpu_model: Mapped[str | None]
+    cpu_milli: Mapped[int] = mapped_column(BigId)
+    memory_bytes: Mapped[int] = mapped_column(BigId)
+    disk_bytes: Mapped[int] = mapped_column(BigId)
+    bound_host_id: Mapped[int | None] = mapped_column(ForeignKey("hosts.id"))  # hard affinity: its volume lives there
+    image_reference: Mapped[str]
+    container_name: Mapped[str]
+    home_volume: Mapped[str | None]
+    disconnect_s: Mapped[int]
+
+    # why it waits, after the last cycle that looked at it: {"code", "detail", "position", ...}
+    wait_reason: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
+    not_before: Mapped[datetime | None] = mapped_column(Moment)  # set after a failed placement, with back-off
+
+    # what it got
+    host_id: Mapped[int | None] = mapped_column(ForeignKey("hosts.id"), index=True)
+    price_version_id: Mapped[int | None] = mapped_column(ForeignKey("price_versions.id"))
+    run_until: Mapped[datetime | None] = mapped_column(Moment)
+    queued_at: Mapped[datetime] = mapped_column(Moment, server_default=text("now()"))
+    placed_at: Mapped[datetime | None] = mapped_column(Moment)
+    active_at: Mapped[datetime | None] = mapped_column(Moment)
+    releasing_at: Mapped[datetime | None] = mapped_column(Moment)
+    released_at: Mapped[datetime | None] = mapped_column(Moment)
+
+
+class AllocationEvent(Base):
+    """Append-only: one row per transition."""
+
+    __tablename__ = "allocation_events"
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    allocation_id: Mapped[int] = mapped_column(ForeignKey("allocations.id"), index=True)
+    at: Mapped[datetime] = mapped_column(Moment, server_default=text("now()"))
+    actor: Mapped[str]
+    from_state: Mapped[str | None]
+    to_state: Mapped[str]
+    reason: Mapped[str] = mapped_column(server_default="")
+
+
+class PlacementGroup(Base):
+    """A reservation in Ray, named before it exists there, so that a crash in between is repaired by looking it up."""
+
+    __tablename__ = "placement_groups"
+    __table_args__ = (
+        CheckConstraint("state in ('intended', 'reserved', 'removing', 'removed')", name="state"),
+        Index("uq_placement_groups_owner", "allocation_id", unique=True, postgresql_where=text("state <> 'removed'")),
+    )
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    uid: Mapped[UUID] = mapped_column(unique=True, default=new_uid)
+    name: Mapped[str] = mapped_column(unique=True)
+    allocation_id: Mapped[int | None] = mapped_column(ForeignKey("allocations.id"))  # the owner; it may be handed on
+    state: Mapped[str] = mapped_column(server_default="intended")
+    bundles: Mapped[list[dict[str, Any]]] = mapped_column(JSONB)
+    created_at: Mapped[datetime] = mapped_column(Moment, server_default=text("now()"))
+    removed_at: Mapped[datetime | None] = mapped_column(Moment)
+
+
+class AllocationDevice(Base):
+    """A share of a device, owned by an allocation for a period that is open until release is confirmed.
+
+    The exclusion constraint makes double booking impossible. Ids are written as ranges because btree_gist is
+    not part of the embedded server.
+    """
+
+    __tablename__ = "allocation_devices"
+    __table_args__ = (
+        ExcludeConstraint(
+            (func.int8range(text("gpu_id"), text("gpu_id"), text("'[]'")), "&&"),
+            (func.int4range(text("milli_from"), text("milli_to")), "&&"),
+            (text("period"), "&&"),
+            name="ex_allocation_devices_one_owner",
+            using="gist",
+        ),
+        CheckConstraint("0 <= milli_from and milli_from < milli_to and milli_to <= 1000", name="milli"),
+    )
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    allocation_id: Mapped[int] = mapped_column(ForeignKey("allocations.id"), index=True)
+    gpu_id: Mapped[int] = mapped_column(ForeignKey("gpus.id"), index=True)
+    generation: Mapped[int]
+    milli_from: Mapped[int] = mapped_column(server_default=text("0"))
+    milli_to: Mapped[int] = mapped_column(server_default=text("1000"))
+    period: Mapped[Range[datetime]] = mapped_column(TSTZRANGE)

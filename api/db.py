@@ -1,0 +1,58 @@
+"""The database: engine, sessions, and the one place that retries serialisation failures and deadlocks."""
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from psycopg import errors as pg
+from sqlalchemy import BigInteger, MetaData, create_engine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
+from sqlalchemy.types import DateTime
+
+_RETRIED = (pg.SerializationFailure, pg.DeadlockDetected)
+_ATTEMPTS = 5
+
+Result = TypeVar("Result")
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+
+
+BigId = BigInteger
+Moment = DateTime(timezone=True)
+
+
+class Database:
+    """One per process. Sessions are short: no transaction is open while something outside the database is awaited."""
+
+    def __init__(self, url: str, *, pool_size: int = 10) -> None:
+        self.engine = create_engine(url, pool_size=pool_size, max_overflow=10, pool_pre_ping=True)
+        self._sessions = sessionmaker(self.engine, expire_on_commit=False)
+
+    def session(self) -> Session:
+        return self._sessions()
+
+    def transact(self, work: Callable[[Session], Result]) -> Result:
+        """Run `work` in one transaction, committed before this returns; deadlocks and serialisation failures repeat it."""
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                with self._sessions.begin() as session:
+                    return work(session)
+            except DBAPIError as error:
+                if not isinstance(error.orig, _RETRIED) or attempt == _ATTEMPTS:
+                    raise
+                time.sleep(0.01 * 2**attempt)
+        raise AssertionError("unreachable")
+
+    def close(self) -> None:
+        self.engine.dispose()

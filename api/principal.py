@@ -1,0 +1,41 @@
+"""Who makes a request, as established by its bearer token or API key."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from uuid import UUID
+
+
+class Role(StrEnum):
+    ADMIN = "admin"
+    OWNER = "customer_owner"
+    MEMBER = "customer_member"
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """`customer_id` is None exactly for administrators. `scopes` is None for a person, who has all of the role's."""
+
+    user_id: int
+    user_uid: UUID
+    username: str
+    role: Role
+    customer_id: int | None
+    scopes: frozenset[str] | None = None
+    key_uid: UUID | None = None
+    address: str | None = None
+
+    @property
+    def actor(self) -> str:
+        """The form in which audit and event rows name it."""
+        return f"key:{self.key_uid}" if self.key_uid else f"user:{self.user_uid}"
+
+    @property
+    def tenant_id(self) -> int:
+        """The customer whose rows this principal may read.
+
+        Raises:
+            RuntimeError: for an administrator; the policy keeps those from customer endpoints.
+        """
+        if self.customer_id is None:
+            raise RuntimeError("an administrator has no tenant")
+        return self.customer_id

@@ -1,0 +1,54 @@
+"""Settings of the control plane's processes (API, controller), from `REMOTEGPU_*` environment variables.
+
+Secrets are files below `secrets_dir` (mode 0600), never variables.
+"""
+
+from functools import cached_property
+from pathlib import Path
+
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="REMOTEGPU_", frozen=True)
+
+    database_url: str
+    """SQLAlchemy URL, `postgresql+psycopg://...`."""
+    secrets_dir: Path
+    """One file per secret; see docs/reference/interfaces.md."""
+    public_url: str = "http://127.0.0.1:8000"
+    """Where browsers and clients reach the platform; the OIDC issuer."""
+    hub_url: str = "http://127.0.0.1:8080"
+    """Where browsers reach the Hub."""
+    hub_api_url: str = "http://127.0.0.1:8081/hub/api"
+    """Where the platform reaches the Hub's REST API."""
+    listen_host: str = "127.0.0.1"
+    listen_port: int = 8000
+    internal_host: str = "127.0.0.1"
+    internal_port: int = 8001
+    internal_url: str = "https://127.0.0.1:8001"
+    """Where hosts and the Hub reach the internal listener (mutual TLS)."""
+    hostlink_socket: Path = Path("/run/remotegpu/hostlink.sock")
+    """Unix socket of the controller, through which typed host operations travel over Ray."""
+    ray_address: str = "127.0.0.1:6379"
+    ray_dashboard_url: str = "http://127.0.0.1:8265"
+    ray_namespace: str = "remotegpu"
+    images_catalogue: Path = Path("images/catalogue.yaml")
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    cors_origins: tuple[str, ...] = ()
+    simulated: bool = False
+
+    environment_disconnect_s: int = 600
+    """How long an environment may run cut off from the platform (its lease's limit since the last renewal)."""
+    heartbeat_interval_s: float = 2.0
+    unreachable_after_s: float = 8.0
+    lost_margin_s: float = 15.0
+    stop_grace_s: int = 10
+
+    def secret(self, name: str) -> str:
+        return (self.secrets_dir / name).read_text().strip()
+
+    @cached_property
+    def tls(self) -> bool:
+        return self.tls_cert is not None and self.tls_key is not None

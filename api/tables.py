@@ -1,0 +1,5 @@
+"""Every table, imported once so that the metadata is complete."""
+
+from api.db import Base
+
+metadata = Base.metadata

@@ -1,0 +1,59 @@
+"""Customers, their workspaces and invitations, and the platform's settings."""
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import CheckConstraint, ForeignKey, Index, text
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import Mapped, mapped_column
+
+from api.db import Base, BigId, Moment
+from api.ids import new_uid
+
+
+class Customer(Base):
+    __tablename__ = "customers"
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    uid: Mapped[UUID] = mapped_column(unique=True, default=new_uid)
+    name: Mapped[str] = mapped_column(unique=True)
+    currency: Mapped[str] = mapped_column(server_default="USD")
+    disabled_at: Mapped[datetime | None] = mapped_column(Moment)
+    created_at: Mapped[datetime] = mapped_column(Moment, server_default=text("now()"))
+
+
+class Workspace(Base):
+    __tablename__ = "workspaces"
+    __table_args__ = (
+        Index("uq_workspaces_customer_name", "customer_id", "name", unique=True),
+        Index("uq_workspaces_one_default", "customer_id", unique=True, postgresql_where=text("is_default")),
+    )
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    uid: Mapped[UUID] = mapped_column(unique=True, default=new_uid)
+    customer_id: Mapped[int] = mapped_column(ForeignKey("customers.id"))
+    name: Mapped[str]
+    is_default: Mapped[bool] = mapped_column(server_default=text("false"))
+    created_at: Mapped[datetime] = mapped_column(Moment, server_default=text("now()"))
+
+
+class Setting(Base):
+    """A platform setting that an administrator may change while it runs, such as `self_registration`."""
+
+    __tablename__ = "settings"
+    key: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[Any] = mapped_column(JSONB)
+
+
+class Invitation(Base):
+    __tablename__ = "invitations"
+    __table_args__ = (CheckConstraint("role in ('customer_owner', 'customer_member')", name="role"),)
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    uid: Mapped[UUID] = mapped_column(unique=True, default=new_uid)
+    customer_id: Mapped[int] = mapped_column(ForeignKey("customers.id"), index=True)
+    email: Mapped[str]
+    role: Mapped[str]
+    token_hash: Mapped[bytes] = mapped_column(unique=True)
+    created_at: Mapped[datetime] = mapped_column(Moment, server_default=text("now()"))
+    expires_at: Mapped[datetime] = mapped_column(Moment)
+    accepted_at: Mapped[datetime | None] = mapped_column(Moment)
+    revoked_at: Mapped[datetime | None] = mapped_column(Moment)

@@ -1,0 +1,1 @@
+"""How the platform starts: the `remotegpud` launcher and everything it supervises."""

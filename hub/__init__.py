@@ -1,0 +1,1 @@
+"""JupyterHub: configuration, authenticator and spawner. Imports nothing else of the platform."""

@@ -1,0 +1,27 @@
+"""Exact money: integer micro-units of a currency, whole milliseconds, and the one rounding function."""
+
+MILLI_PER_GPU = 1000
+MS_PER_HOUR = 3_600_000
+
+
+def cumulative_charge_micro(*, price_micro_per_gpu_hour: int, milli: int, duration_ms: int) -> int:
+    """Charge for holding `milli`/1000 of a GPU for `duration_ms`, rounded half up to a whole micro-unit.
+
+    It is always computed from the beginning of a usage interval, so that a posting is this value less what was posted
+    before and rounding never accumulates.
+
+    Raises:
+        ValueError: for a negative argument.
+    """
+    if price_micro_per_gpu_hour < 0 or milli < 0 or duration_ms < 0:
+        raise ValueError("price, share and duration must not be negative")
+    numerator = price_micro_per_gpu_hour * milli * duration_ms
+    denominator = MILLI_PER_GPU * MS_PER_HOUR
+    return (2 * numerator + denominator) // (2 * denominator)
+
+
+def worst_case_charge_micro(*, price_micro_per_gpu_hour: int, milli: int, duration_ms: int) -> int:
+    """An upper bound of any posting for that time, for holds: the same charge rounded up."""
+    if price_micro_per_gpu_hour < 0 or milli < 0 or duration_ms < 0:
+        raise ValueError("price, share and duration must not be negative")
+    return -(-price_micro_per_gpu_hour * milli * duration_ms // (MILLI_PER_GPU * MS_PER_HOUR))
