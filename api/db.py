@@ -43,7 +43,7 @@ class Database:
         return self._sessions()
 
     def transact(self, work: Callable[[Session], Result]) -> Result:
-        """Run `work` in one transaction, committed before this returns; deadlocks and serialisation failures repeat it."""
+        """Run `work` in one transaction, committed before this returns; a deadlock repeats it."""
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 with self._sessions.begin() as session:

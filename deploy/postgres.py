@@ -145,7 +145,7 @@ class EmbeddedPostgres:
             done = subprocess.run(
                 [str(self._binary(name)), *arguments],
                 stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd="/", check=False,
-                user=self._uid(), group=pwd.getpwuid(self._uid()).pw_gid, 
+                user=self._uid(), group=pwd.getpwuid(self._uid()).pw_gid,
                 extra_groups=[] if os.geteuid() == 0 else None,
             )  # fmt: skip
             output.seek(0)
