@@ -1,0 +1,37 @@
+"""The signed-in user: profile, password, API keys, and what can be rented."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from remotegpu.models import ApiKey, GpuOffer, Image, Me
+from remotegpu.transport import Transport
+
+
+class Account:
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def me(self) -> Me:
+        return self._transport.get("/auth/me", Me)
+
+    def change_password(self, *, current: str, new: str) -> None:
+        body = {"current_password": current, "new_password": new}
+        self._transport.post("/auth/password", type(None), body)
+
+    def api_keys(self) -> Iterator[ApiKey]:
+        return self._transport.pages("/customer/api-keys", ApiKey)
+
+    def create_api_key(self, *, name: str, scopes: Sequence[str], expires_in_days: int | None = None) -> ApiKey:
+        """The reply is the only one that carries the key itself."""
+        body = {"name": name, "scopes": list(scopes), "expires_in_days": expires_in_days}
+        return self._transport.post("/customer/api-keys", ApiKey, {k: v for k, v in body.items() if v is not None})
+
+    def revoke_api_key(self, key_id: str) -> None:
+        self._transport.delete(f"/customer/api-keys/{key_id}")
+
+    def offers(self) -> Iterator[GpuOffer]:
+        return self._transport.pages("/customer/machines", GpuOffer)
+
+    def images(self) -> Iterator[Image]:
+        return self._transport.pages("/customer/images", Image)

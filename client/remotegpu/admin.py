@@ -1,0 +1,76 @@
+"""What the platform's administrators do: customers, prices, machines, allocations, audit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from remotegpu.models import Json
+from remotegpu.transport import Transport
+
+
+class Admin:
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def list(self, what: str, **filters: object) -> Iterator[Json]:
+        """Every item of an admin list: customers, users, prices, machines, allocations, images, audit, ..."""
+        return self._transport.pages(f"/admin/{what}", Json, **filters)
+
+    def get(self, what: str, item_id: str) -> Json:
+        return self._transport.get(f"/admin/{what}/{item_id}", Json)
+
+    def create_customer(
+        self,
+        *,
+        name: str,
+        owner: str,
+        email: str | None = None,
+        password: str | None = None,
+        currency: str | None = None,
+    ) -> Json:
+        """A customer with its owner. The reply carries the owner's generated password, if none was given, this once."""
+        person = {"username": owner, "email": email, "password": password}
+        body: Json = {"name": name, "owner": {k: v for k, v in person.items() if v is not None}}
+        if currency is not None:
+            body["currency"] = currency
+        return self._transport.post("/admin/customers", Json, body)
+
+    def find_customer(self, name_or_id: str) -> Json | None:
+        return next((c for c in self.list("customers") if name_or_id in (c["id"], c["name"])), None)
+
+    def disable_customer(self, customer_id: str) -> Json:
+        return self._transport.post(f"/admin/customers/{customer_id}/disable", Json)
+
+    def enable_customer(self, customer_id: str) -> Json:
+        return self._transport.post(f"/admin/customers/{customer_id}/enable", Json)
+
+    def top_up(self, customer_id: str, *, amount_micro: int, note: str | None = None) -> Json:
+        body = {"amount_micro": amount_micro, **({"note": note} if note else {})}
+        return self._transport.post(f"/admin/customers/{customer_id}/top-up", Json, body)
+
+    def balance(self, customer_id: str) -> Json:
+        return self._transport.get(f"/admin/customers/{customer_id}/balance", Json)
+
+    def quota(self, customer_id: str) -> Json:
+        return self._transport.get(f"/admin/customers/{customer_id}/quota", Json)
+
+    def set_quota(self, customer_id: str, limits: Json) -> Json:
+        return self._transport.put(f"/admin/customers/{customer_id}/quota", Json, limits)
+
+    def set_price(self, *, gpu_model: str, price_micro_per_gpu_hour: int, currency: str | None = None) -> Json:
+        body: Json = {"gpu_model": gpu_model, "price_micro_per_gpu_hour": price_micro_per_gpu_hour}
+        return self._transport.post("/admin/prices", Json, {**body, **({"currency": currency} if currency else {})})
+
+    def set_machine(self, machine_id: str, *, admin_state: str) -> Json:
+        return self._transport.patch(f"/admin/machines/{machine_id}", Json, {"admin_state": admin_state})
+
+    def create_enrolment_token(self, *, description: str, uses: int = 1) -> Json:
+        return self._transport.post(
+            "/admin/machines/enrolment-tokens", Json, {"description": description, "uses": uses}
+        )
+
+    def end_allocation(self, allocation_id: str) -> Json:
+        return self._transport.post(f"/admin/allocations/{allocation_id}/end", Json)
+
+    def reset_password(self, user_id: str) -> Json:
+        return self._transport.post(f"/admin/users/{user_id}/reset-password", Json)

@@ -1,0 +1,28 @@
+"""Balance, usage and statement of the signed-in customer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+
+from remotegpu.models import Balance, Json
+from remotegpu.transport import Transport
+
+_PATH = "/customer/billing"
+
+
+class Billing:
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def balance(self) -> Balance:
+        return self._transport.get(f"{_PATH}/balance", Balance)
+
+    def usage(self) -> Iterator[Json]:
+        """Intervals of proven running time, newest first."""
+        return self._transport.pages(f"{_PATH}/usage", Json)
+
+    def statement(self, *, start: datetime | None = None, end: datetime | None = None) -> Json:
+        """Lines (environment, GPU model, price version, duration, amount) and totals of a period."""
+        params = {"from": start.isoformat() if start else None, "to": end.isoformat() if end else None}
+        return self._transport.get(f"{_PATH}/statement", Json, **params)

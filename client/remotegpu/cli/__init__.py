@@ -1,0 +1,39 @@
+"""The `remotegpu` command."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from remotegpu.cli import account, admin, billing, env
+from remotegpu.cli.session import Options
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Rent GPUs and work on them.")
+
+
+@app.callback()
+def options(
+    context: typer.Context,
+    address: Annotated[str | None, typer.Option(envvar="REMOTEGPU_ADDRESS", help="The platform's address.")] = None,
+) -> None:
+    # A key is taken from the environment alone: arguments can be read by every user of the machine.
+    context.obj = Options(address=address, api_key=os.environ.get("REMOTEGPU_API_KEY"))
+
+
+app.command()(account.login)
+app.command()(account.logout)
+app.command()(account.password)
+app.command()(account.whoami)
+app.command()(account.hosts)
+app.command()(account.images)
+app.command()(billing.usage)
+app.command()(billing.bill)
+app.add_typer(env.app, name="env")
+app.add_typer(account.keys, name="api-key")
+app.add_typer(admin.app, name="admin")
+
+
+def main() -> None:
+    app()

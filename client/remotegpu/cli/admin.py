@@ -1,0 +1,259 @@
+"""`remotegpu admin`: customers, prices, machines, allocations."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from remotegpu.cli.output import JsonFlag, console, print_json, print_rows
+from remotegpu.cli.session import connected
+from remotegpu.cli.units import memory, money, parse_money
+from remotegpu.client import Client
+from remotegpu.errors import NotFound
+from remotegpu.models import Json
+
+app = typer.Typer(help="For the platform's administrators.", no_args_is_help=True)
+customer = typer.Typer(help="Customers: their owners, money and quotas.", no_args_is_help=True)
+price = typer.Typer(help="Prices by GPU model.", no_args_is_help=True)
+machine = typer.Typer(help="Machines, their GPUs and leases.", no_args_is_help=True)
+app.add_typer(customer, name="customer")
+app.add_typer(price, name="price")
+app.add_typer(machine, name="machine")
+
+
+def _customer(client: Client, name: str) -> Json:
+    found = client.admin.find_customer(name)
+    if found is None:
+        raise NotFound(
+            status=404, code="not_found", detail=f"There is no customer {name!r}; see remotegpu admin customer list."
+        )
+    return found
+
+
+def _machine(client: Client, name: str) -> Json:
+    for found in client.admin.list("machines"):
+        if name in (found["id"], found["name"]):
+            return found
+    raise NotFound(
+        status=404, code="not_found", detail=f"There is no machine {name!r}; see remotegpu admin machine list."
+    )
+
+
+@customer.command("create")
+def create_customer(
+    context: typer.Context,
+    name: str,
+    owner: Annotated[str, typer.Option("--owner", help="User name of its owner.")],
+    email: Annotated[str | None, typer.Option("--email")] = None,
+    balance: Annotated[str | None, typer.Option("--balance", help="Starting balance, for example 100.00.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Create a customer with an owner, whose first password is shown once."""
+    amount_micro = parse_money(balance) if balance is not None else None
+    with connected(context) as client:
+        created = client.admin.create_customer(name=name, owner=owner, email=email)
+        if amount_micro:
+            client.admin.top_up(created["id"], amount_micro=amount_micro, note="starting balance")
+        if as_json:
+            print_json(created)
+            return
+        person = created.get("owner", {})
+        console.print(f"Customer {created['name']} ({created['id']})")
+        console.print(f"Owner {person.get('username')}, first password: {person.get('password')}", soft_wrap=True)
+
+
+@customer.command("list")
+def list_customers(context: typer.Context, as_json: JsonFlag = False) -> None:
+    """Show the customers."""
+    with connected(context) as client:
+        found = list(client.admin.list("customers"))
+        if as_json:
+            print_json(found)
+            return
+        rows = [(c["name"], c["id"], c.get("currency"), c.get("disabled_at")) for c in found]
+        print_rows(["NAME", "ID", "CURRENCY", "DISABLED"], rows, empty="There are no customers.")
+
+
+@customer.command("top-up")
+def top_up(
+    context: typer.Context,
+    name: str,
+    amount: Annotated[str, typer.Argument(help="For example 100.00.")],
+    note: Annotated[str | None, typer.Option("--note")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Add to a customer's balance."""
+    amount_micro = parse_money(amount)
+    with connected(context) as client:
+        found = _customer(client, name)
+        client.admin.top_up(found["id"], amount_micro=amount_micro, note=note)
+        balance = client.admin.balance(found["id"])
+        if as_json:
+            print_json(balance)
+        else:
+            console.print(f"Balance {money(balance['balance_micro'], balance.get('currency'))}")
+
+
+@customer.command("disable")
+def disable(context: typer.Context, name: str) -> None:
+    """Refuse its users and stop what it runs, in order."""
+    with connected(context) as client:
+        client.admin.disable_customer(_customer(client, name)["id"])
+        console.print("Disabled; what it runs is being stopped.")
+
+
+@customer.command("enable")
+def enable(context: typer.Context, name: str) -> None:
+    """Let its users in again."""
+    with connected(context) as client:
+        client.admin.enable_customer(_customer(client, name)["id"])
+        console.print("Enabled.")
+
+
+@customer.command("quota")
+def quota(
+    context: typer.Context,
+    name: str,
+    gpus: Annotated[int | None, typer.Option("--gpus", help="GPUs at once.")] = None,
+    queued: Annotated[int | None, typer.Option("--queued", help="Requests waiting at once.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Show a customer's limits, or set those that are given."""
+    with connected(context) as client:
+        found = _customer(client, name)
+        limits = client.admin.quota(found["id"])
+        changes = {key: value for key, value in (("gpus", gpus), ("queued", queued)) if value is not None}
+        if changes:
+            kept = {key: limits.get(key) for key in ("gpus", "cpu_milli", "memory_bytes", "queued")}
+            limits = client.admin.set_quota(found["id"], {**kept, **changes})
+        print_json(limits) if as_json else console.print(limits)
+
+
+@price.command("set")
+def set_price(
+    context: typer.Context,
+    gpu_model: str,
+    amount: Annotated[str, typer.Argument(help="Per GPU-hour, for example 2.50.")],
+    currency: Annotated[str | None, typer.Option("--currency")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Set the price of a GPU model from now on; what runs keeps the one it started with."""
+    micro = parse_money(amount)
+    with connected(context) as client:
+        created = client.admin.set_price(gpu_model=gpu_model, price_micro_per_gpu_hour=micro, currency=currency)
+        if as_json:
+            print_json(created)
+        else:
+            console.print(f"{gpu_model}: {money(micro, created.get('currency'))} per GPU-hour")
+
+
+@price.command("list")
+def list_prices(context: typer.Context, as_json: JsonFlag = False) -> None:
+    """Show every price version, newest first."""
+    with connected(context) as client:
+        found = list(client.admin.list("prices"))
+        if as_json:
+            print_json(found)
+            return
+        rows = [
+            (p["gpu_model"], money(p["price_micro_per_gpu_hour"], p.get("currency")), p["effective_from"])
+            for p in found
+        ]
+        print_rows(["GPU MODEL", "PER GPU-HOUR", "FROM"], rows, empty="No price is set: nothing can be rented.")
+
+
+@machine.command("list")
+def list_machines(context: typer.Context, as_json: JsonFlag = False) -> None:
+    """Show the machines with their states and GPUs."""
+    with connected(context) as client:
+        found = list(client.admin.list("machines"))
+        if as_json:
+            print_json(found)
+            return
+        rows = [
+            (
+                m["name"],
+                m["device_status"],
+                m["admin_state"],
+                m["allocation_status"],
+                len(m.get("gpus", [])),
+                memory(m.get("memory_bytes")),
+                "simulated" if m.get("simulated") else "",
+            )
+            for m in found
+        ]
+        titles = ["NAME", "DEVICE", "ADMIN", "ALLOCATION", "GPUS", "MEMORY", ""]
+        print_rows(titles, rows, empty="No machine has joined yet.")
+
+
+@machine.command("set")
+def set_machine(
+    context: typer.Context,
+    name: str,
+    admin_state: Annotated[str, typer.Argument(help="available, draining, maintenance or retired.")],
+) -> None:
+    """Say what a machine is wanted for."""
+    with connected(context) as client:
+        client.admin.set_machine(_machine(client, name)["id"], admin_state=admin_state)
+        console.print(f"{name}: {admin_state}")
+
+
+@machine.command("token")
+def enrolment_token(
+    context: typer.Context,
+    description: Annotated[str, typer.Option("--description")] = "",
+    uses: Annotated[int, typer.Option("--uses", help="How many machines may join with it.")] = 1,
+    as_json: JsonFlag = False,
+) -> None:
+    """Make a token with which a machine joins; it is shown once."""
+    with connected(context) as client:
+        created = client.admin.create_enrolment_token(description=description, uses=uses)
+        print_json(created) if as_json else console.print(created["token"], soft_wrap=True)
+
+
+@app.command("allocations")
+def allocations(
+    context: typer.Context,
+    state: Annotated[str | None, typer.Option("--state")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Show the allocations, newest first."""
+    with connected(context) as client:
+        found = list(client.admin.list("allocations", state=state))
+        if as_json:
+            print_json(found)
+            return
+        rows = [(a["id"], a["state"], a.get("customer"), a.get("host"), a.get("end_reason")) for a in found]
+        print_rows(["ID", "STATE", "CUSTOMER", "HOST", "ENDED"], rows, empty="There are no allocations.")
+
+
+@app.command("end-allocation")
+def end_allocation(context: typer.Context, allocation_id: str) -> None:
+    """End an allocation, whatever runs in it."""
+    with connected(context) as client:
+        client.admin.end_allocation(allocation_id)
+        console.print("Ending.")
+
+
+@app.command("audit")
+def audit(context: typer.Context, as_json: JsonFlag = False) -> None:
+    """Show who changed what, newest first."""
+    with connected(context) as client:
+        found = list(client.admin.list("audit"))
+        if as_json:
+            print_json(found)
+            return
+        rows = [(e["at"], e["actor"], e["action"], e["target"]) for e in found]
+        print_rows(["AT", "WHO", "WHAT", "TARGET"], rows, empty="Nothing has been recorded.")
+
+
+@app.command("reset-password")
+def reset_password(context: typer.Context, username: str, as_json: JsonFlag = False) -> None:
+    """Give a user a new first password, shown once; the sessions end."""
+    with connected(context) as client:
+        user = next((u for u in client.admin.list("users") if username in (u["id"], u["username"])), None)
+        if user is None:
+            raise NotFound(status=404, code="not_found", detail=f"There is no user {username!r}.")
+        reply = client.admin.reset_password(user["id"])
+        print_json(reply) if as_json else console.print(reply["password"], soft_wrap=True)

@@ -1,0 +1,38 @@
+"""Printing: a table for people, JSON for programs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+
+console = Console(highlight=False)
+
+
+def print_json(value: Any) -> None:  # any value that msgspec encodes
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
+
+
+def print_rows(titles: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in titles:
+        table.add_column(title, overflow="fold")
+    for row in rows:
+        table.add_row(*("-" if cell is None else str(cell) for cell in row))
+    console.print(table if table.row_count else empty)
+
+
+def print_fields(fields: Iterable[tuple[str, object]]) -> None:
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for title, value in fields:
+        table.add_row(title, "-" if value is None else str(value))
+    console.print(table)

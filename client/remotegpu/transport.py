@@ -1,0 +1,164 @@
+"""HTTP to the platform: credentials, refresh, problem documents, pages, and bounded retries of what may be repeated."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import httpx
+import msgspec
+
+from remotegpu.errors import ApiError, ConnectionFailed, NotSignedIn, from_status
+from remotegpu.models import Tokens
+
+_PREFIX = "/api/v1"
+_ATTEMPTS = 4
+_RETRIED_STATUSES = frozenset({429, 502, 503, 504})
+_MAX_PAUSE_S = 10.0
+
+Model = TypeVar("Model")
+
+
+class Transport:
+    """One HTTP connection pool with one identity: an API key, or a pair of tokens that is refreshed when it expires.
+
+    `on_tokens` is called with each new pair, so that a caller can keep it.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        api_key: str | None = None,
+        tokens: Tokens | None = None,
+        on_tokens: Callable[[Tokens], None] | None = None,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self.address = address.rstrip("/")
+        self._api_key = api_key
+        self._tokens = tokens
+        self._on_tokens = on_tokens
+        self._http = httpx.Client(base_url=self.address, timeout=30.0, transport=transport)
+
+    def close(self) -> None:
+        self._http.close()
+
+    def sign_in(self, username: str, password: str) -> Tokens:
+        """Exchange a password for tokens and use them from now on.
+
+        Raises:
+            NotSignedIn: wrong name or password, or too many attempts.
+        """
+        reply = self._send("POST", "/auth/login", json={"username": username, "password": password}, signed=False)
+        tokens = _decode(reply, Tokens)
+        self._keep(tokens)
+        return tokens
+
+    def sign_out(self) -> None:
+        if self._tokens is not None:
+            self._send("POST", "/auth/logout", json={"refresh_token": self._tokens.refresh_token}, signed=False)
+            self._tokens = None
+
+    def get(self, path: str, kind: type[Model], **params: object) -> Model:
+        return _decode(self._send("GET", path, params=_present(params)), kind)
+
+    def pages(self, path: str, kind: type[Model], **params: object) -> Iterator[Model]:
+        """Every item of a list, page after page."""
+        cursor: str | None = None
+        while True:
+            page = self.get(path, dict[str, Any], **params, cursor=cursor)
+            for item in page["items"]:
+                yield msgspec.convert(item, kind)
+            cursor = page.get("next_cursor")
+            if cursor is None:
+                return
+
+    def post(self, path: str, kind: type[Model], body: object = None) -> Model:
+        """POST with an idempotency key of its own, so that a repetition after a lost reply creates nothing twice."""
+        return _decode(self._send("POST", path, json=body, headers={"Idempotency-Key": str(uuid.uuid4())}), kind)
+
+    def put(self, path: str, kind: type[Model], body: object) -> Model:
+        return _decode(self._send("PUT", path, json=body), kind)
+
+    def patch(self, path: str, kind: type[Model], body: object) -> Model:
+        return _decode(self._send("PATCH", path, json=body), kind)
+
+    def delete(self, path: str) -> None:
+        self._send("DELETE", path)
+
+    def _send(self, method: str, path: str, *, signed: bool = True, **arguments: Any) -> httpx.Response:
+        reply = self._attempt(method, path, signed=signed, **arguments)
+        if reply.status_code == 401 and signed and self._tokens is not None:
+            self._refresh()
+            reply = self._attempt(method, path, signed=signed, **arguments)
+        if reply.is_success:
+            return reply
+        raise _error(reply)
+
+    def _attempt(self, method: str, path: str, *, signed: bool, **arguments: Any) -> httpx.Response:
+        headers = dict(arguments.pop("headers", {}))
+        if signed:
+            headers.update(self._authorization())
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                reply = self._http.request(method, _PREFIX + path, headers=headers, **arguments)
+            except httpx.TransportError as error:
+                if attempt == _ATTEMPTS:
+                    raise ConnectionFailed(f"{self.address} can't be reached: {error}") from error
+                time.sleep(0.2 * 2**attempt)
+                continue
+            if reply.status_code not in _RETRIED_STATUSES or attempt == _ATTEMPTS or not signed:
+                return reply
+            time.sleep(_pause_s(reply, attempt))
+        raise AssertionError("unreachable")
+
+    def _authorization(self) -> dict[str, str]:
+        token = self._api_key or (self._tokens.access_token if self._tokens else None)
+        if token is None:
+            raise NotSignedIn(status=401, code="unauthenticated", detail="Sign in first: remotegpu login ADDRESS")
+        return {"Authorization": f"Bearer {token}"}
+
+    def _refresh(self) -> None:
+        assert self._tokens is not None
+        body = {"refresh_token": self._tokens.refresh_token}
+        self._keep(_decode(self._send("POST", "/auth/refresh", json=body, signed=False), Tokens))
+
+    def _keep(self, tokens: Tokens) -> None:
+        self._tokens = tokens
+        if self._on_tokens is not None:
+            self._on_tokens(tokens)
+
+
+def _present(params: dict[str, object]) -> dict[str, Any]:
+    return {key: value for key, value in params.items() if value is not None}
+
+
+def _pause_s(reply: httpx.Response, attempt: int) -> float:
+    try:
+        asked = float(reply.headers.get("Retry-After", ""))
+    except ValueError:
+        asked = 0.2 * 2**attempt
+    return min(max(asked, 0.0), _MAX_PAUSE_S)
+
+
+def _decode(reply: httpx.Response, kind: type[Model]) -> Model:
+    if kind is type(None) or not reply.content:
+        return None  # type: ignore[return-value]  # callers ask for NoneType where there is no body
+    try:
+        return msgspec.json.decode(reply.content, type=kind)
+    except msgspec.MsgspecError as error:
+        raise ConnectionFailed(f"{reply.url} did not answer as a RemoteGPU platform does: {error}") from error
+
+
+def _error(reply: httpx.Response) -> ApiError:
+    try:
+        problem = reply.json()
+        detail, code = str(problem["detail"]), str(problem["code"])
+        for entry in problem.get("errors") or []:
+            where = ".".join(str(part) for part in entry.get("loc", []) if part != "body")
+            detail += f"\n  {where}: {entry.get('msg', '')}" if where else ""
+    except (ValueError, KeyError, TypeError):
+        detail, code = f"HTTP {reply.status_code} from {reply.url}", "unknown"
+    return from_status(status=reply.status_code, code=code, detail=detail)
