@@ -1,5 +1,16 @@
 """Every table, imported once so that the metadata is complete."""
 
+# ruff: noqa: F401  (importing them is what they are here for)
+from api.allocations import tables as _allocations
+from api.audit import tables as _audit
+from api.billing import tables as _billing
 from api.db import Base
+from api.environments import tables as _environments
+from api.identity import tables as _identity
+from api.images import tables as _images
+from api.machines import tables as _machines
+from api.metering import tables as _metering
+from api.quotas import tables as _quotas
+from api.tenants import tables as _tenants
 
 metadata = Base.metadata
