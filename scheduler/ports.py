@@ -55,9 +55,11 @@ class HostView:
     name: str
     schedulable: bool
     why_not: str | None
+    cpu_milli: int
+    memory_bytes: int
     free_cpu_milli: int
     free_memory_bytes: int
-    devices: tuple[FreeDevice, ...]
+    devices: tuple[FreeDevice, ...]  # healthy ones, in use or not, in the order of their index
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +78,21 @@ class QueuedRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class IdleGroup:
+    """A placement group that outlived its allocation: the next one of the same shape starts in it without a wait."""
+
+    name: str
+    host_id: int
+    gpu_ids: frozenset[int]
+    cpu_milli: int
+    memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     hosts: Sequence[HostView]
     queue: Sequence[QueuedRequest]
+    idle_groups: Sequence[IdleGroup] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +122,7 @@ class Admitted:
     lease: Lease
     group_name: str
     shares: tuple[HostShare, ...]
+    drop_groups: tuple[str, ...] = ()  # they hold resources in Ray that this one needs: removed first
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +136,15 @@ class Releasing:
     grace_s: int
 
 
+class LostLeadershipError(Exception):
+    """Another controller leads now: this one must stop, and has changed nothing."""
+
+
 class Store(Protocol):
-    """The state of record. Every method is one transaction, and fenced by the leader's epoch in production."""
+    """The state of record. Every method is one transaction, and fenced by the leader's epoch in production.
+
+    Writing methods raise LostLeadershipError when another controller has taken over.
+    """
 
     def snapshot(self) -> Snapshot: ...
 
@@ -135,7 +157,7 @@ class Store(Protocol):
         """`placing -> active`; False if somebody else moved it on."""
 
     def unplace(self, allocation_id: int, *, generation: int, reason: str, retry_at: datetime) -> None:
-        """`placing -> queued`, giving back devices, hold and group."""
+        """`placing -> queued`, giving back devices and hold; its group is to be dropped."""
 
     def unfinished_placements(self) -> Sequence[Admitted]:
         """Allocations in `placing`: after a restart, their effects are done again by name."""
@@ -143,7 +165,17 @@ class Store(Protocol):
     def releasing(self) -> Sequence[Releasing]: ...
 
     def released(self, allocation_id: int, *, generation: int, ended_at_ms: int | None) -> None:
-        """`releasing -> released`: closes the device rows, drops the group, settles the hold."""
+        """`releasing -> released`: closes the device rows and settles the hold.
+
+        Its group, if it is known to be reserved on a living host, stays for the next allocation of the same shape,
+        with no owner, for a short time; else it is to be dropped.
+        """
+
+    def groups_to_drop(self) -> Sequence[str]:
+        """Groups that nobody wants any more: idle too long, or left by a failed placement or a lost host."""
+
+    def group_dropped(self, name: str) -> None:
+        """Record that a group of `groups_to_drop` or `Admitted.drop_groups` is gone."""
 
 
 class Fabric(Protocol):

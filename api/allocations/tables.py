@@ -4,8 +4,8 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, func, text
-from sqlalchemy.dialects.postgresql import JSONB, TSTZRANGE, ExcludeConstraint, Range
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, func, text
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TSTZRANGE, ExcludeConstraint, Range
 from sqlalchemy.orm import Mapped, mapped_column
 
 from api.db import Base, BigId, Moment
@@ -77,19 +77,30 @@ class AllocationEvent(Base):
 
 
 class PlacementGroup(Base):
-    """A reservation in Ray, named before it exists there, so that a crash in between is repaired by looking it up."""
+    """A reservation in Ray, named before it exists there, so that a crash in between is repaired by looking it up.
+
+    `intended` (may exist) -> `reserved` (does) -> `removing` (nobody's; may exist) -> `removed`. A reserved group with
+    no owner is idle: it holds resources in Ray, and no device.
+    """
 
     __tablename__ = "placement_groups"
     __table_args__ = (
         CheckConstraint("state in ('intended', 'reserved', 'removing', 'removed')", name="state"),
+        CheckConstraint("state not in ('removing', 'removed') or allocation_id is null", name="no_owner"),
+        CheckConstraint("state <> 'intended' or allocation_id is not null", name="owner"),
         Index("uq_placement_groups_owner", "allocation_id", unique=True, postgresql_where=text("state <> 'removed'")),
+        Index("ix_placement_groups_live", "host_id", postgresql_where=text("state <> 'removed'")),
     )
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     uid: Mapped[UUID] = mapped_column(unique=True, default=new_uid)
     name: Mapped[str] = mapped_column(unique=True)
+    host_id: Mapped[int] = mapped_column(ForeignKey("hosts.id"))
     allocation_id: Mapped[int | None] = mapped_column(ForeignKey("allocations.id"))  # the owner; it may be handed on
     state: Mapped[str] = mapped_column(server_default="intended")
-    bundles: Mapped[list[dict[str, Any]]] = mapped_column(JSONB)
+    gpu_ids: Mapped[list[int]] = mapped_column(ARRAY(BigInteger))  # sorted
+    cpu_milli: Mapped[int] = mapped_column(BigId)
+    memory_bytes: Mapped[int] = mapped_column(BigId)
+    idle_since: Mapped[datetime | None] = mapped_column(Moment)  # `reserved` without an owner
     created_at: Mapped[datetime] = mapped_column(Moment, server_default=text("now()"))
     removed_at: Mapped[datetime | None] = mapped_column(Moment)
 
@@ -110,6 +121,7 @@ class AllocationDevice(Base):
             name="ex_allocation_devices_one_owner",
             using="gist",
         ),
+        Index("ix_allocation_devices_held", "gpu_id", postgresql_where=text("upper_inf(period)")),
         CheckConstraint("0 <= milli_from and milli_from < milli_to and milli_to <= 1000", name="milli"),
     )
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
@@ -119,3 +131,14 @@ class AllocationDevice(Base):
     milli_from: Mapped[int] = mapped_column(server_default=text("0"))
     milli_to: Mapped[int] = mapped_column(server_default=text("1000"))
     period: Mapped[Range[datetime]] = mapped_column(TSTZRANGE)
+
+
+class Leadership(Base):
+    """One row: the epoch of the controller that leads. Every transaction of its store checks that it still does."""
+
+    __tablename__ = "leadership"
+    __table_args__ = (CheckConstraint("id = 1", name="one"),)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    epoch: Mapped[int] = mapped_column(BigId)
+    holder: Mapped[str]
+    since: Mapped[datetime] = mapped_column(Moment, server_default=text("now()"))
