@@ -25,3 +25,15 @@ def worst_case_charge_micro(*, price_micro_per_gpu_hour: int, milli: int, durati
     if price_micro_per_gpu_hour < 0 or milli < 0 or duration_ms < 0:
         raise ValueError("price, share and duration must not be negative")
     return -(-price_micro_per_gpu_hour * milli * duration_ms // (MILLI_PER_GPU * MS_PER_HOUR))
+
+
+def affordable_ms(*, budget_micro: int, price_micro_per_gpu_hour: int, milli: int) -> int | None:
+    """The longest time whose worst case `budget_micro` covers; None where it costs nothing, so that any time is.
+
+    Raises:
+        ValueError: for a negative argument.
+    """
+    if budget_micro < 0 or price_micro_per_gpu_hour < 0 or milli < 0:
+        raise ValueError("budget, price and share must not be negative")
+    rate = price_micro_per_gpu_hour * milli
+    return None if rate == 0 else budget_micro * MILLI_PER_GPU * MS_PER_HOUR // rate

@@ -24,13 +24,15 @@ class PriceVersion(Base):
     price_micro_per_gpu_hour: Mapped[int] = mapped_column(BigId)
     effective_from: Mapped[datetime] = mapped_column(Moment, server_default=text("now()"))
     created_at: Mapped[datetime] = mapped_column(Moment, server_default=text("now()"))
+    request_key: Mapped[str | None] = mapped_column(unique=True)  # the Idempotency-Key that it was created with
 
 
 class Account(Base):
-    """A ledger account. A customer has a `wallet` and a `holds` account; `revenue` and `funding` are the platform's.
+    """A ledger account. Each customer has four per currency, which sum to zero: `funding` (what they paid, negative),
+    `wallet` (free to spend), `holds` (set aside for what runs) and `revenue` (earned from them).
 
-    A liability to the customer is positive in `wallet`. `balance_micro` changes together with the insertion of a
-    posting, under this row's lock, and a prepaid wallet can't go below zero.
+    They are per customer so that no two customers' charges ever wait for the same row. `balance_micro` changes
+    together with the insertion of a posting, under this row's lock; a prepaid wallet can't go below zero.
     """
 
     __tablename__ = "accounts"
@@ -54,29 +56,56 @@ class JournalTransaction(Base):
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     uid: Mapped[UUID] = mapped_column(unique=True, default=new_uid)
     key: Mapped[str] = mapped_column(unique=True)
-    kind: Mapped[str]  # "top_up", "hold", "hold_release", "usage"
+    kind: Mapped[str]  # JournalKind in journal.py
     at: Mapped[datetime] = mapped_column(Moment, server_default=text("now()"))
     actor: Mapped[str]
     details: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default="{}")
 
 
 class Posting(Base):
-    """Append-only. The postings of a transaction sum to zero (deferred constraint trigger)."""
+    """Append-only. The postings of a transaction sum to zero (deferred constraint trigger).
+
+    A posting of a usage charge names its meter, and the proven time that it pays for: the statement sums both.
+    """
 
     __tablename__ = "postings"
+    __table_args__ = (CheckConstraint("(meter_id is null) = (duration_ms is null)", name="duration"),)
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     transaction_id: Mapped[int] = mapped_column(ForeignKey("journal_transactions.id"), index=True)
     account_id: Mapped[int] = mapped_column(ForeignKey("accounts.id"), index=True)
     amount_micro: Mapped[int] = mapped_column(BigId)
-    usage_interval_id: Mapped[int | None] = mapped_column(BigId, index=True)
+    meter_id: Mapped[int | None] = mapped_column(ForeignKey("usage_meters.id"), index=True)
+    duration_ms: Mapped[int | None] = mapped_column(BigId)
 
 
 class Hold(Base):
-    """Money set aside for an allocation's next period; one open hold per allocation."""
+    """Money set aside for one generation of an allocation, so that what it proves is always paid for.
+
+    `bought_micro` is what was held in all, enough for every device until `covers_until_ms`; `amount_micro` is what is
+    left of it on the holds account: bought, less charged, less given back. From settlement on, no time after
+    `billable_until_ms` is billed, and what is left goes back to the wallet at `release_at`.
+    """
 
     __tablename__ = "holds"
-    __table_args__ = (CheckConstraint("amount_micro >= 0", name="amount"),)
-    allocation_id: Mapped[int] = mapped_column(BigId, primary_key=True)
-    customer_id: Mapped[int] = mapped_column(ForeignKey("customers.id"), index=True)
+    __table_args__ = (
+        CheckConstraint("amount_micro >= 0 and bought_micro >= amount_micro", name="amount"),
+        CheckConstraint("(billable_until_ms is null) = (release_at is null)", name="settled"),
+        CheckConstraint("closed_at is null or (amount_micro = 0 and release_at is not null)", name="closed"),
+        Index("ix_holds_release", "release_at", postgresql_where=text("closed_at is null")),
+        Index("ix_holds_customer", "customer_id", postgresql_where=text("closed_at is null")),
+    )
+    allocation_id: Mapped[int] = mapped_column(ForeignKey("allocations.id"), primary_key=True)
+    generation: Mapped[int] = mapped_column(primary_key=True)
+    customer_id: Mapped[int] = mapped_column(ForeignKey("customers.id"))
+    environment_id: Mapped[int | None] = mapped_column(ForeignKey("environments.id"))  # what the statement calls it
+    price_version_id: Mapped[int] = mapped_column(ForeignKey("price_versions.id"))
+    devices_milli: Mapped[int]
+    devices: Mapped[int]
+    starts_ms: Mapped[int] = mapped_column(BigId)
+    covers_until_ms: Mapped[int] = mapped_column(BigId)
+    bought_micro: Mapped[int] = mapped_column(BigId)
     amount_micro: Mapped[int] = mapped_column(BigId)
-    covers_until: Mapped[datetime] = mapped_column(Moment)
+    steps: Mapped[int] = mapped_column(server_default=text("0"))  # numbers its journal transactions
+    billable_until_ms: Mapped[int | None] = mapped_column(BigId)
+    release_at: Mapped[datetime | None] = mapped_column(Moment)
+    closed_at: Mapped[datetime | None] = mapped_column(Moment)
