@@ -39,6 +39,20 @@ class Settings(BaseSettings):
     cors_origins: tuple[str, ...] = ()
     simulated: bool = False
 
+    max_body_bytes: int = 1_048_576
+    rate_limit_address: str = "12000/minute"
+    """Requests of one address, in the notation of the library `limits`. High: a whole office may share one."""
+    rate_limit_identity: str = "6000/minute"
+    """Requests of one user or API key."""
+    rate_limit_sign_in: str = "60/minute"
+    """Attempts of one address to prove a password, a refresh token or an invitation."""
+    access_token_s: int = 900
+    refresh_token_s: int = 30 * 86_400
+    """How long a refresh token may wait to be used; each use gives a new one."""
+    web_session_s: int = 12 * 3600
+    signing_key_rotation_s: int = 30 * 86_400
+    """Age at which a new signing key takes over; the old one still verifies until its tokens have expired."""
+
     environment_disconnect_s: int = 600
     """How long an environment may run cut off from the platform (its lease's limit since the last renewal)."""
     heartbeat_interval_s: float = 2.0

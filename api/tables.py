@@ -6,10 +6,12 @@ from api.audit import tables as _audit
 from api.billing import tables as _billing
 from api.db import Base
 from api.environments import tables as _environments
+from api.idempotency import tables as _idempotency
 from api.identity import tables as _identity
 from api.images import tables as _images
 from api.machines import tables as _machines
 from api.metering import tables as _metering
+from api.oidc import tables as _oidc
 from api.quotas import tables as _quotas
 from api.tenants import tables as _tenants
 

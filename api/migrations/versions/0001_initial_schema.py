@@ -469,6 +469,7 @@ def upgrade() -> None:
     sa.Column('allocation_id', sa.BigInteger(), nullable=True),
     sa.Column('host_id', sa.BigInteger(), nullable=True),
     sa.Column('last_error', sa.String(), nullable=True),
+    sa.Column('version', sa.BigInteger(), server_default=sa.text('0'), nullable=False),
     sa.Column('created_at', sa.DateTime(timezone=True), server_default=sa.text('now()'), nullable=False),
     sa.Column('deleted_at', sa.DateTime(timezone=True), nullable=True),
     sa.CheckConstraint("desired in ('running', 'paused', 'stopped', 'deleted')", name=op.f('ck_environments_desired')),
@@ -484,6 +485,7 @@ def upgrade() -> None:
     )
     op.create_index(op.f('ix_environments_allocation_id'), 'environments', ['allocation_id'], unique=False)
     op.create_index(op.f('ix_environments_customer_id'), 'environments', ['customer_id'], unique=False)
+    op.create_index('ix_environments_unsettled', 'environments', ['id'], unique=False, postgresql_where=sa.text("observed not in ('stopped', 'failed', 'deleted') or desired = 'deleted'"))
     op.create_index('uq_environments_name', 'environments', ['user_id', 'name'], unique=True, postgresql_where=sa.text("observed <> 'deleted'"))
     op.create_table('placement_groups',
     sa.Column('id', sa.BigInteger(), nullable=False),

@@ -1,0 +1,74 @@
+"""The public application: error handling, the policy before every endpoint, and all routers."""
+
+from collections.abc import Sequence
+
+from fastapi import APIRouter, Depends, FastAPI
+from fastapi.middleware.cors import CORSMiddleware
+from pydantic import BaseModel
+
+from api import openapi, problems
+from api.db import Database
+from api.identity.authentication import Authenticator
+from api.identity.authorisation import authorise, endpoint_templates
+from api.identity.signing_keys import KeyRing
+from api.rate_limit import RateLimits
+from api.security_headers import SecurityHeaders
+from api.settings import Settings
+
+API = "/api/v1"
+VERSION = "0.1.0"
+
+
+class Health(BaseModel):
+    status: str
+
+
+def create_app(settings: Settings, database: Database) -> FastAPI:
+    """The application of the public listener."""
+    app = FastAPI(
+        title="RemoteGPU",
+        version=VERSION,
+        description="Rent GPUs. Errors are problem documents (RFC 9457) with a stable `code`.",
+        openapi_url=f"{API}/openapi.json",
+        docs_url=None,  # FastAPI's pages load scripts from elsewhere, which the content security policy refuses
+        redoc_url=None,
+        max_body_size=settings.max_body_bytes,
+        dependencies=[Depends(authorise)],
+    )
+    install_shared(app, settings, database)
+    openapi.install(app)
+    keys = KeyRing(database, settings)
+    app.state.keys = keys
+    app.state.authenticator = Authenticator(database, keys, settings.public_url, settings)
+    app.state.rate_limits = RateLimits(settings)
+    app.add_middleware(SecurityHeaders, hsts=settings.tls)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(settings.cors_origins),
+            allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+            allow_headers=["authorization", "content-type", "idempotency-key"],
+            max_age=600,
+        )
+    app.add_api_route("/health", health, methods=["GET"], tags=["platform"])
+    for router in _api_routers():
+        app.include_router(router, prefix=API)
+    app.state.endpoint_templates = endpoint_templates(app)
+    return app
+
+
+def _api_routers() -> Sequence[APIRouter]:
+    """The routers below `/api/v1`. A domain's router has its own paths, such as `/customer/environments`."""
+    return []
+
+
+def install_shared(app: FastAPI, settings: Settings, database: Database) -> None:
+    """What the public and the internal application have in common: state for the dependencies, and error handling."""
+    app.state.settings = settings
+    app.state.database = database
+    problems.install(app)
+
+
+def health() -> Health:
+    """Liveness: the process answers."""
+    return Health(status="ok")

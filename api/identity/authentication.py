@@ -1,0 +1,122 @@
+"""From a bearer credential to the principal: an access token or an API key, looked up again at every request.
+
+The look-up is what makes a disabled user or customer, a logout or a revoked key take effect at once.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row, or_, select, update
+from sqlalchemy.orm import Session
+
+from api.clock import utc_now
+from api.db import Database
+from api.errors import Unauthenticated
+from api.identity import tokens
+from api.identity.signing_keys import KeyRing
+from api.identity.tables import ApiKey, LoginSession, User
+from api.principal import Principal, Role
+from api.settings import Settings
+from api.tenants.tables import Customer
+
+KEY_PREFIX = "rgpu_"
+_LAST_USED_STEP = timedelta(minutes=1)  # `last_used_at` is written no more often than this
+
+_USER = (
+    User.id, User.uid, User.username, User.role, User.customer_id, User.must_change_password,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Authenticated:
+    principal: Principal
+    must_change_password: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Authenticator:
+    """Checks credentials of the public listener."""
+
+    database: Database
+    keys: KeyRing
+    issuer: str
+    settings: Settings
+
+    def authenticate(self, authorization: str | None, *, address: str | None) -> Authenticated:
+        """The principal behind an `Authorization` header.
+
+        Raises:
+            Unauthenticated
+        """
+        scheme, _, credential = (authorization or "").partition(" ")
+        if scheme.lower() != "bearer" or not credential:
+            raise Unauthenticated("Sign in first: send `Authorization: Bearer` with an access token or an API key.")
+        if credential.startswith(KEY_PREFIX):
+            return self._by_key(credential, address)
+        return self._by_token(credential, address)
+
+    def _by_token(self, token: str, address: str | None) -> Authenticated:
+        claims = tokens.verify(self.keys, token, issuer=self.issuer, audience=tokens.API_AUDIENCE)
+        try:
+            user_uid, session_uid = UUID(claims["sub"]), UUID(claims["sid"])
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
+            raise Unauthenticated("The access token is not valid; sign in again.") from error
+        with self.database.session() as session:
+            row = session.execute(
+                select(*_USER)
+                .join(LoginSession, LoginSession.user_id == User.id)
+                .outerjoin(Customer, Customer.id == User.customer_id)
+                .where(User.uid == user_uid, LoginSession.uid == session_uid, LoginSession.revoked_at.is_(None))
+                .where(User.disabled_at.is_(None), Customer.disabled_at.is_(None))
+            ).one_or_none()
+        if row is None:
+            raise Unauthenticated("The session has ended, or the account is disabled; sign in again.")
+        return Authenticated(_principal(row, address=address), row.must_change_password)
+
+    def _by_key(self, key: str, address: str | None) -> Authenticated:
+        with self.database.session() as session:
+            row = session.execute(
+                select(*_USER, ApiKey.uid.label("key_uid"), ApiKey.scopes, ApiKey.last_used_at)
+                .join(ApiKey, ApiKey.user_id == User.id)
+                .join(Customer, Customer.id == ApiKey.customer_id)
+                .where(ApiKey.key_hash == tokens.hash_secret(key), ApiKey.revoked_at.is_(None))
+                .where(or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > utc_now()))
+                .where(User.customer_id == ApiKey.customer_id)
+                .where(User.disabled_at.is_(None), Customer.disabled_at.is_(None))
+            ).one_or_none()
+        if row is None:
+            raise Unauthenticated("The API key is unknown, expired or revoked, or its owner is disabled.")
+        self._note_use(row.key_uid, row.last_used_at)
+        principal = _principal(row, address=address, scopes=frozenset(row.scopes), key_uid=row.key_uid)
+        return Authenticated(principal, row.must_change_password)
+
+    def _note_use(self, key_uid: UUID, last_used_at: datetime | None) -> None:
+        now = utc_now()
+        if last_used_at is not None and now - last_used_at < _LAST_USED_STEP:
+            return
+
+        def note(session: Session) -> None:
+            session.execute(update(ApiKey).where(ApiKey.uid == key_uid).values(last_used_at=now))
+
+        self.database.transact(note)
+
+
+def _principal(
+    row: Row[*tuple[Any, ...]],  # the columns of `_USER`, and those of the key
+    *,
+    address: str | None,
+    scopes: frozenset[str] | None = None,
+    key_uid: UUID | None = None,
+) -> Principal:
+    return Principal(
+        user_id=row.id,
+        user_uid=row.uid,
+        username=row.username,
+        role=Role(row.role),
+        customer_id=row.customer_id,
+        scopes=scopes,
+        key_uid=key_uid,
+        address=address,
+    )
