@@ -19,6 +19,11 @@ class Environment(Base):
         CheckConstraint(f"desired in ({', '.join(repr(str(s)) for s in EnvironmentDesired)})", name="desired"),
         CheckConstraint(f"observed in ({', '.join(repr(str(s)) for s in EnvironmentState)})", name="observed"),
         Index("uq_environments_name", "user_id", "name", unique=True, postgresql_where=text("observed <> 'deleted'")),
+        Index(
+            "ix_environments_unsettled",
+            "id",
+            postgresql_where=text("observed not in ('stopped', 'failed', 'deleted') or desired = 'deleted'"),
+        ),
     )
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     uid: Mapped[UUID] = mapped_column(unique=True, default=new_uid)
@@ -37,6 +42,8 @@ class Environment(Base):
     allocation_id: Mapped[int | None] = mapped_column(ForeignKey("allocations.id"), index=True)  # the current or last
     host_id: Mapped[int | None] = mapped_column(ForeignKey("hosts.id"))
     last_error: Mapped[str | None]
+    # Rises with every change of this row, and of its allocation's as far as its views show it (by triggers).
+    version: Mapped[int] = mapped_column(BigId, server_default=text("0"))
     created_at: Mapped[datetime] = mapped_column(Moment, server_default=text("now()"))
     deleted_at: Mapped[datetime | None] = mapped_column(Moment)
 
