@@ -59,6 +59,10 @@ class Settings(BaseSettings):
     unreachable_after_s: float = 8.0
     lost_margin_s: float = 15.0
     stop_grace_s: int = 10
+    container_pids: int = 4096
+    """How many processes and threads a container may have."""
+    idle_group_s: float = 30.0
+    """How long a placement group is kept for the next allocation of the same shape."""
 
     def secret(self, name: str) -> str:
         return (self.secrets_dir / name).read_text().strip()

@@ -116,7 +116,7 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """A placement that the store has taken: quota and hold are in place, the device rows and the group's name written."""
+    """A placement that the store has taken: quota and hold are in place, device rows and the group's name written."""
 
     allocation_id: int
     lease: Lease
@@ -156,8 +156,11 @@ class Store(Protocol):
     def activate(self, allocation_id: int, *, generation: int) -> bool:
         """`placing -> active`; False if somebody else moved it on."""
 
-    def unplace(self, allocation_id: int, *, generation: int, reason: str, retry_at: datetime) -> None:
-        """`placing -> queued`, giving back devices and hold; its group is to be dropped."""
+    def unplace(self, allocation_id: int, *, generation: int, reason: str, retry_at: datetime) -> bool:
+        """`placing -> queued`, giving back devices and hold; its group is to be dropped.
+
+        False, and nothing changed, if somebody else moved it on.
+        """
 
     def unfinished_placements(self) -> Sequence[Admitted]:
         """Allocations in `placing`: after a restart, their effects are done again by name."""

@@ -8,8 +8,10 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from api.billing.prices import price_for
+from api.clock import utc_now
 from api.errors import Unprocessable
 from api.machines.tables import Gpu, Host
+from api.tenants.tables import Customer
 from scheduler.gpu_model import matches
 from scheduler.states import AdminState
 
@@ -78,6 +80,8 @@ def check(offers: Sequence[Offer], need: Need) -> list[str]:
 
 
 def check_price(session: Session, models: Sequence[str], *, customer_id: int) -> None:
-    """Raise Unprocessable `no_price` if none of the models has a price."""
-    if all(price_for(session, model, customer_id) is None for model in models):
-        raise Unprocessable("Nobody has set a price for that GPU model yet.", code="no_price")
+    """Raise Unprocessable `no_price` if none of the models has a price in the customer's currency."""
+    currency = session.get_one(Customer, customer_id).currency
+    now = utc_now()
+    if all(price_for(session, model, at=now, currency=currency) is None for model in models):
+        raise Unprocessable(f"Nobody has set a price in {currency} for that GPU model yet.", code="no_price")

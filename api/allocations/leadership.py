@@ -1,0 +1,66 @@
+"""Which controller leads: a session-level advisory lock, and an epoch that fences those who led before."""
+
+import socket
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from scheduler.ports import LostLeadershipError
+
+_LOCK = 7_301_002
+
+
+@dataclass(frozen=True, slots=True)
+class Leadership:
+    """Held as long as its connection lives; the connection is used for nothing else."""
+
+    connection: Connection
+    epoch: int
+
+    def alive(self) -> bool:
+        """Whether the connection, and with it the lock, is still there."""
+        try:
+            self.connection.execute(text("select 1"))
+            self.connection.commit()
+        except DBAPIError:
+            return False
+        return True
+
+
+def acquire(connection: Connection, *, holder: str = "") -> Leadership | None:
+    """Try to become the leader on a dedicated connection. None while another one leads: try again later.
+
+    With the lock comes a new epoch, from which on the stores of earlier leaders change nothing.
+    """
+    locked = connection.execute(text("select pg_try_advisory_lock(:lock)"), {"lock": _LOCK}).scalar_one()
+    if not locked:
+        connection.commit()
+        return None
+    epoch = connection.execute(
+        text(
+            "insert into leadership (id, epoch, holder) values (1, 1, :holder) on conflict (id) do update"
+            " set epoch = leadership.epoch + 1, holder = excluded.holder, since = now() returning epoch"
+        ),
+        {"holder": holder or socket.gethostname()},
+    ).scalar_one()
+    connection.commit()
+    return Leadership(connection, epoch)
+
+
+def release(leadership: Leadership) -> None:
+    """Let a standby take over at once."""
+    leadership.connection.execute(text("select pg_advisory_unlock(:lock)"), {"lock": _LOCK})
+    leadership.connection.commit()
+
+
+def check_epoch(session: Session, epoch: int) -> None:
+    """Hold off a change of leader until this transaction ends.
+
+    Raises:
+        LostLeadershipError: it has changed already.
+    """
+    current = session.execute(text("select epoch from leadership where id = 1 for share")).scalar_one_or_none()
+    if current != epoch:
+        raise LostLeadershipError(f"epoch {epoch} is over, {current} leads")
