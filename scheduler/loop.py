@@ -60,7 +60,7 @@ class Scheduler:
         busy = self.effects.running_keys()
         placing = self.store.unfinished_placements()
         releasing = self.store.releasing()
-        self.effects.keep_only({_DROPS, *(_key(item) for item in (*placing, *releasing))})
+        self.effects.keep_only({_DROPS} | {_key(item) for item in placing} | {_key(item) for item in releasing})
         for unfinished in placing:
             self._start(_key(unfinished), partial(self._place, unfinished), busy)
         for ending in releasing:
