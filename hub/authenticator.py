@@ -1,0 +1,69 @@
+"""Signing in to the Hub with the platform's own sign-in: one account, one session, one sign-out for both."""
+
+from typing import Any
+from urllib.parse import urlencode
+
+from oauthenticator.generic import GenericOAuthenticator
+from traitlets import Unicode, default
+
+from hub.pages import page_handlers
+
+CLIENT_ID = "remotegpu-hub"
+ADMIN_GROUP = "platform-admins"
+_USERINFO = "oauth_user"
+
+
+class PlatformAuthenticator(GenericOAuthenticator):
+    """OpenID Connect against the platform: authorization code, state and PKCE (S256).
+
+    Whoever the platform signs in may use the Hub. Nobody is a Hub administrator: platform administrators are in the
+    group `platform-admins`, whose role lets them see and stop servers but not enter them.
+    """
+
+    platform_url = Unicode(config=True, help="URL of the platform, the OpenID provider.")
+    hub_url = Unicode(config=True, help="URL of the Hub as browsers reach it.")
+
+    client_id = CLIENT_ID
+    login_service = "RemoteGPU"
+    username_claim = "preferred_username"
+    scope = ["openid", "profile", "email"]  # noqa: RUF012  # a trait's default
+    enable_pkce = True
+    allow_all = True
+    auto_login = True
+    manage_groups = True
+    auth_state_groups_key = staticmethod(lambda auth_state: platform_groups(auth_state[_USERINFO]))
+
+    @default("authorize_url")
+    def _authorize_url_default(self) -> str:
+        return f"{self.platform_url}/oauth/authorize"
+
+    @default("token_url")
+    def _token_url_default(self) -> str:
+        return f"{self.platform_url}/oauth/token"
+
+    @default("userdata_url")
+    def _userdata_url_default(self) -> str:
+        return f"{self.platform_url}/oauth/userinfo"
+
+    @default("oauth_callback_url")
+    def _oauth_callback_url_default(self) -> str:
+        return f"{self.hub_url}/hub/oauth_callback"
+
+    @default("logout_redirect_url")
+    def _logout_redirect_url_default(self) -> str:
+        """RP-initiated logout: the platform ends its session and sends the browser back to the Hub."""
+        query = {"client_id": self.client_id, "post_logout_redirect_uri": f"{self.hub_url}/hub/home"}
+        return f"{self.platform_url}/oauth/logout?{urlencode(query)}"
+
+    def normalize_username(self, username: str) -> str:
+        """The platform's usernames are DNS labels already, and its URLs are built from them as they are."""
+        return username
+
+    def get_handlers(self, app: Any) -> list[tuple[str, type]]:
+        """The sign-in's handlers, and the pages about environments: these come before the Hub's own."""
+        return [*super().get_handlers(app), *page_handlers()]
+
+
+def platform_groups(userinfo: dict[str, Any]) -> list[str]:
+    """The Hub's groups of a user, from the claims of `/oauth/userinfo`."""
+    return [ADMIN_GROUP] if userinfo.get("role") == "admin" else []

@@ -1,0 +1,114 @@
+"""The Hub's pages about environments: the form that starts one, and the page on which one waits in the queue."""
+
+from typing import Any
+
+from jupyterhub.handlers.base import BaseHandler
+from jupyterhub.handlers.pages import SpawnHandler
+from jupyterhub.scopes import needs_scope
+from jupyterhub.utils import url_escape_path, url_path_join
+from tornado import web
+
+from hub.platform_client import Json, PlatformError, PlatformUnreachable, ServerView
+from hub.spawn_errors import waiting_message
+
+_REFRESH_S = 5
+
+
+class EnvironmentFormHandler(SpawnHandler):
+    """The Hub's spawn page, for named servers only, with what the platform offers right now."""
+
+    @web.authenticated
+    def get(self, user_name: str | None = None, server_name: str = "") -> Any:
+        name = server_name or self.get_query_argument("name", "")
+        if not name:
+            return self.redirect(url_path_join(self.hub.base_url, "home"))
+        if not server_name:
+            # The home page's form, which can't put a name into a path.
+            user = self.current_user.escaped_name
+            return self.redirect(url_path_join(self.hub.base_url, "spawn", user, url_escape_path(name)))
+        return super().get(user_name, server_name)
+
+    async def _render_form(
+        self, for_user: Any, spawner_options_form: str, message: str | None = "", html_message: str | None = ""
+    ) -> str:
+        # On an error the Hub hands the form of the default server; this is about the one in the path.
+        name = self.path_args[1]
+        options, environment, problem = await self._offer(for_user, name)
+        return str(
+            await self.render_template(
+                "spawn.html",
+                for_user=for_user,
+                server_name=name,
+                options=options,
+                environment=environment,
+                values={key: self.get_body_argument(key) for key in self.request.body_arguments},
+                error_message=message or html_message or problem,
+                url=self.request.uri,
+                spawner=for_user.spawners[name],
+            )
+        )
+
+    async def _offer(self, user: Any, name: str) -> tuple[Json | None, ServerView | None, str]:
+        """What may be started, and the environment if there is one of this name already; or why neither is known."""
+        platform = user.spawners[name].platform
+        try:
+            environment = await platform.view(user.name, name)
+            if environment.observed != "deleted":
+                return None, environment, ""
+        except PlatformError as error:
+            if error.status != 404:
+                return None, None, error.detail
+        except PlatformUnreachable:
+            return None, None, "The platform does not answer. Try again in a minute."
+        try:
+            return await platform.options(user.name), None, ""
+        except PlatformError as error:
+            return None, None, error.detail
+        except PlatformUnreachable:
+            return None, None, "The platform does not answer. Try again in a minute."
+
+
+class WaitingHandler(BaseHandler):
+    """`/hub/waiting/USER/SERVER`: place and reason in the queue; goes on to the server once that starts."""
+
+    @web.authenticated
+    @needs_scope("read:servers")
+    async def get(self, user_name: str, server_name: str) -> None:
+        user = self.find_user(user_name)
+        if user is None:
+            raise web.HTTPError(404, "There is no such user.")
+        spawner = user.spawners.get(server_name)
+        if spawner is not None and spawner.active:
+            page = url_path_join(self.hub.base_url, "spawn-pending", user.escaped_name, url_escape_path(server_name))
+            self.redirect(user.server_url(server_name) if spawner.ready else page)
+            return
+        view, message = await self._news(user, server_name)
+        waiting = view is None or view.observed in ("queued", "starting")
+        if waiting:
+            self.set_header("Refresh", str(_REFRESH_S))
+        self.set_header("Cache-Control", "no-store")
+        self.finish(
+            await self.render_template(
+                "waiting.html", for_user=user, server_name=server_name, view=view, waiting=waiting, message=message
+            )
+        )
+
+    async def _news(self, user: Any, server_name: str) -> tuple[ServerView | None, str]:
+        try:
+            view = await user.spawner.platform.view(user.name, server_name)
+        except PlatformError as error:
+            raise web.HTTPError(error.status if error.status == 404 else 503, error.detail) from error
+        except PlatformUnreachable:
+            return None, "The platform does not answer at the moment."
+        if view.observed in ("queued", "starting"):
+            return view, waiting_message(view.wait) if view.observed == "queued" else "The environment is starting."
+        return view, view.last_error or f"The environment is {view.observed}."
+
+
+def page_handlers() -> list[tuple[str, type]]:
+    return [
+        (r"/spawn", EnvironmentFormHandler),
+        (r"/spawn/([^/]+)", EnvironmentFormHandler),
+        (r"/spawn/([^/]+)/([^/]+)", EnvironmentFormHandler),
+        (r"/waiting/([^/]+)/([^/]+)", WaitingHandler),
+    ]

@@ -1,0 +1,49 @@
+"""Waiting until a single-user server answers HTTP.
+
+The Hub's own wait backs off to pauses of up to 5 s, which would show as that much start latency. Here the pause is a
+small share of the time that has passed already: the delay that waiting itself adds stays below that share (on average
+half of it), and the number of tries grows with the logarithm of the time only.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from urllib.parse import urlsplit
+
+_SHARE = 0.03
+_SHORTEST_PAUSE_S = 0.02
+_LONGEST_PAUSE_S = 1.0
+_TRY_TIMEOUT_S = 5.0
+_CHECK_INTERVAL_S = 2.0
+
+
+async def answers(url: str) -> bool:
+    """Whether a GET of `url` gets an HTTP answer that is no server error."""
+    parts = urlsplit(url)
+    try:
+        async with asyncio.timeout(_TRY_TIMEOUT_S):
+            reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+            try:
+                request = f"GET {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nConnection: close\r\n\r\n"
+                writer.write(request.encode())
+                status_line = (await reader.readline()).split()
+            finally:
+                writer.close()
+    except (OSError, TimeoutError):
+        return False
+    return len(status_line) >= 2 and status_line[1].isdigit() and int(status_line[1]) < 500
+
+
+async def wait_until_answers(url: str, *, timeout_s: float, check: Callable[[], Awaitable[None]]) -> bool:
+    """Whether `url` answered within `timeout_s`. `check` runs now and then meanwhile, and raises to give up early."""
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    checked = began
+    while not await answers(url):
+        now = loop.time()
+        if now - began >= timeout_s:
+            return False
+        if now - checked >= _CHECK_INTERVAL_S:
+            await check()
+            checked = loop.time()
+        await asyncio.sleep(min(max((now - began) * _SHARE, _SHORTEST_PAUSE_S), _LONGEST_PAUSE_S))
+    return True
