@@ -42,6 +42,7 @@ def charge(
     hold.amount_micro -= amount
     post(
         session,
+        customer_id=hold.customer_id,
         key=_key(hold, meters),
         kind=JournalKind.USAGE,
         actor=actor,

@@ -238,6 +238,7 @@ def _move(session: Session, hold: Hold, kind: JournalKind, *, source: int, targe
     hold.steps += 1
     transfer(
         session,
+        customer_id=hold.customer_id,
         key=f"hold:{hold.allocation_id}:{hold.generation}:{hold.steps}",
         kind=kind,
         actor=ACTOR,

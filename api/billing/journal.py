@@ -52,13 +52,14 @@ class Balance:
 def post(
     session: Session,
     *,
+    customer_id: int,
     key: str,
     kind: JournalKind,
     actor: str,
     postings: Sequence[Entry],
     details: dict[str, Any] | None = None,
 ) -> JournalTransaction:
-    """Write a journal transaction and move the balances with it; once per `key`, whoever comes first.
+    """Write a journal transaction on one customer's accounts and move the balances with it; once per `key`.
 
     A repeated key answers the transaction that is there, and changes nothing.
 
@@ -68,7 +69,7 @@ def post(
     """
     if sum(entry.amount_micro for entry in postings) != 0:
         raise UnbalancedError(f"the postings of {key} do not sum to zero")
-    values = {"key": key, "kind": kind, "actor": actor, "details": details or {}}
+    values = {"customer_id": customer_id, "key": key, "kind": kind, "actor": actor, "details": details or {}}
     made = session.scalars(
         insert(JournalTransaction).values(values).on_conflict_do_nothing().returning(JournalTransaction)
     ).one_or_none()
@@ -93,6 +94,7 @@ def post(
 def transfer(
     session: Session,
     *,
+    customer_id: int,
     key: str,
     kind: JournalKind,
     actor: str,
@@ -103,7 +105,7 @@ def transfer(
 ) -> JournalTransaction:
     """Move an amount from one account to another."""
     postings = [Entry(source, -amount_micro), Entry(target, amount_micro)]
-    return post(session, key=key, kind=kind, actor=actor, postings=postings, details=details)
+    return post(session, customer_id=customer_id, key=key, kind=kind, actor=actor, postings=postings, details=details)
 
 
 def top_up(
@@ -119,6 +121,7 @@ def top_up(
     accounts = customer_accounts(session, customer_id, _currency(session, customer_id))
     return transfer(
         session,
+        customer_id=customer_id,
         key=f"top_up:{customer_id}:{key}",
         kind=JournalKind.TOP_UP,
         actor=actor,

@@ -34,22 +34,13 @@ def create_price(
     price_micro_per_gpu_hour: int,
     currency: str = "USD",
     effective_from: datetime | None = None,
-    request_key: str | None = None,
 ) -> PriceVersion:
-    """Add a version, in force from now unless told otherwise. What was placed before keeps the version it has.
-
-    A repeated `request_key` answers the version that it created.
-    """
-    if request_key is not None:
-        found = session.scalars(select(PriceVersion).where(PriceVersion.request_key == request_key)).one_or_none()
-        if found is not None:
-            return found
+    """Add a version, in force from now unless told otherwise. What was placed before keeps the version it has."""
     price = PriceVersion(
         gpu_model=gpu_model,
         price_micro_per_gpu_hour=price_micro_per_gpu_hour,
         currency=currency,
         effective_from=effective_from or utc_now(),
-        request_key=request_key,
     )
     session.add(price)
     session.flush()

@@ -24,7 +24,6 @@ class PriceVersion(Base):
     price_micro_per_gpu_hour: Mapped[int] = mapped_column(BigId)
     effective_from: Mapped[datetime] = mapped_column(Moment, server_default=text("now()"))
     created_at: Mapped[datetime] = mapped_column(Moment, server_default=text("now()"))
-    request_key: Mapped[str | None] = mapped_column(unique=True)  # the Idempotency-Key that it was created with
 
 
 class Account(Base):
@@ -53,8 +52,14 @@ class JournalTransaction(Base):
     """Append-only. `key` makes it idempotent: the same cause is posted once."""
 
     __tablename__ = "journal_transactions"
+    __table_args__ = (
+        Index("ix_journal_transactions_customer", "customer_id", "id"),
+        Index("ix_journal_transactions_period", "customer_id", "at"),
+    )
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     uid: Mapped[UUID] = mapped_column(unique=True, default=new_uid)
+    # Not a foreign key: checking one would wait for whoever holds the customer's row (docs/explanation/locking.md).
+    customer_id: Mapped[int] = mapped_column(BigId)
     key: Mapped[str] = mapped_column(unique=True)
     kind: Mapped[str]  # JournalKind in journal.py
     at: Mapped[datetime] = mapped_column(Moment, server_default=text("now()"))

@@ -83,7 +83,7 @@ def upgrade() -> None:
     sa.Column('actor', sa.String(), nullable=False),
     sa.Column('key', sa.String(), nullable=False),
     sa.Column('request_hash', sa.LargeBinary(), nullable=False),
-    sa.Column('reply', postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+    sa.Column('reply_sealed', sa.LargeBinary(), nullable=False),
     sa.Column('created_at', sa.DateTime(timezone=True), server_default=sa.text('now()'), nullable=False),
     sa.PrimaryKeyConstraint('actor', 'key', name=op.f('pk_idempotent_replies'))
     )
@@ -107,6 +107,7 @@ def upgrade() -> None:
     op.create_table('journal_transactions',
     sa.Column('id', sa.BigInteger(), nullable=False),
     sa.Column('uid', sa.Uuid(), nullable=False),
+    sa.Column('customer_id', sa.BigInteger(), nullable=False),
     sa.Column('key', sa.String(), nullable=False),
     sa.Column('kind', sa.String(), nullable=False),
     sa.Column('at', sa.DateTime(timezone=True), server_default=sa.text('now()'), nullable=False),
@@ -116,6 +117,8 @@ def upgrade() -> None:
     sa.UniqueConstraint('key', name=op.f('uq_journal_transactions_key')),
     sa.UniqueConstraint('uid', name=op.f('uq_journal_transactions_uid'))
     )
+    op.create_index('ix_journal_transactions_customer', 'journal_transactions', ['customer_id', 'id'], unique=False)
+    op.create_index('ix_journal_transactions_period', 'journal_transactions', ['customer_id', 'at'], unique=False)
     op.create_table('leadership',
     sa.Column('id', sa.Integer(), nullable=False),
     sa.Column('epoch', sa.BigInteger(), nullable=False),
@@ -132,10 +135,8 @@ def upgrade() -> None:
     sa.Column('price_micro_per_gpu_hour', sa.BigInteger(), nullable=False),
     sa.Column('effective_from', sa.DateTime(timezone=True), server_default=sa.text('now()'), nullable=False),
     sa.Column('created_at', sa.DateTime(timezone=True), server_default=sa.text('now()'), nullable=False),
-    sa.Column('request_key', sa.String(), nullable=True),
     sa.CheckConstraint('price_micro_per_gpu_hour >= 0', name=op.f('ck_price_versions_price')),
     sa.PrimaryKeyConstraint('id', name=op.f('pk_price_versions')),
-    sa.UniqueConstraint('request_key', name=op.f('uq_price_versions_request_key')),
     sa.UniqueConstraint('uid', name=op.f('uq_price_versions_uid'))
     )
     op.create_table('settings',

@@ -1,0 +1,85 @@
+"""Checking the books: everything that could be derived from the journal is, and compared with what is stored."""
+
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from scheduler.money import cumulative_charge_micro
+
+MAX_FINDINGS = 100
+
+_UNBALANCED = """
+select format('journal transaction %s sums to %s, not to zero', transaction_id, sum(amount_micro))
+from postings group by transaction_id having sum(amount_micro) <> 0 limit :most
+"""
+_BALANCES = """
+select format('account %s (%s of customer %s) has balance %s, its postings sum to %s',
+              a.id, a.kind, a.customer_id, a.balance_micro, coalesce(p.total, 0))
+from accounts a left join (select account_id, sum(amount_micro) total from postings group by account_id) p
+  on p.account_id = a.id
+where a.balance_micro <> coalesce(p.total, 0) limit :most
+"""
+_CUSTOMERS = """
+select format('the accounts of customer %s in %s sum to %s, not to zero', customer_id, currency, sum(balance_micro))
+from accounts group by customer_id, currency having sum(balance_micro) <> 0 limit :most
+"""
+_HOLDS = """
+select format('the holds account of customer %s in %s has %s, their holds sum to %s',
+              a.customer_id, a.currency, a.balance_micro, coalesce(h.total, 0))
+from accounts a left join (
+  select holds.customer_id, price_versions.currency, sum(amount_micro) total
+  from holds join price_versions on price_versions.id = price_version_id group by 1, 2
+) h on h.customer_id = a.customer_id and h.currency = a.currency
+where a.kind = 'holds' and a.balance_micro <> coalesce(h.total, 0) limit :most
+"""
+_INTERVALS = """
+select format('meter %s has proven %s ms, its intervals sum to %s', m.id, m.proven_ms, coalesce(i.total, 0))
+from usage_meters m left join (select meter_id, sum(to_ms - from_ms) total from usage_intervals group by meter_id) i
+  on i.meter_id = m.id
+where m.proven_ms <> coalesce(i.total, 0) limit :most
+"""
+_POSTINGS = """
+select format('meter %s was charged %s for %s ms, its postings say %s for %s ms',
+              m.id, m.charged_micro, m.proven_ms, -coalesce(p.amount, 0), coalesce(p.duration, 0))
+from usage_meters m left join (
+  select meter_id, sum(amount_micro) amount, sum(duration_ms) duration from postings
+  where meter_id is not null group by meter_id
+) p on p.meter_id = m.id
+where m.charged_micro <> -coalesce(p.amount, 0) or m.proven_ms <> coalesce(p.duration, 0) limit :most
+"""
+_WINDOWS = """
+select format('meter %s has proven %s ms, the union of its windows is %s ms', m.id, m.proven_ms, coalesce(w.total, 0))
+from usage_meters m join allocations a on a.id = m.allocation_id join gpus g on g.id = m.gpu_id
+left join lateral (
+  select sum(upper(part) - lower(part)) total from unnest((
+    select range_agg(int8range(billed_from_ms, billed_to_ms)) from usage_windows
+    where allocation_uid = a.uid::text and generation = m.generation and device_uuid = g.uuid
+      and billed_from_ms is not null
+  )) part
+) w on true
+where m.proven_ms <> coalesce(w.total, 0) limit :most
+"""
+_CHARGES = """
+select m.id, m.charged_micro, m.proven_ms, m.milli, p.price_micro_per_gpu_hour
+from usage_meters m join price_versions p on p.id = m.price_version_id
+"""
+
+
+def check(session: Session) -> list[str]:
+    """What is wrong with the books, in sentences; empty if they are right. At most MAX_FINDINGS of each kind.
+
+    Reads everything once: for tests and `remotegpud doctor`, not for every minute.
+    """
+    findings: list[str] = []
+    for query in (_UNBALANCED, _BALANCES, _CUSTOMERS, _HOLDS, _INTERVALS, _POSTINGS, _WINDOWS):
+        findings += session.scalars(text(query), {"most": MAX_FINDINGS})
+    return findings + _wrong_charges(session)
+
+
+def _wrong_charges(session: Session) -> list[str]:
+    """Meters whose charge is not the one rounding of price, share and proven time."""
+    findings = []
+    for meter_id, charged, proven_ms, milli, price in session.execute(text(_CHARGES)):
+        right = cumulative_charge_micro(price_micro_per_gpu_hour=price, milli=milli, duration_ms=proven_ms)
+        if charged != right:
+            findings.append(f"meter {meter_id} was charged {charged} for {proven_ms} ms, which cost {right}")
+    return findings[:MAX_FINDINGS]
