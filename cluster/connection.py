@@ -1,0 +1,74 @@
+"""This process as a driver of the platform's Ray."""
+
+import logging
+import os
+import socket
+import time
+from pathlib import Path
+
+import ray
+
+from cluster.config import environment
+
+log = logging.getLogger(__name__)
+
+_ATTEMPT_S = 2.0
+
+
+class RayUnavailableError(Exception):
+    """The platform's Ray does not answer, or refuses our token."""
+
+
+def connect(address: str, *, namespace: str, token_file: Path, timeout_s: float = 60.0) -> str:
+    """Connect, waiting at most `timeout_s` for the head, and return this driver's Ray node id (hex).
+
+    The driver lives on the head's machine and belongs to the head's raylet, even where other raylets run beside it.
+
+    Raises:
+        RayUnavailableError: no head answered in time, or it refused us.
+    """
+    os.environ.update(environment(token_file=token_file))
+    _await_listener(address, timeout_s)
+    try:
+        ray.init(
+            address=address,
+            namespace=namespace,
+            log_to_driver=False,
+            configure_logging=False,
+            ignore_reinit_error=False,
+        )
+    except (RuntimeError, ConnectionError, ray.exceptions.RayError) as error:
+        raise RayUnavailableError(f"Ray at {address} refused the connection: {_reason(error)}") from error
+    return str(ray.get_runtime_context().get_node_id())
+
+
+def disconnect() -> None:
+    """Detached groups and actors stay. Idempotent."""
+    ray.shutdown()
+
+
+def _await_listener(address: str, timeout_s: float) -> None:
+    # ray.init hangs for minutes when nobody listens, so the port is knocked at first.
+    host, _, port = address.rpartition(":")
+    deadline = time.monotonic() + timeout_s
+    warned = False
+    while True:
+        try:
+            socket.create_connection((host, int(port)), timeout=_ATTEMPT_S).close()
+        except OSError as error:
+            if time.monotonic() >= deadline:
+                raise RayUnavailableError(f"nothing listens at {address}: {error}") from error
+            if not warned:
+                log.warning("waiting up to %.0f s for Ray at %s: %s", timeout_s, address, error)
+                warned = True
+            time.sleep(0.2)
+        else:
+            return
+
+
+def _reason(error: BaseException) -> str:
+    """The one line that matters: Ray wraps tracebacks into its messages."""
+    for line in str(error).splitlines():
+        if "AuthToken" in line or "Unauthenticated" in line:
+            return "its token differs from ours (RAY_AUTH_TOKEN_PATH)"
+    return (str(error).splitlines() or [type(error).__name__])[0]
