@@ -82,7 +82,7 @@ def _used_capacity(session: Session) -> dict[int, tuple[int, int]]:
         .where(Allocation.state.in_(HOLDING), Allocation.host_id.is_not(None))
         .group_by(Allocation.host_id)
     )
-    rows = session.execute(query).tuples()
+    rows = session.execute(query)
     return {host_id: (int(cpu), int(memory)) for host_id, cpu, memory in rows if host_id is not None}
 
 

@@ -1,0 +1,286 @@
+"""`queued -> placing -> active`: one owner per device, quota and money held, everything repairable by name."""
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from psycopg.errors import ExclusionViolation
+from sqlalchemy import text
+from sqlalchemy.dialects.postgresql import Range
+from sqlalchemy.exc import IntegrityError
+
+from api.allocations.leadership import acquire, release
+from api.allocations.store import PostgresStore
+from api.allocations.tables import Allocation, AllocationDevice, AllocationEvent
+from api.billing.journal import balance
+from api.clock import utc_now
+from api.db import Database
+from api.errors import ApiError, Unprocessable
+from api.machines.tables import Host
+from scheduler.ports import Admitted, LostLeadershipError, WaitReason
+from scheduler.states import AllocationState, EndReason
+from tests.db.fleet import A100, DOLLAR, GIB, H100, Fleet, decide
+
+
+@pytest.fixture
+def fleet(database: Database) -> Fleet:
+    return Fleet(database)
+
+
+def admit(store: PostgresStore, fleet: Fleet, allocation: Allocation, host: Host, *indexes: int) -> Admitted:
+    answer = store.admit(fleet.placement(allocation, host, *indexes))
+    assert isinstance(answer, Admitted), answer
+    return answer
+
+
+def test_a_request_becomes_a_lease_on_the_devices_decided(fleet: Fleet) -> None:
+    host = fleet.host()
+    fleet.price()
+    acme = fleet.customer()
+    allocation = fleet.submit(acme, gpus=2)
+    store = fleet.lead()
+    (placement,) = decide(store)
+    admitted = store.admit(placement)
+    assert isinstance(admitted, Admitted)
+    assert [device.uuid for device in admitted.lease.devices] == ["GPU-h1-0", "GPU-h1-1"]
+    assert admitted.group_name == f"rg-{allocation.uid}-1"
+    assert admitted.lease.generation == 1
+    assert admitted.shares[0].host_uid == str(host.uid)
+    row = fleet.allocation(allocation.id)
+    assert row.state == AllocationState.PLACING
+    assert row.run_until is not None and row.run_until > utc_now() + timedelta(seconds=590)
+    with fleet.database.session() as session:
+        held = balance(session, acme[0].id).held_micro
+    assert held >= 2 * 2 * DOLLAR * 600 // 3600
+    assert store.activate(allocation.id, generation=1)
+    assert not store.activate(allocation.id, generation=1)
+    assert fleet.groups()[admitted.group_name].state == "reserved"
+    assert [(e.from_state, e.to_state) for e in fleet.rows(AllocationEvent)] == [
+        (None, "queued"),
+        ("queued", "placing"),
+        ("placing", "active"),
+    ]
+
+
+def test_twenty_racing_for_one_device_yield_one(fleet: Fleet) -> None:
+    host = fleet.host(gpus=1)
+    fleet.price()
+    owners = [fleet.customer(f"c{i}") for i in range(4)]
+    allocations = [fleet.submit(owners[i % 4]) for i in range(20)]
+    store = fleet.lead()
+    placements = [fleet.placement(allocation, host, 0) for allocation in allocations]
+    with ThreadPoolExecutor(20) as pool:
+        answers = list(pool.map(store.admit, placements))
+    assert sum(isinstance(answer, Admitted) for answer in answers) == 1
+    assert {answer.code for answer in answers if isinstance(answer, WaitReason)} == {"no_capacity"}
+    assert len(fleet.open_device_rows()) == 1
+
+
+def test_the_database_itself_refuses_a_second_owner(fleet: Fleet) -> None:
+    host = fleet.host(gpus=1)
+    fleet.price()
+    acme = fleet.customer()
+    first, second = fleet.submit(acme), fleet.submit(acme)
+    admit(fleet.lead(), fleet, first, host, 0)
+    gpu_id = fleet.open_device_rows()[0].gpu_id
+
+    def intrude(milli_from: int, milli_to: int) -> None:
+        period = Range(datetime(2020, 1, 1, tzinfo=UTC), None)
+        row = {"gpu_id": gpu_id, "generation": 1, "milli_from": milli_from, "milli_to": milli_to}
+        fleet.database.transact(
+            lambda session: session.add(AllocationDevice(allocation_id=second.id, period=period, **row))
+        )
+
+    for share in ((0, 1000), (0, 1), (999, 1000)):
+        with pytest.raises(IntegrityError) as caught:
+            intrude(*share)
+        assert isinstance(caught.value.orig, ExclusionViolation)
+
+
+def test_a_failed_placement_leaves_nothing_and_waits_before_the_next(fleet: Fleet) -> None:
+    host = fleet.host(gpus=1)
+    fleet.price()
+    acme = fleet.customer()
+    allocation = fleet.submit(acme)
+    store = fleet.lead()
+    admitted = admit(store, fleet, allocation, host, 0)
+    retry_at = utc_now() + timedelta(seconds=30)
+    assert store.unplace(allocation.id, generation=1, reason="no capacity", retry_at=retry_at)
+    assert not store.unplace(allocation.id, generation=1, reason="again", retry_at=retry_at)
+    assert fleet.open_device_rows() == []
+    assert store.groups_to_drop() == [admitted.group_name]
+    store.group_dropped(admitted.group_name)
+    assert store.groups_to_drop() == []
+    with fleet.database.session() as session:
+        assert balance(session, acme[0].id).held_micro == 0
+    assert decide(store) == []
+    again = admit(store, fleet, allocation, host, 0)
+    assert again.lease.generation == 2
+    assert again.group_name == f"rg-{allocation.uid}-2"
+    assert not store.activate(allocation.id, generation=1)
+
+
+def test_a_new_leader_finds_unfinished_placements_as_they_were_admitted(fleet: Fleet) -> None:
+    host = fleet.host()
+    fleet.price()
+    allocation = fleet.submit(fleet.customer(), gpus=3)
+    admitted = admit(fleet.lead(), fleet, allocation, host, 0, 1, 3)
+    assert fleet.lead().unfinished_placements() == [admitted]
+
+
+def test_a_leader_of_yesterday_changes_nothing(fleet: Fleet) -> None:
+    host = fleet.host()
+    fleet.price()
+    allocation = fleet.submit(fleet.customer())
+    old = fleet.lead()
+    admit(old, fleet, allocation, host, 0)
+    fleet.lead()
+    retry_at = utc_now()
+    for call in (
+        lambda: old.activate(allocation.id, generation=1),
+        lambda: old.unplace(allocation.id, generation=1, reason="", retry_at=retry_at),
+        lambda: old.released(allocation.id, generation=1, ended_at_ms=None),
+        lambda: old.admit(fleet.placement(allocation, host, 1)),
+        lambda: old.record_waits({}),
+        old.groups_to_drop,
+    ):
+        with pytest.raises(LostLeadershipError):
+            call()
+    assert fleet.allocation(allocation.id).state == AllocationState.PLACING
+
+
+def test_one_leads_at_a_time(fleet: Fleet) -> None:
+    with fleet.database.engine.connect() as one, fleet.database.engine.connect() as two:
+        first = acquire(one)
+        assert first is not None and first.alive()
+        assert acquire(two) is None
+        release(first)
+        second = acquire(two)
+        assert second is not None and second.epoch == first.epoch + 1
+        release(second)
+
+
+def test_a_leader_whose_connection_died_knows(fleet: Fleet) -> None:
+    with fleet.database.engine.connect() as one, fleet.database.engine.connect() as two:
+        first = acquire(one)
+        assert first is not None
+        pid = one.execute(text("select pg_backend_pid()")).scalar_one()
+        two.execute(text("select pg_terminate_backend(:pid)"), {"pid": pid})
+        assert not first.alive()
+
+
+def test_quota_and_balance_hold_back_with_a_reason(fleet: Fleet) -> None:
+    host = fleet.host(gpus=8)
+    fleet.price()
+    poor = fleet.customer("poor", dollars=0)
+    rich = fleet.customer("rich")
+    fleet.database.transact(
+        lambda session: session.execute(
+            text("insert into quotas (customer_id, gpus) values (:id, 2)"), {"id": rich[0].id}
+        )
+    )
+    store = fleet.lead()
+    unpaid = store.admit(fleet.placement(fleet.submit(poor), host, 0))
+    assert isinstance(unpaid, WaitReason) and unpaid.code == "balance"
+    admit(store, fleet, fleet.submit(rich, gpus=2), host, 0, 1)
+    beyond = store.admit(fleet.placement(fleet.submit(rich), host, 2))
+    assert isinstance(beyond, WaitReason) and beyond.code == "quota"
+    assert len(fleet.open_device_rows()) == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "update hosts set device_status = 'unreachable'",
+        "update hosts set admin_state = 'draining'",
+        "update gpus set healthy = false where index = 0",
+        "update gpus set present = false where index = 0",
+        "update hosts set cpu_milli = 3999",
+        "update hosts set memory_bytes = 1024",
+    ],
+)
+def test_what_changed_since_the_snapshot_is_seen_at_admission(fleet: Fleet, change: str) -> None:
+    host = fleet.host()
+    fleet.price()
+    allocation = fleet.submit(fleet.customer())
+    fleet.database.transact(lambda session: session.execute(text(change)))
+    answer = fleet.lead().admit(fleet.placement(allocation, host, 0))
+    assert isinstance(answer, WaitReason) and answer.code == "no_capacity"
+    assert fleet.open_device_rows() == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "code"),
+    [
+        ({"gpu_model": "B200"}, "no_such_model"),
+        ({"gpus": 5}, "too_many_gpus"),
+        ({"memory_bytes": 257 * GIB}, "too_much_memory"),
+        ({"cpu_milli": 33_000}, "too_many_cpus"),
+        ({"gpu_model": "H100"}, "no_price"),
+        ({"bound_host_id": 999}, "host_not_available"),
+        ({"disconnect_s": 0}, "bad_request"),
+    ],
+)
+def test_what_could_never_run_is_refused(fleet: Fleet, asked: dict[str, object], code: str) -> None:
+    fleet.host()
+    fleet.host("h2", model=H100)
+    fleet.price()
+    with pytest.raises(Unprocessable) as caught:
+        fleet.submit(fleet.customer(), **asked)
+    assert caught.value.code == code
+
+
+def test_more_than_the_quota_allows_at_all_is_refused(fleet: Fleet) -> None:
+    fleet.host(gpus=32)
+    fleet.price()
+    with pytest.raises(ApiError) as caught:
+        fleet.submit(fleet.customer(), gpus=17)
+    assert caught.value.code == "quota_exceeded"
+
+
+def test_the_snapshot_offers_only_what_can_be_rented(fleet: Fleet) -> None:
+    fleet.host("h1")
+    fleet.host("h2", model=H100)
+    fleet.price()
+    fleet.database.transact(lambda session: session.execute(text("update gpus set healthy = false where index = 3")))
+    fleet.database.transact(
+        lambda session: session.execute(text("update hosts set admin_state = 'maintenance' where name = 'h2'"))
+    )
+    first, second = fleet.lead().snapshot().hosts
+    assert [(device.uuid, device.model) for device in first.devices] == [(f"GPU-h1-{i}", A100) for i in range(3)]
+    assert not second.schedulable and second.devices == ()
+
+
+def test_reasons_are_written_once_and_only_to_what_waits(fleet: Fleet) -> None:
+    host = fleet.host(gpus=1)
+    fleet.price()
+    acme = fleet.customer()
+    placed, waiting = fleet.submit(acme), fleet.submit(acme)
+    store = fleet.lead()
+    admit(store, fleet, placed, host, 0)
+    reason = WaitReason("no_capacity", "0 of 1 free", 1, {"free": 0})
+    store.record_waits({placed.id: reason, waiting.id: reason})
+    assert fleet.allocation(placed.id).wait_reason is None
+    written = fleet.allocation(waiting.id).wait_reason
+    assert written == {"code": "no_capacity", "detail": "0 of 1 free", "position": 1, "figures": {"free": 0}}
+    with fleet.database.engine.connect() as connection:
+        before = connection.execute(
+            text("select xmin from allocations where id = :id"), {"id": waiting.id}
+        ).scalar_one()
+    store.record_waits({waiting.id: reason})
+    with fleet.database.engine.connect() as connection:
+        after = connection.execute(text("select xmin from allocations where id = :id"), {"id": waiting.id}).scalar_one()
+    assert before == after
+
+
+def test_a_queued_request_is_cancelled_at_once(fleet: Fleet) -> None:
+    host = fleet.host()
+    fleet.price()
+    allocation = fleet.submit(fleet.customer())
+    fleet.end(allocation, EndReason.CANCELLED)
+    fleet.end(allocation, EndReason.FAILED)
+    row = fleet.allocation(allocation.id)
+    assert (row.state, row.end_reason) == ("released", "cancelled")
+    assert row.released_at is not None
+    answer = fleet.lead().admit(fleet.placement(allocation, host, 0))
+    assert isinstance(answer, WaitReason)
