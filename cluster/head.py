@@ -53,7 +53,7 @@ class RayHead:
             "--dashboard-agent-grpc-port": self.base_port + 3,
             "--runtime-env-agent-port": self.base_port + 4,
             "--metrics-export-port": self.base_port + 5,
-            "--ray-client-server-port": 0,  # nobody uses Ray Client here: not started
+            "--ray-client-server-port": self.base_port + 8,  # nobody uses Ray Client, but Ray 2.60 refuses 0
             "--min-worker-port": self.base_port + 20,
             "--max-worker-port": self.base_port + 20 + _WORKER_PORTS - 1,
         }

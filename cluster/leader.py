@@ -1,0 +1,175 @@
+"""What the leading controller does: the scheduling loop, and the sweeps beside it."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+
+from sqlalchemy import func, select
+
+from api.allocations.leadership import Leadership
+from api.allocations.store import PostgresStore
+from api.allocations.tables import Allocation, PlacementGroup
+from api.billing.holds import sweep_holds
+from api.clock import utc_now
+from api.db import Database
+from api.environments.hub_client import Hub
+from api.environments.reconciler import EnvironmentReconciler
+from api.machines.liveness import sweep
+from api.settings import Settings
+from cluster import metrics
+from cluster.agents import Agents
+from cluster.fabric import RayFabric, remove_orphans
+from cluster.hosts import AgentHosts
+from cluster.membership import Membership
+from cluster.wakeup import Wakeup
+from scheduler.loop import Scheduler
+from scheduler.policy import FirstComeFirstServed
+from scheduler.ports import LostLeadershipError
+from scheduler.states import AllocationState
+
+log = logging.getLogger(__name__)
+
+GROUP_PREFIX = "rg-"  # as api.allocations.groups names them
+
+_TICK_S = 1.0
+_PAUSE_S = 0.02  # a burst of changes makes one cycle, not one each
+_EFFECT_THREADS = 16
+_END_S = 8.0
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the leader works with."""
+
+    database: Database
+    settings: Settings
+    membership: Membership
+    agents: Agents
+    hub: Hub
+
+
+@dataclass(slots=True)
+class _Duty:
+    name: str
+    every_s: float
+    act: Callable[[], object]
+    due_at: float = 0.0
+
+
+class EffectPool:
+    """A bounded pool for effects; what has not begun at the end is found again by the next leader."""
+
+    def __init__(self, threads: int) -> None:
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="effect")
+        self._futures: set[Future[None]] = set()
+        self._lock = threading.Lock()
+
+    def spawn(self, effect: Callable[[], None]) -> None:
+        future = self._pool.submit(effect)
+        with self._lock:
+            self._futures.add(future)
+        future.add_done_callback(self._done)
+
+    def close(self, *, timeout_s: float) -> None:
+        """Start nothing more, and wait a bounded time for what runs."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        with self._lock:
+            running = list(self._futures)
+        wait(running, timeout=timeout_s)
+
+    def _done(self, future: Future[None]) -> None:
+        with self._lock:
+            self._futures.discard(future)
+
+
+@dataclass(slots=True)
+class Leader:
+    """One term of leadership. `run` returns when told to stop, and raises when the leadership is lost."""
+
+    parts: Parts
+    leadership: Leadership
+    wakeup: Wakeup
+    stopped: threading.Event
+    _pool: EffectPool = field(default_factory=lambda: EffectPool(_EFFECT_THREADS))
+
+    def run(self) -> None:
+        """Act until stopped.
+
+        Raises:
+            LostLeadershipError: another one leads, or the connection that held the lock is gone.
+        """
+        parts = self.parts
+        self._take_over()
+        reconciler = EnvironmentReconciler(parts.database, parts.settings, parts.hub, AgentHosts(parts.agents))
+        duties = self._duties(self._scheduler(), reconciler)
+        metrics.LEADER.set(1)
+        try:
+            while not self.stopped.is_set():
+                if not self.leadership.alive():
+                    raise LostLeadershipError("the connection that held the leader's lock is gone")
+                self._run_due(duties)
+                self.stopped.wait(_PAUSE_S)
+                self.wakeup.wait(_TICK_S)
+        finally:
+            metrics.LEADER.set(0)
+            self._pool.close(timeout_s=_END_S if self.stopped.is_set() else 0.0)
+
+    def _take_over(self) -> None:
+        """Groups of ours that no row names are left from a database that was put back: they hold devices for nobody."""
+        query = select(PlacementGroup.name).where(PlacementGroup.state != "removed")
+        with self.parts.database.session() as session:
+            known = frozenset(session.scalars(query))
+        removed = remove_orphans(known, prefix=GROUP_PREFIX)
+        if removed:
+            log.warning("removed %d placement groups that no row names", len(removed))
+
+    def _scheduler(self) -> Scheduler:
+        parts = self.parts
+        return Scheduler(
+            store=PostgresStore(parts.database, parts.settings, epoch=self.leadership.epoch),
+            fabric=RayFabric(parts.agents, namespace=parts.settings.ray_namespace),
+            policy=FirstComeFirstServed(),
+            clock=utc_now,
+            spawn=self._pool.spawn,
+        )
+
+    def _duties(self, scheduler: Scheduler, reconciler: EnvironmentReconciler) -> list[_Duty]:
+        return [
+            _Duty("cycle", 0.0, lambda: self._cycle(scheduler)),
+            _Duty("environments", 0.0, reconciler.run_once),
+            _Duty("agents", 1.0, self.parts.agents.ensure),
+            _Duty("liveness", 1.0, self._sweep_hosts),
+            _Duty("holds", 60.0, lambda: self.parts.database.transact(lambda s: sweep_holds(s, utc_now()))),
+            _Duty("queue depth", 5.0, self._measure_queue),
+        ]
+
+    def _run_due(self, duties: list[_Duty]) -> None:
+        for duty in duties:
+            if duty.due_at > time.monotonic() or self.stopped.is_set():
+                continue
+            duty.due_at = time.monotonic() + duty.every_s
+            try:
+                duty.act()
+            except LostLeadershipError:
+                raise
+            except Exception:  # one duty must not stop the others; each is tried again
+                metrics.DUTY_FAILURES.labels(duty=duty.name).inc()
+                log.exception("%s failed; tried again", duty.name)
+
+    def _cycle(self, scheduler: Scheduler) -> None:
+        with metrics.CYCLE.time():
+            admitted = scheduler.cycle()
+        metrics.ADMISSIONS.inc(admitted)
+
+    def _sweep_hosts(self) -> None:
+        alive = self.parts.membership.hosts
+        metrics.HOSTS.set(len(alive))
+        sweep(self.parts.database, self.parts.settings, ray_alive=alive, now=utc_now())
+
+    def _measure_queue(self) -> None:
+        query = select(func.count()).where(Allocation.state == AllocationState.QUEUED)
+        with self.parts.database.session() as session:
+            metrics.QUEUE.set(session.execute(query).scalar_one())

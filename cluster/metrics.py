@@ -1,0 +1,26 @@
+"""What the controller tells Prometheus; served at `/metrics` of the host link."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+REGISTRY = CollectorRegistry()
+
+LEADER = Gauge("remotegpu_controller_leader", "1 while this controller leads", registry=REGISTRY)
+HOSTS = Gauge("remotegpu_ray_hosts", "Hosts alive in Ray", registry=REGISTRY)
+CYCLE = Histogram(
+    "remotegpu_scheduler_cycle_seconds",
+    "One cycle of the scheduling loop",
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+    registry=REGISTRY,
+)
+QUEUE = Gauge("remotegpu_scheduler_queue_depth", "Requests waiting after the last cycle", registry=REGISTRY)
+ADMISSIONS = Counter("remotegpu_scheduler_admissions", "Allocations admitted", registry=REGISTRY)
+DUTY_FAILURES = Counter(
+    "remotegpu_controller_duty_failures", "Duties that failed and are tried again", ["duty"], registry=REGISTRY
+)
+HOST_CALLS = Histogram(
+    "remotegpu_host_call_seconds",
+    "Operations carried to hosts",
+    ["outcome"],
+    buckets=(0.005, 0.025, 0.1, 0.5, 1, 5, 15, 60),
+    registry=REGISTRY,
+)
