@@ -7,13 +7,18 @@ from fastapi.middleware.cors import CORSMiddleware
 from pydantic import BaseModel
 
 from api import openapi, problems
+from api.audit import endpoints as audit
 from api.db import Database
+from api.identity import admin_users, api_keys
+from api.identity import endpoints as identity
 from api.identity.authentication import Authenticator
 from api.identity.authorisation import authorise, endpoint_templates
 from api.identity.signing_keys import KeyRing
 from api.rate_limit import RateLimits
 from api.security_headers import SecurityHeaders
 from api.settings import Settings
+from api.tenants import admin_endpoints as admin_tenants
+from api.tenants import endpoints as tenants
 
 API = "/api/v1"
 VERSION = "0.1.0"
@@ -59,7 +64,14 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
 
 def _api_routers() -> Sequence[APIRouter]:
     """The routers below `/api/v1`. A domain's router has its own paths, such as `/customer/environments`."""
-    return []
+    return [
+        identity.router,
+        api_keys.router,
+        admin_users.router,
+        tenants.router,
+        admin_tenants.router,
+        audit.router,
+    ]
 
 
 def install_shared(app: FastAPI, settings: Settings, database: Database) -> None:

@@ -5,7 +5,9 @@ from typing import Annotated, cast
 from fastapi import Depends, Request
 
 from api.db import Database
+from api.identity.signing_keys import KeyRing
 from api.principal import Principal
+from api.rate_limit import RateLimits
 from api.settings import Settings
 
 
@@ -22,6 +24,23 @@ def _principal(request: Request) -> Principal:
     return cast(Principal, request.state.principal)
 
 
+def _keys(request: Request) -> KeyRing:
+    return cast(KeyRing, request.app.state.keys)
+
+
+def _address(request: Request) -> str:
+    """The address that the connection came from."""
+    return request.client.host if request.client is not None else "unknown"
+
+
+def _sign_in_limit(request: Request) -> None:
+    """Counts an attempt to prove a secret: for endpoints that take one from anybody."""
+    cast(RateLimits, request.app.state.rate_limits).hit_sign_in(_address(request))
+
+
 DatabaseDep = Annotated[Database, Depends(_database)]
 SettingsDep = Annotated[Settings, Depends(_settings)]
 PrincipalDep = Annotated[Principal, Depends(_principal)]
+KeysDep = Annotated[KeyRing, Depends(_keys)]
+AddressDep = Annotated[str, Depends(_address)]
+SignInLimit = Depends(_sign_in_limit)

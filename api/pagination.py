@@ -7,7 +7,7 @@ from typing import Annotated, Any, Generic, TypeVar
 from fastapi import Query
 from pydantic import BaseModel
 from sqlalchemy import ColumnElement, Select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from api.errors import BadRequest
 
@@ -37,7 +37,12 @@ def decode_cursor(cursor: str) -> int:
 
 
 def page_rows(
-    session: Session, query: Select[Any], *, key: ColumnElement[int], cursor: str | None, limit: int
+    session: Session,
+    query: Select[*tuple[Any, ...]],
+    *,
+    key: InstrumentedAttribute[int] | ColumnElement[int],
+    cursor: str | None,
+    limit: int,
 ) -> tuple[list[Any], str | None]:
     """Rows of `query`, newest first by the unique integer `key`, and the cursor of the next page."""
     if cursor is not None:

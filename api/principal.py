@@ -13,7 +13,10 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """`customer_id` is None exactly for administrators. `scopes` is None for a person, who has all of the role's."""
+    """`customer_id` is None exactly for administrators. `scopes` is None for a person, who has all of the role's.
+
+    `key_uid` names the API key, `session_uid` the login session that made the request.
+    """
 
     user_id: int
     user_uid: UUID
@@ -22,6 +25,7 @@ class Principal:
     customer_id: int | None
     scopes: frozenset[str] | None = None
     key_uid: UUID | None = None
+    session_uid: UUID | None = None
     address: str | None = None
 
     @property

@@ -73,7 +73,8 @@ class Authenticator:
             ).one_or_none()
         if row is None:
             raise Unauthenticated("The session has ended, or the account is disabled; sign in again.")
-        return Authenticated(_principal(row, address=address), row.must_change_password)
+        principal = _principal(row, address=address, session_uid=session_uid)
+        return Authenticated(principal, row.must_change_password)
 
     def _by_key(self, key: str, address: str | None) -> Authenticated:
         with self.database.session() as session:
@@ -109,6 +110,7 @@ def _principal(
     address: str | None,
     scopes: frozenset[str] | None = None,
     key_uid: UUID | None = None,
+    session_uid: UUID | None = None,
 ) -> Principal:
     return Principal(
         user_id=row.id,
@@ -118,5 +120,6 @@ def _principal(
         customer_id=row.customer_id,
         scopes=scopes,
         key_uid=key_uid,
+        session_uid=session_uid,
         address=address,
     )

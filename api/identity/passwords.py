@@ -1,6 +1,7 @@
 """Passwords: argon2id hashes, the rules for new ones, and generated first ones."""
 
 import secrets
+import threading
 from typing import Annotated
 
 from argon2 import PasswordHasher
@@ -9,12 +10,14 @@ from pydantic import AfterValidator, Field
 
 _hasher = PasswordHasher()  # argon2id with the library's RFC 9106 low-memory profile
 _ALPHABET = "abcdefghijkmnpqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ23456789"  # no look-alikes
+_at_once = threading.BoundedSemaphore(4)  # a hash takes 64 MiB: a flood of sign-ins must not take them all
 MIN_CHARS = 10
 MAX_CHARS = 200
 
 
 def hash_password(password: str) -> str:
-    return _hasher.hash(password)
+    with _at_once:
+        return _hasher.hash(password)
 
 
 _DECOY = hash_password(secrets.token_urlsafe(16))
@@ -23,7 +26,8 @@ _DECOY = hash_password(secrets.token_urlsafe(16))
 def verify_password(password: str, password_hash: str | None) -> bool:
     """Whether it is the password. With None (no such user) the same time is spent, and it is not."""
     try:
-        return _hasher.verify(password_hash or _DECOY, password) and password_hash is not None
+        with _at_once:
+            return _hasher.verify(password_hash or _DECOY, password) and password_hash is not None
     except (VerificationError, InvalidHashError):
         return False
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from uuid import UUID
 
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
@@ -35,6 +36,10 @@ def open_session(
         login = LoginSession(user_id=user_id, address=address, expires_at=_expiry(settings))
         session.add(login)
         session.flush()
+        record(
+            session, actor=f"user:{user.uid}", action="session.open", target=f"session:{login.uid}",
+            customer_id=user.customer_id, address=address,
+        )  # fmt: skip
         return user, login, _add_refresh_token(session, login)
 
     user, login, refresh_token = database.transact(work)
@@ -99,13 +104,12 @@ def end_session(database: Database, *, refresh_token: str, address: str | None) 
     database.transact(work)
 
 
-def revoke_login_sessions(session: Session, user_id: int) -> None:
-    """End every API session of a user, in the caller's transaction."""
-    session.execute(
-        update(LoginSession)
-        .where(LoginSession.user_id == user_id, LoginSession.revoked_at.is_(None))
-        .values(revoked_at=utc_now())
-    )
+def revoke_login_sessions(session: Session, user_id: int, *, keep: UUID | None = None) -> None:
+    """End every API session of a user but `keep`, in the caller's transaction."""
+    query = update(LoginSession).where(LoginSession.user_id == user_id, LoginSession.revoked_at.is_(None))
+    if keep is not None:
+        query = query.where(LoginSession.uid != keep)
+    session.execute(query.values(revoked_at=utc_now()))
 
 
 def _revoke_for_reuse(session: Session, login: LoginSession) -> None:

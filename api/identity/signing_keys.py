@@ -1,7 +1,5 @@
 """The keys that sign access tokens and id tokens: kept in the database, sealed, rotated by age."""
 
-import base64
-import hashlib
 import threading
 import time
 from collections.abc import Sequence
@@ -9,7 +7,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from cryptography.fernet import Fernet
 from joserfc.jwk import ECKey
 from sqlalchemy import or_, select, text
 from sqlalchemy.orm import Session
@@ -17,10 +14,12 @@ from sqlalchemy.orm import Session
 from api.clock import utc_now
 from api.db import Database
 from api.identity.tables import SigningKey
+from api.seal import sealer
 from api.settings import Settings
 
 ALGORITHM = "ES256"
 _ROTATION_LOCK = 7_301_010  # one rotation at a time, whichever replica notices first
+_PURPOSE = "signing-key"
 _RELOAD_S = 60.0
 _MISS_RELOAD_S = 2.0  # an unknown key id causes at most one look into the database in this time
 
@@ -70,8 +69,8 @@ class KeyRing:
             rotate(session, self._settings, unless_younger_than=due)
             rows = _verifying_rows(session)
             signing = next(row for row in rows if row.verifies_until is None)
-        sealer = _sealer(self._settings)
-        keys = {row.kid: ECKey.import_key(sealer.decrypt(row.private_sealed)) for row in rows}
+        box = sealer(self._settings, purpose=_PURPOSE)
+        keys = {row.kid: ECKey.import_key(box.decrypt(row.private_sealed)) for row in rows}
         return LoadedKeys(
             signing=keys[signing.kid],
             signing_kid=signing.kid,
@@ -95,7 +94,7 @@ def rotate(session: Session, settings: Settings, *, unless_younger_than: timedel
     key = ECKey.generate_key("P-256", private=True)
     kid = key.thumbprint()
     public = {**key.as_dict(private=False), "kid": kid, "use": "sig", "alg": ALGORITHM}
-    sealed = _sealer(settings).encrypt(key.as_pem(private=True))
+    sealed = sealer(settings, purpose=_PURPOSE).encrypt(key.as_pem(private=True))
     session.add(SigningKey(kid=kid, private_sealed=sealed, public_jwk=public))
     session.flush()
 
@@ -103,8 +102,3 @@ def rotate(session: Session, settings: Settings, *, unless_younger_than: timedel
 def _verifying_rows(session: Session) -> list[SigningKey]:
     query = select(SigningKey).where(or_(SigningKey.verifies_until.is_(None), SigningKey.verifies_until > utc_now()))
     return list(session.scalars(query.order_by(SigningKey.id.desc())))
-
-
-def _sealer(settings: Settings) -> Fernet:
-    digest = hashlib.sha256(settings.secret("signing_key_secret").encode()).digest()
-    return Fernet(base64.urlsafe_b64encode(digest))

@@ -1,0 +1,106 @@
+"""`/admin/users`: everybody, and resetting, disabling, enabling; and further administrators."""
+
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Query
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from api.deps import DatabaseDep, PrincipalDep
+from api.idempotency.once import OnceDep
+from api.identity import users
+from api.identity.schemas import AdminCreate, UserView, UserWithPassword
+from api.identity.tables import User
+from api.identity.users import FirstPassword
+from api.pagination import CursorQuery, LimitQuery, Page, page_rows
+from api.principal import Role
+from api.problems import problems
+from api.tenants.tables import Customer
+from api.text import ShortText
+
+router = APIRouter(prefix="/admin/users", tags=["admin"])
+
+
+@router.get("", responses=problems(400))
+def list_users(
+    database: DatabaseDep,
+    limit: LimitQuery = 50,
+    cursor: CursorQuery = None,
+    role: Role | None = None,
+    customer_id: UUID | None = None,
+    username: Annotated[ShortText | None, Query(description="Exactly this one")] = None,
+) -> Page[UserView]:
+    """All users, newest first."""
+    query = select(User, Customer).outerjoin(Customer, Customer.id == User.customer_id)
+    if role is not None:
+        query = query.where(User.role == role)
+    if customer_id is not None:
+        query = query.where(Customer.uid == customer_id)
+    if username is not None:
+        query = query.where(User.username == username)
+
+    def work(session: Session) -> Page[UserView]:
+        rows, following = page_rows(session, query, key=User.id, cursor=cursor, limit=limit)
+        return Page(items=[users.joined_view(row.User, row.Customer) for row in rows], next_cursor=following)
+
+    return database.transact(work)
+
+
+@router.post("", status_code=201, responses=problems(409))
+def create_admin(body: AdminCreate, database: DatabaseDep, principal: PrincipalDep, once: OnceDep) -> UserWithPassword:
+    """A further administrator. Without a password one is generated, and is in this reply only."""
+    password = FirstPassword.of(body.password)
+
+    def create(session: Session) -> UserWithPassword:
+        user = users.create_user(
+            session, username=body.username, email=body.email, role=Role.ADMIN, customer_id=None, password=password
+        )
+        users.audit(session, principal, user, "user.create", details={"role": Role.ADMIN})
+        return _with_password(session, user, password)
+
+    return database.transact(lambda session: once.run(session, UserWithPassword, lambda: create(session)))
+
+
+@router.post("/{user_id}/reset-password", responses=problems(404))
+def reset_password(user_id: UUID, database: DatabaseDep, principal: PrincipalDep) -> UserWithPassword:
+    """A generated password, to be changed at the next sign-in; every session of the user ends."""
+    password = FirstPassword.of(None)
+
+    def work(session: Session) -> UserWithPassword:
+        user = users.find(session, user_id, scope=select(User))
+        users.set_password(session, user, password)
+        users.audit(session, principal, user, "user.reset_password")
+        return _with_password(session, user, password)
+
+    return database.transact(work)
+
+
+@router.post("/{user_id}/disable", responses=problems(404, 409))
+def disable_user(user_id: UUID, database: DatabaseDep, principal: PrincipalDep) -> UserView:
+    """Refuse a user from now on: sessions end, keys are refused."""
+
+    def work(session: Session) -> UserView:
+        user = users.find(session, user_id, scope=select(User))
+        users.disable(session, principal, user)
+        return users.user_view(session, user)
+
+    return database.transact(work)
+
+
+@router.post("/{user_id}/enable", responses=problems(404))
+def enable_user(user_id: UUID, database: DatabaseDep, principal: PrincipalDep) -> UserView:
+    """Let a user in again."""
+
+    def work(session: Session) -> UserView:
+        user = users.find(session, user_id, scope=select(User))
+        users.enable(session, principal, user)
+        return users.user_view(session, user)
+
+    return database.transact(work)
+
+
+def _with_password(session: Session, user: User, password: FirstPassword) -> UserWithPassword:
+    session.flush()
+    session.refresh(user)
+    return UserWithPassword(user=users.user_view(session, user), password=password.generated)

@@ -1,0 +1,173 @@
+"""Customers: creating one with its owner and default workspace, renaming, disabling in order, enabling."""
+
+from uuid import UUID
+
+from sqlalchemy import select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from api.allocations.service import request_end
+from api.allocations.tables import Allocation
+from api.audit.service import record
+from api.clock import utc_now
+from api.environments import service as environments
+from api.environments.tables import Environment, EnvironmentEvent
+from api.errors import Conflict, NotFound
+from api.identity.tables import LoginSession, User, WebSession
+from api.identity.users import FirstPassword, create_user
+from api.principal import Principal, Role
+from api.tenants.schemas import CustomerCreate, CustomerCreated, CustomerView, OwnerCreated, Registration
+from api.tenants.tables import Customer, Workspace
+from scheduler.states import AllocationState, EndReason, EnvironmentDesired, EnvironmentState
+
+DEFAULT_WORKSPACE = "default"
+_REASON = "the customer was disabled"
+
+
+def create(session: Session, principal: Principal, wanted: CustomerCreate, password: FirstPassword) -> CustomerCreated:
+    """Add a customer with its owner.
+
+    Raises:
+        Conflict: `customer_exists`, `username_taken` or `email_taken`.
+    """
+    customer = _add(session, wanted.name, currency=wanted.currency)
+    owner = create_user(
+        session, username=wanted.owner.username, email=wanted.owner.email, role=Role.OWNER, customer_id=customer.id,
+        password=password,
+    )  # fmt: skip
+    _audit(session, customer, actor=principal.actor, address=principal.address, action="customer.create")
+    return _created(customer, owner, password)
+
+
+def register(session: Session, wanted: Registration, password: FirstPassword, *, address: str) -> CustomerCreated:
+    """Add a customer for somebody who registers in person.
+
+    Raises:
+        Conflict: as `create`.
+    """
+    customer = _add(session, wanted.customer_name)
+    owner = create_user(
+        session, username=wanted.username, email=wanted.email, role=Role.OWNER, customer_id=customer.id,
+        password=password,
+    )  # fmt: skip
+    _audit(session, customer, actor=f"user:{owner.uid}", address=address, action="customer.register")
+    return _created(customer, owner, password)
+
+
+def find(session: Session, uid: UUID, *, lock: bool = False) -> Customer:
+    """The customer with this id. Raises NotFound."""
+    query = select(Customer).where(Customer.uid == uid)
+    customer = session.scalar(query.with_for_update() if lock else query)
+    if customer is None:
+        raise NotFound("There is no such customer.")
+    return customer
+
+
+def rename(session: Session, principal: Principal, uid: UUID, name: str) -> CustomerView:
+    """Give a customer another name. Raises NotFound, or Conflict `customer_exists`."""
+    customer = find(session, uid, lock=True)
+    try:
+        with session.begin_nested():
+            customer.name = name
+            session.flush()
+    except IntegrityError as error:
+        raise _exists(name) from error
+    _audit(session, customer, actor=principal.actor, address=principal.address, action="customer.rename")
+    return view(customer)
+
+
+def disable(session: Session, principal: Principal, uid: UUID) -> CustomerView:
+    """Refuse the customer's people and keys from now on, and ask for the end of all that runs. Repeatable."""
+    customer = find(session, uid, lock=True)
+    if customer.disabled_at is None:
+        customer.disabled_at = utc_now()
+        _audit(session, customer, actor=principal.actor, address=principal.address, action="customer.disable")
+    _end_sessions(session, customer.id)
+    _stop_environments(session, customer.id, actor=principal.actor)
+    _end_allocations(session, customer.id, actor=principal.actor)
+    return view(customer)
+
+
+def enable(session: Session, principal: Principal, uid: UUID) -> CustomerView:
+    """Let the customer's people in again. Nothing starts by itself."""
+    customer = find(session, uid, lock=True)
+    if customer.disabled_at is not None:
+        customer.disabled_at = None
+        _audit(session, customer, actor=principal.actor, address=principal.address, action="customer.enable")
+    return view(customer)
+
+
+def view(customer: Customer) -> CustomerView:
+    return CustomerView(
+        id=customer.uid, name=customer.name, currency=customer.currency, disabled_at=customer.disabled_at,
+        created_at=customer.created_at,
+    )  # fmt: skip
+
+
+def _add(session: Session, name: str, *, currency: str = "USD") -> Customer:
+    customer = Customer(name=name, currency=currency)
+    try:
+        with session.begin_nested():
+            session.add(customer)
+            session.flush()
+    except IntegrityError as error:
+        raise _exists(name) from error
+    session.add(Workspace(customer_id=customer.id, name=DEFAULT_WORKSPACE, is_default=True))
+    session.refresh(customer)
+    return customer
+
+
+def _created(customer: Customer, owner: User, password: FirstPassword) -> CustomerCreated:
+    return CustomerCreated(
+        **view(customer).model_dump(),
+        owner=OwnerCreated(id=owner.uid, username=owner.username, email=owner.email, password=password.generated),
+    )
+
+
+def _end_sessions(session: Session, customer_id: int) -> None:
+    people = select(User.id).where(User.customer_id == customer_id)
+    for table in (LoginSession, WebSession):
+        session.execute(
+            update(table)
+            .where(table.user_id.in_(people), table.revoked_at.is_(None))
+            .values(revoked_at=utc_now())
+            .execution_options(synchronize_session=False)
+        )
+
+
+def _stop_environments(session: Session, customer_id: int, *, actor: str) -> None:
+    uids = session.scalars(
+        select(Environment.uid)
+        .where(Environment.customer_id == customer_id, Environment.observed != EnvironmentState.DELETED)
+        .order_by(Environment.id)
+    ).all()
+    for uid in uids:
+        environment = environments.lock(session, uid)
+        if environment.desired in (EnvironmentDesired.RUNNING, EnvironmentDesired.PAUSED):
+            environment.desired = EnvironmentDesired.STOPPED
+            session.add(
+                EnvironmentEvent(
+                    environment_id=environment.id, actor=actor, from_state=environment.observed,
+                    to_state=environment.observed, reason=_REASON,
+                )
+            )  # fmt: skip
+            environments.wind_down(session, environment, actor=actor, reason=_REASON)
+
+
+def _end_allocations(session: Session, customer_id: int, *, actor: str) -> None:
+    """Whatever else holds or waits for devices. Those of the environments are ending already."""
+    ending = (AllocationState.RELEASING, AllocationState.RELEASED)
+    query = select(Allocation).where(Allocation.customer_id == customer_id, Allocation.state.not_in(ending))
+    for allocation in session.scalars(query.order_by(Allocation.id)).all():
+        request_end(session, allocation, end_reason=EndReason.CANCELLED, actor=actor, reason=_REASON)
+
+
+def _exists(name: str) -> Conflict:
+    return Conflict(f"There is a customer named {name!r} already.", code="customer_exists")
+
+
+def _audit(session: Session, customer: Customer, *, actor: str, address: str | None, action: str) -> None:
+    record(
+        session, actor=actor, action=action, target=f"customer:{customer.uid}", customer_id=customer.id,
+        address=address, details={"name": customer.name},
+    )  # fmt: skip
