@@ -87,9 +87,13 @@ class EmbeddedPostgres:
         self.initialise()
         if self.answers():
             return
+        self.prepare()
+        self._run("pg_ctl", "start", "-w", "-t", str(_TIMEOUT_S), "-D", str(self.data), "-l", str(self.log))
+
+    def prepare(self) -> None:
+        """What must be done right before a start: forget a dead postmaster, let the server write its log."""
         self._forget_dead_postmaster()
         self._give(self.root)
-        self._run("pg_ctl", "start", "-w", "-t", str(_TIMEOUT_S), "-D", str(self.data), "-l", str(self.log))
 
     def answers(self) -> bool:
         try:

@@ -1,0 +1,25 @@
+# Everything is done by remotegpud; ARGS are passed on, e.g. `make up ARGS="--simulate 4x8:H100-80GB"`.
+REMOTEGPUD := scripts/remotegpud
+
+.PHONY: up down status doctor test lint lock
+
+up: ## set up what is missing, start everything, print where to go
+	@$(REMOTEGPUD) up $(ARGS)
+
+down: ## stop everything; the data stays
+	@$(REMOTEGPUD) down $(ARGS)
+
+status: ## the health of each part
+	@$(REMOTEGPUD) status $(ARGS)
+
+doctor: ## what is wrong, and what to do
+	@$(REMOTEGPUD) doctor $(ARGS)
+
+test: ## linters, types, import contracts and the whole test suite
+	@$(REMOTEGPUD) check $(ARGS)
+
+lint: ## linters, types and import contracts only
+	@$(REMOTEGPUD) lint
+
+lock: ## write the requirement locks again after a change of pyproject.toml
+	@$(REMOTEGPUD) lint --lock
