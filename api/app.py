@@ -7,13 +7,19 @@ from fastapi.middleware.cors import CORSMiddleware
 from pydantic import BaseModel
 
 from api import openapi, problems
+from api.allocations import endpoints as allocations
 from api.audit import endpoints as audit
+from api.billing import endpoints as billing
 from api.db import Database
+from api.environments import endpoints as environments
 from api.identity import admin_users, api_keys
 from api.identity import endpoints as identity
 from api.identity.authentication import Authenticator
 from api.identity.authorisation import authorise, endpoint_templates
 from api.identity.signing_keys import KeyRing
+from api.images import endpoints as images
+from api.machines import endpoints as machines
+from api.quotas import endpoints as quotas
 from api.rate_limit import RateLimits
 from api.security_headers import SecurityHeaders
 from api.settings import Settings
@@ -71,6 +77,12 @@ def _api_routers() -> Sequence[APIRouter]:
         tenants.router,
         admin_tenants.router,
         audit.router,
+        allocations.router,
+        machines.router,
+        images.router,
+        environments.router,
+        billing.router,
+        quotas.router,
     ]
 
 

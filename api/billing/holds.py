@@ -95,7 +95,9 @@ def extend_hold(
     return from_ms(hold.covers_until_ms)
 
 
-def settle_hold(session: Session, allocation: Allocation, *, ended_at_ms: int | None) -> None:
+def settle_hold(
+    session: Session, allocation: Allocation, *, ended_at_ms: int | None, now: datetime | None = None
+) -> None:
     """Keep only what time before the end may still cost, at release or when a placement is taken back.
 
     The end is `ended_at_ms`, and never after `run_until` or what was paid for. With None, the end was not confirmed:
@@ -111,11 +113,12 @@ def settle_hold(session: Session, allocation: Allocation, *, ended_at_ms: int | 
     if ended_at_ms is not None:
         limits.append(ended_at_ms)
     hold.billable_until_ms = hold.starts_ms if never_ran else max(hold.starts_ms, min(limits))
-    hold.release_at = utc_now() + (SETTLE_UNCONFIRMED if ended_at_ms is None else SETTLE_CONFIRMED)
+    now = now or utc_now()
+    hold.release_at = now + (SETTLE_UNCONFIRMED if ended_at_ms is None else SETTLE_CONFIRMED)
     kept = unproven_micro(session, hold)
     _give_back(session, hold, max(0, hold.amount_micro - kept))
     if kept == 0:
-        hold.closed_at = utc_now()
+        hold.closed_at = now
     session.flush()
 
 

@@ -25,7 +25,8 @@ class LockedGrant:
 def lock_grants(session: Session, allocation_uids: Iterable[str]) -> dict[str, LockedGrant]:
     """By allocation uid as hosts write it. Locks hold rows only, in the order of their allocations' ids."""
     wanted = {parsed: uid for uid in allocation_uids if (parsed := _uuid(uid)) is not None}
-    ids = dict(session.execute(select(Allocation.id, Allocation.uid).where(Allocation.uid.in_(wanted))).tuples())
+    known = session.execute(select(Allocation.id, Allocation.uid).where(Allocation.uid.in_(wanted)))
+    ids = {allocation_id: uid for allocation_id, uid in known}
     holds = {(hold.allocation_id, hold.generation): hold for hold in _lock_holds(session, ids)}
     devices = _devices(session, ids)
     # Read after the holds are locked: a settlement that came first is seen, and none comes in between.

@@ -1,0 +1,271 @@
+"""Proof of usage becomes exact charges, whatever happens on its way; what does not count is kept, with a reason."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import select
+
+from api.allocations.tables import Allocation
+from api.allocations.transitions import move
+from api.billing.holds import settle_hold, sweep_holds
+from api.billing.tables import Hold, PriceVersion
+from api.billing.verify import check
+from api.db import Database
+from api.machines.tables import Gpu, Host
+from api.metering.screening import Quarantine
+from api.metering.tables import UsageInterval, UsageMeter, UsageWindow
+from api.tenants.tables import Customer
+from scheduler.states import AllocationState
+from tests.db.ledger_world import MICRO, Lease, World
+
+PRICE = 3_600 * MICRO  # 1 micro-unit a microsecond: a millisecond costs 1000
+
+
+@pytest.fixture
+def world(database: Database) -> Iterator[World]:
+    """Ends with a check of the books."""
+    world = World(database)
+    yield world
+    with database.session() as session:
+        assert check(session) == []
+
+
+@pytest.fixture
+def price(world: World) -> PriceVersion:
+    return world.price(PRICE)
+
+
+@pytest.fixture
+def customer(world: World) -> Customer:
+    return world.customer(balance_micro=1_000_000 * MICRO)
+
+
+@pytest.fixture
+def hardware(world: World) -> tuple[Host, tuple[Gpu, ...]]:
+    return world.host(gpus=2)
+
+
+@pytest.fixture
+def host(hardware: tuple[Host, tuple[Gpu, ...]]) -> Host:
+    return hardware[0]
+
+
+@pytest.fixture
+def lease(world: World, customer: Customer, price: PriceVersion, hardware: tuple[Host, tuple[Gpu, ...]]) -> Lease:
+    """One GPU, granted for 60 s, 40 s of which have passed."""
+    lease = world.start(customer, price, hardware[1][:1])
+    world.pass_time(40_000)
+    return lease
+
+
+def _spent(world: World, customer: Customer) -> int:
+    return 1_000_000 * MICRO - world.balance(customer).balance_micro
+
+
+def _reasons(database: Database) -> list[str | None]:
+    with database.session() as session:
+        return list(session.scalars(select(UsageWindow.quarantine).order_by(UsageWindow.id)))
+
+
+def _spans(database: Database) -> list[tuple[int, int]]:
+    with database.session() as session:
+        query = select(UsageInterval.from_ms, UsageInterval.to_ms).order_by(UsageInterval.from_ms)
+        return [(row[0], row[1]) for row in session.execute(query)]
+
+
+def test_every_proven_millisecond_is_billed(world: World, customer: Customer, host: Host, lease: Lease) -> None:
+    start = lease.starts_ms
+    receipt = world.deliver(
+        host.id, world.window(lease, start + 100, start + 1100), world.window(lease, start + 1100, start + 1234)
+    )
+    assert (receipt.boot_id, receipt.accepted_through) == ("boot", 2)
+    assert _spent(world, customer) == 1134 * 1000
+    assert _spans(world.database) == [(start + 100, start + 1234)]
+
+
+def test_replays_overlaps_and_disorder_change_nothing(
+    world: World, customer: Customer, host: Host, lease: Lease
+) -> None:
+    start = lease.starts_ms
+    first, second = world.window(lease, start, start + 1000), world.window(lease, start + 500, start + 2000)
+    last = world.window(lease, start + 3000, start + 4000)
+    world.deliver(host.id, last, first, first)
+    world.deliver(host.id, first, second, last)
+    world.deliver(host.id, second)
+    assert _spent(world, customer) == 3000 * 1000
+    assert _spans(world.database) == [(start, start + 2000), (start + 3000, start + 4000)]
+    world.deliver(host.id, world.window(lease, start + 1900, start + 3100))
+    assert _spent(world, customer) == 4000 * 1000
+    assert _spans(world.database) == [(start, start + 4000)]
+
+
+def test_filling_a_gap_rounds_once(world: World, hardware: tuple[Host, tuple[Gpu, ...]]) -> None:
+    """At a third of a micro-unit a millisecond, three separate roundings would lose a unit."""
+    host, gpus = hardware
+    customer = world.customer(balance_micro=10 * MICRO)
+    lease = world.start(customer, world.price(1_200_000), gpus[:1])
+    world.pass_time(30_000)
+    spent = []
+    for step in (0, 2, 1):
+        at = lease.starts_ms + step
+        world.deliver(host.id, world.window(lease, at, at + 1))
+        spent.append(10 * MICRO - world.balance(customer).balance_micro)
+    assert spent == [0, 1, 1]
+
+
+def test_what_lies_before_run_until_is_billed_and_the_rest_kept(
+    world: World, customer: Customer, host: Host, lease: Lease, database: Database
+) -> None:
+    world.pass_time(40_000)
+    limit = lease.starts_ms + 60_000
+    world.deliver(host.id, world.window(lease, limit - 500, limit + 500), world.window(lease, limit, limit + 1))
+    assert _spent(world, customer) == 500 * 1000
+    assert _reasons(database) == [Quarantine.AFTER_RUN_UNTIL] * 2
+    with database.session() as session:
+        kept = session.scalars(select(UsageWindow).order_by(UsageWindow.id)).first()
+    assert kept is not None
+    assert (kept.from_ms, kept.to_ms) == (limit - 500, limit + 500)
+    assert (kept.billed_from_ms, kept.billed_to_ms) == (limit - 500, limit)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"allocation_uid": "0192d1b0-0000-7000-8000-000000000000"}, Quarantine.UNKNOWN_ALLOCATION),
+        ({"allocation_uid": "not an id"}, Quarantine.UNKNOWN_ALLOCATION),
+        ({"generation": 0}, Quarantine.STALE_GENERATION),
+        ({"generation": 2}, Quarantine.STALE_GENERATION),
+        ({"device_uuid": "GPU-nowhere"}, Quarantine.WRONG_DEVICE),
+        ({"milli": 500}, Quarantine.WRONG_SHARE),
+        ({"milli": 0}, Quarantine.MALFORMED),
+        ({"milli": 2**70}, Quarantine.MALFORMED),
+        ({"from_ms": -5}, Quarantine.MALFORMED),
+        ({"to_ms": 5}, Quarantine.MALFORMED),
+        ({"to_ms": 2**80}, Quarantine.MALFORMED),
+        ({"container_id": "a\0b"}, Quarantine.MALFORMED),
+        ({"device_uuid": "x" * 5000}, Quarantine.MALFORMED),
+    ],
+)
+def test_quarantine(
+    world: World, customer: Customer, host: Host, lease: Lease, changes: dict[str, object], reason: Quarantine
+) -> None:
+    good = world.window(lease, lease.starts_ms, lease.starts_ms + 1000)
+    bad = replace(world.window(lease, lease.starts_ms + 1000, lease.starts_ms + 2000), **changes)  # type: ignore[arg-type]
+    assert world.deliver(host.id, bad, good).accepted_through == 2
+    assert sorted(_reasons(world.database), key=str) == sorted([reason, None], key=str)
+    assert _spent(world, customer) == 1000 * 1000
+
+
+def test_another_hosts_device(world: World, customer: Customer, host: Host, lease: Lease) -> None:
+    other, _ = world.host(gpus=1)
+    world.deliver(other.id, world.window(lease, lease.starts_ms, lease.starts_ms + 1000))
+    assert _reasons(world.database) == [Quarantine.WRONG_HOST]
+    assert _spent(world, customer) == 0
+
+
+def test_a_sequence_number_used_twice_is_kept_once_more(
+    world: World, customer: Customer, host: Host, lease: Lease
+) -> None:
+    start = lease.starts_ms
+    first = world.window(lease, start, start + 1000, sequence=7)
+    other = world.window(lease, start + 1000, start + 9000, sequence=7)
+    world.deliver(host.id, first, other)
+    world.deliver(host.id, other, first)
+    assert _reasons(world.database) == [None, Quarantine.SEQUENCE_REUSED]
+    assert _spent(world, customer) == 1000 * 1000
+
+
+def test_clocks(world: World, customer: Customer, host: Host, lease: Lease) -> None:
+    """A host whose clock is ahead can't prove the future, nor one behind a time before its lease."""
+    now, start = world.now_ms, lease.starts_ms
+    world.deliver(host.id, world.window(lease, now - 1000, now + 9000), world.window(lease, start - 1000, start + 1000))
+    assert _reasons(world.database) == [Quarantine.IN_THE_FUTURE, Quarantine.BEFORE_PLACEMENT]
+    assert _spent(world, customer) == (1000 + 5000 + 1000) * 1000
+
+
+def test_proof_after_a_confirmed_end(world: World, customer: Customer, host: Host, lease: Lease) -> None:
+    end = world.now_ms
+    world.release(lease, ended_at_ms=end)
+    world.pass_time(60_000)
+    world.deliver(host.id, world.window(lease, end - 1000, end + 1000))
+    assert _reasons(world.database) == [Quarantine.AFTER_END]
+    assert _spent(world, customer) == 1000 * 1000
+
+
+def test_late_proof_of_a_lost_host_is_paid_from_its_hold(
+    world: World, price: PriceVersion, hardware: tuple[Host, tuple[Gpu, ...]]
+) -> None:
+    """The wallet is empty by then: only what was held pays."""
+    host, gpus = hardware
+    customer = world.customer(balance_micro=121 * MICRO)
+    lease = world.start(customer, price, gpus[:1])
+    world.pass_time(6 * 86_400_000)
+    world.release(lease, ended_at_ms=None)
+    held = world.balance(customer)
+    assert held.held_micro == 60 * MICRO + 1
+    second = world.queue(customer, gpus=1)
+    assert world.place(second, world.price(2 * 3_600 * 252_000, gpu_model="H100"), gpus[1:]) is not None
+    world.deliver(host.id, world.window(lease, lease.starts_ms, lease.starts_ms + 60_000))
+    assert held.balance_micro - world.balance(customer).balance_micro == 60 * MICRO
+
+
+def test_proof_after_its_hold_was_given_back(
+    world: World, customer: Customer, host: Host, lease: Lease, database: Database
+) -> None:
+    world.release(lease, ended_at_ms=world.now_ms)
+    world.pass_time(3_600_000)
+    assert database.transact(lambda session: sweep_holds(session, world.now)) == 1
+    assert world.balance(customer).held_micro == 0
+    world.deliver(host.id, world.window(lease, lease.starts_ms, lease.starts_ms + 1000))
+    assert _spent(world, customer) == 1000 * 1000
+    world.pass_time(86_400_000)
+    database.transact(lambda session: sweep_holds(session, world.now + timedelta(days=2)))
+    assert world.balance(customer).held_micro == 0
+
+
+def test_proof_that_nobody_can_pay_any_more(
+    world: World, price: PriceVersion, hardware: tuple[Host, tuple[Gpu, ...]], database: Database
+) -> None:
+    host, gpus = hardware
+    customer = world.customer(balance_micro=121 * MICRO)
+    lease = world.start(customer, price, gpus[:1])
+    world.pass_time(60_000)
+    world.release(lease, ended_at_ms=world.now_ms)
+    world.pass_time(3_600_000)
+    database.transact(lambda session: sweep_holds(session, world.now))
+    assert world.place(world.queue(customer, gpus=1), price, gpus[1:]) is not None
+    world.deliver(host.id, world.window(lease, lease.starts_ms, lease.starts_ms + 1000))
+    assert _reasons(database) == [Quarantine.UNFUNDED]
+    assert world.balance(customer).balance_micro == 121 * MICRO
+
+
+def test_a_placement_taken_back_costs_nothing(
+    world: World, customer: Customer, price: PriceVersion, hardware: tuple[Host, tuple[Gpu, ...]], database: Database
+) -> None:
+    host, gpus = hardware
+    lease = world.place(world.queue(customer, gpus=1), price, gpus[:1], active=False)
+    assert lease is not None
+
+    def unplace() -> None:
+        with database.session() as session, session.begin():
+            allocation = session.get_one(Allocation, lease.allocation_id, with_for_update=True)
+            move(session, allocation, AllocationState.QUEUED, actor="test")
+            settle_hold(session, allocation, ended_at_ms=None)
+
+    unplace()
+    assert world.balance(customer).held_micro == 0
+    world.pass_time(2000)
+    world.deliver(host.id, world.window(lease, lease.starts_ms, lease.starts_ms + 1000))
+    assert _spent(world, customer) == 0
+    assert world.place(lease.allocation_id, price, gpus[1:]) is not None
+    world.deliver(host.id, world.window(lease, lease.starts_ms, lease.starts_ms + 1000))
+    assert _reasons(database) == [Quarantine.AFTER_END, Quarantine.STALE_GENERATION]
+    with database.session() as session:
+        assert len(list(session.scalars(select(Hold)))) == 2
+        assert list(session.scalars(select(UsageMeter))) == []
+
+
+def test_an_empty_batch(world: World, host: Host) -> None:
+    assert world.deliver(host.id).accepted_through == -1
