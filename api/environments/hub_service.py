@@ -1,0 +1,141 @@
+"""Environments as the Hub drives them: by user name and server name, on behalf of the Hub's user."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from api.allocations.tables import Allocation
+from api.billing.accounts import AccountKind
+from api.billing.tables import Account
+from api.environments import observation, service
+from api.environments.repository import find_named
+from api.environments.schemas import MAX_GPUS, EnvironmentCreate
+from api.environments.tables import Environment
+from api.errors import Forbidden, NotFound, Unprocessable
+from api.identity.tables import User
+from api.images.tables import Image
+from api.machines.offers import ModelOffer, model_offers
+from api.quotas.service import effective_limits
+from api.settings import Settings
+from api.tenants.tables import Customer
+from scheduler.states import AllocationState, EnvironmentDesired
+
+ACTOR = "hub"
+
+
+class StartOptions(BaseModel):
+    """The form of the Hub's spawn page; what is wrong in it is refused as at the public API."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    image: str
+    gpus: int = 1
+    gpu_model: str | None = None
+    cpu_milli: int | None = None
+    memory_bytes: int | None = None
+    disk_bytes: int | None = None
+    workspace: str | None = None
+
+
+class ImageOption(BaseModel):
+    name: str
+    description: str
+
+
+class HubOptions(BaseModel):
+    images: list[ImageOption]
+    models: list[ModelOffer]
+    balance_micro: int
+    max_gpus: int
+
+
+def options(session: Session, username: str) -> HubOptions:
+    """What a user may start.
+
+    Raises:
+        NotFound, Forbidden: nobody of that name rents here.
+    """
+    _, customer = _tenant(session, username)
+    images = session.scalars(select(Image).where(Image.enabled).order_by(Image.name))
+    wallet = select(Account.balance_micro).where(
+        Account.customer_id == customer.id, Account.kind == AccountKind.WALLET, Account.currency == customer.currency
+    )
+    limit = effective_limits(session, customer.id).gpus
+    return HubOptions(
+        images=[ImageOption(name=image.name, description=image.description) for image in images],
+        models=model_offers(session, currency=customer.currency),
+        balance_micro=session.scalar(wallet) or 0,
+        max_gpus=MAX_GPUS if limit is None else min(limit, MAX_GPUS),
+    )
+
+
+def start(
+    session: Session, *, settings: Settings, username: str, name: str, wanted: StartOptions | None
+) -> Environment:
+    """Create the environment, or start it again: then with the size it has, whatever `wanted` says.
+
+    Raises:
+        NotFound: it does not exist, and nothing says what it should be (`no_options`).
+        api.errors.ApiError: as `api.environments.service` refuses.
+    """
+    user, customer = _tenant(session, username)
+    caller = service.Caller(user.id, customer.id, ACTOR)
+    environment = find_named(session, username=username, name=name)
+    if environment is not None:
+        return service.start(session, settings, caller, environment.uid)
+    if wanted is None:
+        raise NotFound("There is no such environment; say what it should be.", code="no_options")
+    return service.create(session, settings, caller, _checked(name, wanted))
+
+
+def stop(session: Session, *, username: str, name: str) -> Environment:
+    """Desired: stopped. The Hub also says so of what has stopped long ago."""
+    environment = _find(session, username, name)
+    caller = service.Caller(environment.user_id, environment.customer_id, ACTOR)
+    if environment.desired != EnvironmentDesired.RUNNING:
+        return environment
+    return service.stop(session, caller, environment.uid)
+
+
+def ready(session: Session, *, username: str, name: str) -> Environment:
+    """The server answers. Of one that is not to run it changes nothing."""
+    environment = service.lock(session, _find(session, username, name).uid)
+    allocation = session.get(Allocation, environment.allocation_id)
+    if (
+        allocation is not None
+        and allocation.state == AllocationState.ACTIVE
+        and environment.desired == EnvironmentDesired.RUNNING
+    ):
+        observation.answered(session, environment, allocation, actor=ACTOR)
+    return environment
+
+
+def _find(session: Session, username: str, name: str) -> Environment:
+    environment = find_named(session, username=username, name=name)
+    if environment is None:
+        raise NotFound("There is no such environment.", code="no_such_environment")
+    return environment
+
+
+def _tenant(session: Session, username: str) -> tuple[User, Customer]:
+    user = session.scalar(select(User).where(User.username == username))
+    if user is None:
+        raise NotFound("There is no such user.", code="no_such_user")
+    if user.customer_id is None:
+        raise Forbidden("Administrators rent no GPUs; sign in as a customer's user.", code="no_customer")
+    customer = session.get_one(Customer, user.customer_id)
+    if user.disabled_at is not None or customer.disabled_at is not None:
+        raise Forbidden("The account is disabled.", code="account_disabled")
+    return user, customer
+
+
+def _checked(name: str, wanted: StartOptions) -> EnvironmentCreate:
+    fields: dict[str, Any] = wanted.model_dump(exclude_none=True)  # Any: checked by the model on the next line
+    try:
+        return EnvironmentCreate(name=name, **fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise Unprocessable(f"{where}: {first['msg']}", code="validation") from error

@@ -1,0 +1,46 @@
+"""The internal application: for hosts, the Hub and the monitoring, by certificate."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from api.app import install_shared
+from api.db import Database
+from api.environments.changes import ChangeFeed
+from api.hostlink import Hostlink
+from api.internal import host_endpoints, hub_endpoints, metrics
+from api.internal.peer import PeerRegister
+from api.internal.pki import Authority
+from api.settings import Settings
+
+MAX_BODY_BYTES = 8 * 2**20  # a usage batch or a HostFacts is far below it
+
+
+def create_internal_app(settings: Settings, database: Database) -> FastAPI:
+    """The application of the internal listener. `secrets_dir` holds the CA (`api.internal.pki.ensure_pki`)."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.changes.start()
+        yield
+        await app.state.changes.stop()
+        app.state.hostlink.close()
+
+    app = FastAPI(
+        title="RemoteGPU internal API",
+        lifespan=lifespan,
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        max_body_size=MAX_BODY_BYTES,
+    )
+    install_shared(app, settings, database)
+    app.state.authority = Authority(settings.secrets_dir)
+    app.state.peers = PeerRegister(database)
+    app.state.hostlink = Hostlink(settings.hostlink_socket)
+    app.state.changes = ChangeFeed(database)
+    app.include_router(host_endpoints.router)
+    app.include_router(hub_endpoints.router)
+    app.include_router(metrics.router)
+    return app

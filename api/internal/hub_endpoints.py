@@ -1,0 +1,140 @@
+"""What the Hub calls: options to offer, its named servers as the platform sees them, and their containers."""
+
+import asyncio
+import time
+from functools import partial
+from typing import Annotated, Any, cast
+
+from fastapi import APIRouter, Body, Depends, Path, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict
+
+from api.db import Database
+from api.deps import DatabaseDep, SettingsDep
+from api.environments import hub_service, repository
+from api.environments.changes import ChangeFeed
+from api.environments.containers import Operation, call_container
+from api.environments.hub_service import HubOptions, StartOptions
+from api.environments.views import ServerView, server_view
+from api.errors import NotFound
+from api.hostlink import Hostlink
+from api.internal.peer import HubPeer
+
+router = APIRouter(prefix="/internal/hub", tags=["hub"])
+
+MAX_WAIT_S = 60.0
+LOOK_AGAIN_S = 1.0  # a lost notification costs this much at most
+
+Username = Annotated[str, Path(pattern=r"^[a-z][a-z0-9-]{0,30}[a-z0-9]$")]
+ServerName = Annotated[str, Path(pattern=r"^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$")]
+
+
+class StartIn(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    options: StartOptions | None = None
+
+
+def _changes(request: Request) -> ChangeFeed:
+    return cast(ChangeFeed, request.app.state.changes)
+
+
+def _hostlink(request: Request) -> Hostlink:
+    return cast(Hostlink, request.app.state.hostlink)
+
+
+@router.get("/options")
+def get_options(peer: HubPeer, database: DatabaseDep, username: Annotated[str, Query(max_length=64)]) -> HubOptions:
+    """What a user may start."""
+    with database.session() as session:
+        return hub_service.options(session, username)
+
+
+@router.post("/servers/{username}/{name}/start")
+def start_server(
+    username: Username,
+    name: ServerName,
+    peer: HubPeer,
+    database: DatabaseDep,
+    settings: SettingsDep,
+    body: Annotated[StartIn | None, Body()] = None,
+) -> ServerView:
+    """Create the environment, or start it again, and queue it. Idempotent while it is on its way."""
+    wanted = body.options if body is not None else None
+    database.transact(partial(hub_service.start, settings=settings, username=username, name=name, wanted=wanted))
+    return _view(database, username, name)[1]
+
+
+@router.get("/servers/{username}/{name}")
+async def get_server(
+    username: Username,
+    name: ServerName,
+    peer: HubPeer,
+    database: DatabaseDep,
+    changes: Annotated[ChangeFeed, Depends(_changes)],
+    wait_s: Annotated[float, Query(ge=0, le=MAX_WAIT_S)] = 0.0,
+    seen: Annotated[int | None, Query(ge=0, lt=2**63)] = None,
+) -> ServerView:
+    """The server; with `seen`, waits up to `wait_s` seconds for a version other than that."""
+    environment_id, view = await run_in_threadpool(_view, database, username, name)
+    deadline = time.monotonic() + wait_s
+    while view.version == seen and (left := deadline - time.monotonic()) > 0:
+        event = changes.watch(environment_id)
+        try:
+            # Between the look before and the watch something may have changed: look again first.
+            _, view = await run_in_threadpool(_view, database, username, name)
+            if view.version == seen:
+                await _set_within(event, min(left, LOOK_AGAIN_S))
+                _, view = await run_in_threadpool(_view, database, username, name)
+        finally:
+            changes.unwatch(environment_id, event)
+    return view
+
+
+@router.post("/servers/{username}/{name}/stop")
+def stop_server(username: Username, name: ServerName, peer: HubPeer, database: DatabaseDep) -> ServerView:
+    """Desired: stopped."""
+    database.transact(partial(hub_service.stop, username=username, name=name))
+    return _view(database, username, name)[1]
+
+
+@router.post("/servers/{username}/{name}/ready")
+def server_ready(username: Username, name: ServerName, peer: HubPeer, database: DatabaseDep) -> ServerView:
+    """The single-user server answers: observed = running."""
+    database.transact(partial(hub_service.ready, username=username, name=name))
+    return _view(database, username, name)[1]
+
+
+@router.post("/servers/{username}/{name}/docker/{operation}")
+def docker(
+    username: Username,
+    name: ServerName,
+    operation: Operation,
+    peer: HubPeer,
+    database: DatabaseDep,
+    hostlink: Annotated[Hostlink, Depends(_hostlink)],
+    arguments: Annotated[dict[str, Any] | None, Body()] = None,  # Any: JSON, checked again by the host
+) -> Response:
+    """One operation on the environment's own container, on its host. A Docker error answers 424."""
+    status, answer = call_container(
+        database, hostlink, username=username, name=name, operation=operation, arguments=arguments or {}
+    )
+    media_type = "application/json" if status < 400 else "application/problem+json"
+    return JSONResponse(answer, status_code=status, media_type=media_type)
+
+
+async def _set_within(event: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return
+
+
+def _view(database: Database, username: str, name: str) -> tuple[int, ServerView]:
+    with database.session() as session:
+        environment = repository.find_named(session, username=username, name=name)
+        if environment is None:
+            raise NotFound("There is no such environment.", code="no_such_environment")
+        return environment.id, server_view(repository.load(session, [environment])[0])

@@ -1,0 +1,154 @@
+"""A host's heartbeat: it proves that the host lives, renews its leases, and carries what became of its containers.
+
+Each lease is renewed in a transaction of its own, so that no two rows of a kind are locked at once.
+"""
+
+from dataclasses import asdict
+from datetime import datetime, timedelta
+from functools import partial
+from uuid import UUID
+
+from sqlalchemy import bindparam, select, update
+from sqlalchemy.orm import Session
+
+from api.allocations.service import request_end
+from api.allocations.tables import Allocation
+from api.billing.holds import extend_hold
+from api.clock import to_ms, utc_now
+from api.db import Database
+from api.environments import observation
+from api.errors import Conflict
+from api.machines.status import judge
+from api.machines.tables import Gpu, Host
+from api.machines.transitions import observe
+from api.settings import Settings
+from scheduler.host_protocol import Heartbeat, HeartbeatReply, HeldLease, LeaseVerdict
+from scheduler.states import AllocationState, EndReason
+
+MAX_PROBLEMS = 20
+FORGOTTEN_AFTER = timedelta(seconds=15)  # a grant reaches the daemon long before
+
+
+def receive(
+    database: Database, settings: Settings, *, host_id: int, beat: Heartbeat, now: datetime | None = None
+) -> HeartbeatReply:
+    """Take a heartbeat over and answer for every lease that the host holds.
+
+    Raises:
+        Conflict: `not_registered`, the host has booted since it last registered.
+    """
+    now = now or utc_now()
+    host_uid = database.transact(partial(_hear, settings=settings, host_id=host_id, beat=beat, now=now))
+    actor = f"host:{host_uid}"
+    for report in beat.containers:
+        with database.session() as session:
+            concerns = observation.concerns(session, host_id=host_id, report=report)
+        if concerns:
+            take_over = partial(observation.container_reported, host_id=host_id, report=report, actor=actor)
+            database.transact(take_over)
+    verdicts = tuple(
+        database.transact(partial(_verdict, host_id=host_id, lease=lease, actor=actor, now=now))
+        for lease in beat.leases
+    )
+    _end_forgotten(database, host_id=host_id, beat=beat, actor=actor, now=now)
+    return HeartbeatReply(server_time_ms=to_ms(now), verdicts=verdicts)
+
+
+def _hear(session: Session, *, settings: Settings, host_id: int, beat: Heartbeat, now: datetime) -> UUID:
+    """Before any lease is renewed: a host that is being declared lost must be seen alive first."""
+    host = session.get_one(Host, host_id, with_for_update=True)
+    if host.boot_id != beat.boot_id:
+        raise Conflict("Register first: this boot has not registered.", code="not_registered")
+    host.heartbeat_at = now
+    problems = list(beat.problems[:MAX_PROBLEMS])
+    if host.problems != problems:
+        host.problems = problems
+    judgement = judge(
+        heartbeat_at=now,
+        now=now,
+        unreachable_after_s=settings.unreachable_after_s,
+        in_ray=host.ray_node_id is not None,
+        problems=problems,
+    )
+    observe(session, host, judgement.status, actor=f"host:{host.uid}", reason=judgement.reason)
+    _write_readings(session, host, beat, now)
+    return host.uid
+
+
+def _write_readings(session: Session, host: Host, beat: Heartbeat, now: datetime) -> None:
+    rows = [
+        {"of_uuid": reading.uuid, "reading": asdict(reading), "healthy": reading.healthy, "reading_at": now}
+        for reading in beat.readings
+    ]
+    if rows:
+        statement = update(Gpu.__table__).where(  # type: ignore[arg-type]  # a declarative class's Table
+            Gpu.host_id == host.id, Gpu.uuid == bindparam("of_uuid")
+        )
+        session.execute(
+            statement.values(
+                reading=bindparam("reading"), healthy=bindparam("healthy"), reading_at=bindparam("reading_at")
+            ),
+            rows,
+        )
+
+
+def _verdict(session: Session, *, host_id: int, lease: HeldLease, actor: str, now: datetime) -> LeaseVerdict:
+    """Renew a lease of the current generation as far as it is paid for; every other one must end (invariant I4)."""
+    ended = LeaseVerdict(lease.allocation_uid, lease.generation, run_until_ms=to_ms(now), end=True)
+    allocation = session.scalar(select(Allocation).where(Allocation.uid == _uid(lease)).with_for_update())
+    if allocation is None or allocation.generation != lease.generation or allocation.host_id != host_id:
+        return ended
+    if allocation.state not in (AllocationState.PLACING, AllocationState.ACTIVE):
+        return ended
+    promised = allocation.run_until or now
+    if promised < now:
+        _end_overdue(session, allocation, actor=actor, now=now)
+        return ended
+    limit = timedelta(seconds=allocation.disconnect_s)
+    # Twice the limit, so that the limit itself is always covered while the money lasts.
+    paid_until = extend_hold(session, allocation, until=now + 2 * limit)
+    renewed = min(now + limit, paid_until)
+    # Never earlier than what the host was told before: `lost` counts on it.
+    allocation.run_until = max(promised, renewed)
+    return LeaseVerdict(lease.allocation_uid, lease.generation, run_until_ms=to_ms(allocation.run_until), end=False)
+
+
+def _end_overdue(session: Session, allocation: Allocation, *, actor: str, now: datetime) -> None:
+    """Its limit has passed: because the money ended, or because the host was cut off for too long."""
+    limit = timedelta(seconds=allocation.disconnect_s)
+    if extend_hold(session, allocation, until=now + 2 * limit) <= now:
+        end_reason, reason = EndReason.UNPAID, "the balance does not cover another period"
+    else:
+        end_reason, reason = EndReason.EXPIRED, "the host was cut off for longer than the lease allows"
+    session.flush()
+    request_end(session, allocation, end_reason=end_reason, actor=actor, reason=reason)
+
+
+def _end_forgotten(database: Database, *, host_id: int, beat: Heartbeat, actor: str, now: datetime) -> None:
+    """End active allocations that the host itself says it does not hold: their containers are gone."""
+    held = {(lease.allocation_uid, lease.generation) for lease in beat.leases}
+    query = select(Allocation).where(
+        Allocation.host_id == host_id,
+        Allocation.state == AllocationState.ACTIVE,
+        Allocation.active_at < now - FORGOTTEN_AFTER,
+    )
+    with database.session() as session:
+        forgotten = [a for a in session.scalars(query) if (str(a.uid), a.generation) not in held]
+    for allocation in forgotten:
+        database.transact(partial(_end_one_forgotten, allocation_id=allocation.id, actor=actor, now=now))
+
+
+def _end_one_forgotten(session: Session, *, allocation_id: int, actor: str, now: datetime) -> None:
+    allocation = session.get_one(Allocation, allocation_id, with_for_update=True)
+    if allocation.run_until is not None and allocation.run_until < now:
+        _end_overdue(session, allocation, actor=actor, now=now)
+        return
+    reason = "the host does not hold its lease any more"
+    request_end(session, allocation, end_reason=EndReason.HOST_LOST, actor=actor, reason=reason)
+
+
+def _uid(lease: HeldLease) -> UUID | None:
+    try:
+        return UUID(lease.allocation_uid)
+    except ValueError:
+        return None
