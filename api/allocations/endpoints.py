@@ -1,0 +1,109 @@
+"""Allocations over HTTP: administrators see and end all, customers see theirs."""
+
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Query
+from sqlalchemy import Select, select
+from sqlalchemy.orm import Session
+
+from api.allocations import repository, service
+from api.allocations.schemas import AllocationDetail, AllocationEnd, AllocationSummary
+from api.allocations.tables import Allocation
+from api.audit.service import record
+from api.db import Database
+from api.deps import DatabaseDep, PrincipalDep
+from api.errors import NotFound
+from api.machines.tables import Host
+from api.pagination import CursorQuery, LimitQuery, Page, page_rows
+from api.problems import problems
+from api.tenants.tables import Customer
+from scheduler.states import AllocationState, EndReason
+
+router = APIRouter(tags=["allocations"])
+
+StateQuery = Annotated[AllocationState | None, Query(description="Only those in this state")]
+
+
+@router.get("/admin/allocations", responses=problems(400))
+def list_all_allocations(
+    database: DatabaseDep,
+    limit: LimitQuery = 50,
+    cursor: CursorQuery = None,
+    state: StateQuery = None,
+    customer: Annotated[UUID | None, Query(description="Only this customer's")] = None,
+    host: Annotated[UUID | None, Query(description="Only those on this machine, now or at last")] = None,
+) -> Page[AllocationSummary]:
+    """Newest first."""
+    query = repository.ALL
+    if customer is not None:
+        query = query.where(Customer.uid == customer)
+    if host is not None:
+        query = query.where(Host.uid == host)
+    return _page(database, query, state=state, limit=limit, cursor=cursor)
+
+
+@router.get("/admin/allocations/{allocation_id}", responses=problems(404))
+def get_any_allocation(allocation_id: UUID, database: DatabaseDep) -> AllocationDetail:
+    with database.session() as session:
+        return repository.find(session, repository.ALL, allocation_id)
+
+
+@router.post("/admin/allocations/{allocation_id}/end", responses=problems(400, 404))
+def end_allocation(
+    allocation_id: UUID, database: DatabaseDep, principal: PrincipalDep, body: AllocationEnd | None = None
+) -> AllocationDetail:
+    """Ask for its end, whatever runs in it. Asking again changes nothing."""
+    reason = body.reason if body else ""
+
+    def work(session: Session) -> AllocationDetail:
+        allocation = session.scalars(select(Allocation).where(Allocation.uid == allocation_id)).one_or_none()
+        if allocation is None:
+            raise NotFound("There is no such allocation.")
+        service.request_end(session, allocation, end_reason=EndReason.CANCELLED, actor=principal.actor, reason=reason)
+        record(
+            session,
+            actor=principal.actor,
+            action="allocation.end",
+            target=f"allocation:{allocation.uid}",
+            customer_id=allocation.customer_id,
+            address=principal.address,
+            details={"reason": reason},
+        )
+        session.flush()
+        return repository.find(session, repository.ALL, allocation_id)
+
+    return database.transact(work)
+
+
+@router.get("/customer/allocations", responses=problems(400))
+def list_allocations(
+    database: DatabaseDep,
+    principal: PrincipalDep,
+    limit: LimitQuery = 50,
+    cursor: CursorQuery = None,
+    state: StateQuery = None,
+) -> Page[AllocationSummary]:
+    """Members see their own, owners their customer's; newest first."""
+    return _page(database, repository.visible_to(principal), state=state, limit=limit, cursor=cursor)
+
+
+@router.get("/customer/allocations/{allocation_id}", responses=problems(404))
+def get_allocation(allocation_id: UUID, database: DatabaseDep, principal: PrincipalDep) -> AllocationDetail:
+    with database.session() as session:
+        return repository.find(session, repository.visible_to(principal), allocation_id)
+
+
+def _page(
+    database: Database,
+    query: Select[*tuple[Any, ...]],
+    *,
+    state: AllocationState | None,
+    limit: int,
+    cursor: str | None,
+) -> Page[AllocationSummary]:
+    if state is not None:
+        query = query.where(Allocation.state == state)
+    with database.session() as session:
+        rows, following = page_rows(session, query, key=Allocation.id, cursor=cursor, limit=limit)
+        return Page(items=repository.summaries(session, rows), next_cursor=following)

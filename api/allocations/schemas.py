@@ -1,0 +1,60 @@
+"""Allocations as the public API shows them."""
+
+from datetime import datetime
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from api.environments.schemas import DeviceOut, WaitOut
+from scheduler.states import AllocationState, EndReason
+
+
+class AllocationSummary(BaseModel):
+    """`devices` and `host` are those of the current generation, or of the last one when it has ended."""
+
+    id: UUID
+    kind: str
+    state: AllocationState
+    end_reason: EndReason | None
+    end_detail: str | None
+    generation: int
+    customer_id: UUID
+    customer: str
+    workspace: str
+    user: str
+    gpus: int
+    gpu_model: str | None
+    cpu_milli: int
+    memory_bytes: int
+    disk_bytes: int
+    host: str | None
+    devices: list[DeviceOut]
+    run_until: datetime | None
+    price_micro_per_gpu_hour: int | None
+    currency: str | None
+    wait: WaitOut | None
+    queued_at: datetime
+    placed_at: datetime | None
+    active_at: datetime | None
+    releasing_at: datetime | None
+    released_at: datetime | None
+
+
+class AllocationEventOut(BaseModel):
+    """One step of its life. `actor` names a person, a key, a host or a part of the platform."""
+
+    at: datetime
+    actor: str
+    from_state: AllocationState | None
+    to_state: AllocationState
+    reason: str
+
+
+class AllocationDetail(AllocationSummary):
+    events: list[AllocationEventOut] = Field(description="Oldest first, the last 200")
+
+
+class AllocationEnd(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    reason: str = Field("", max_length=500, pattern=r"^[^\x00]*$", description="Shown to the customer")
