@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 DEFAULT_QUEUED = 100
-DEFAULT_GPUS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +21,9 @@ class Resources:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The most that may be held at once (None: no limit), and how many requests may wait."""
+    """The most that may be held at once (None: no limit), and how many requests may wait, which is always limited."""
 
-    gpus: int | None = DEFAULT_GPUS
+    gpus: int | None = None
     cpu_milli: int | None = None
     memory_bytes: int | None = None
     queued: int = DEFAULT_QUEUED

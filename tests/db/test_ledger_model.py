@@ -1,0 +1,241 @@
+"""Random lives under lost, doubled, late and reordered reports: the ledger equals an independent computation, exactly.
+
+The model knows rational numbers and a sweep over end points; it shares no arithmetic with the platform.
+"""
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from fractions import Fraction
+from itertools import pairwise
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from api.billing import statement
+from api.billing.holds import sweep_holds
+from api.billing.statement import Period
+from api.billing.tables import PriceVersion
+from api.billing.verify import check
+from api.clock import to_ms
+from api.db import Database
+from scheduler.host_protocol import UsageWindow
+from tests.db.ledger_world import Lease, World
+
+GPUS = 4
+HOUR_MS = 3_600_000
+EVER = Period(datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC))
+
+
+@dataclass(eq=False)
+class Life:
+    """One allocation from its placing on, as the model sees it."""
+
+    lease: Lease
+    price_micro: int
+    milli: int
+    run_until_ms: int
+    ran_to_ms: int
+    ended_ms: int | None = None
+    alive: bool = True
+    outbox: list[tuple[int, UsageWindow]] = field(default_factory=list)
+    sent: list[tuple[int, UsageWindow]] = field(default_factory=list)
+    proof: dict[int, list[tuple[int, int]]] = field(default_factory=lambda: defaultdict(list))
+
+    def receive(self, gpu: int, window: UsageWindow) -> None:
+        """What counts of a window at the moment of its first arrival."""
+        limit = self.run_until_ms if self.ended_ms is None else min(self.run_until_ms, self.ended_ms)
+        start, end = max(window.from_ms, self.lease.starts_ms), min(window.to_ms, limit)
+        if start < end:
+            self.proof[gpu].append((start, end))
+
+    def cost(self) -> int:
+        return sum(
+            _half_up(Fraction(self.price_micro * self.milli * _covered(spans), 1000 * HOUR_MS))
+            for spans in self.proof.values()
+        )
+
+    def duration_ms(self) -> int:
+        return sum(_covered(spans) for spans in self.proof.values())
+
+
+def _half_up(amount: Fraction) -> int:
+    return math.floor(amount + Fraction(1, 2))
+
+
+def _covered(spans: list[tuple[int, int]]) -> int:
+    """Length of the time that at least one span covers, by counting how many are open at each end point."""
+    events = sorted([(start, 1) for start, _ in spans] + [(end, -1) for _, end in spans])
+    depth = covered = last = 0
+    for at, change in events:
+        covered += at - last if depth else 0
+        depth, last = depth + change, at
+    return covered
+
+
+class Ledger(RuleBasedStateMachine):
+    def __init__(self, database: Database) -> None:
+        super().__init__()
+        self.world = World(database)
+        self.lives: list[Life] = []
+        self.paid = 0
+
+    @initialize(balance=st.integers(0, 40_000_000), price=st.integers(0, 1_000_000_007))
+    def begin(self, balance: int, price: int) -> None:
+        self.host, self.gpus = self.world.host(gpus=GPUS)
+        self.customer = self.world.customer()
+        self.stranger = self.world.customer(balance_micro=1_000_000)
+        # A model of its own, so that no other example's price is found.
+        self.price: PriceVersion = self.world.price(price)
+        if balance:
+            self.top_up(balance)
+
+    @rule(amount=st.integers(1, 50_000_000))
+    def top_up(self, amount: int) -> None:
+        self.world.top_up(self.customer, amount)
+        self.paid += amount
+
+    @rule(price=st.integers(0, 1_000_000_007))
+    def change_price(self, price: int) -> None:
+        self.price = self.world.price(price)
+
+    def _free(self) -> list[int]:
+        taken = {gpu.id for life in self.lives if life.alive for gpu in life.lease.gpus}
+        return [i for i, gpu in enumerate(self.gpus) if gpu.id not in taken]
+
+    @precondition(lambda self: self._free())
+    @rule(count=st.integers(1, 2), milli=st.sampled_from([1000, 1000, 333, 1]))
+    def start(self, count: int, milli: int) -> None:
+        devices = tuple(self.gpus[i] for i in self._free()[:count])
+        allocation = self.world.queue(self.customer, gpus=len(devices))
+        before = self.world.balance(self.customer)
+        lease = self.world.place(allocation, self.price, devices, milli=milli)
+        price = self.price.price_micro_per_gpu_hour
+        worst = Fraction(price * milli * len(devices) * 120_000, 1000 * HOUR_MS)
+        if lease is None:
+            assert before.available_micro < math.ceil(worst) + len(devices)
+            return
+        assert before.available_micro >= worst
+        self.lives.append(Life(lease, price, milli, lease.starts_ms + 60_000, lease.starts_ms))
+
+    def _some(self, number: int, lives: list[Life]) -> Life:
+        return lives[number % len(lives)]
+
+    @precondition(lambda self: any(life.alive for life in self.lives))
+    @rule(milliseconds=st.integers(1, 25_000), pieces=st.integers(1, 4), skipped=st.booleans(), data=st.data())
+    def run(self, milliseconds: int, pieces: int, skipped: bool, data: st.DataObject) -> None:
+        """Time passes; every daemon writes windows up to its lease's limit (and a bad one beyond), with gaps."""
+        self.world.pass_time(milliseconds)
+        for life in (each for each in self.lives if each.alive):
+            end = min(self.world.now_ms, life.run_until_ms + 500)
+            cuts = sorted(
+                {
+                    life.ran_to_ms,
+                    end,
+                    *(data.draw(st.integers(life.ran_to_ms, max(end, life.ran_to_ms))) for _ in range(pieces)),
+                }
+            )
+            spans = list(pairwise(cuts))
+            for number, (start, stop) in enumerate(spans):
+                if skipped and number == 1:
+                    continue
+                for gpu in range(len(life.lease.gpus)):
+                    window = self.world.window(life.lease, start, stop, gpu=gpu, milli=life.milli)
+                    life.outbox.append((gpu, window))
+            life.ran_to_ms = max(end, life.ran_to_ms)
+
+    @precondition(lambda self: any(life.outbox for life in self.lives))
+    @rule(data=st.data(), doubled=st.booleans(), lost_reply=st.booleans())
+    def deliver(self, data: st.DataObject, doubled: bool, lost_reply: bool) -> None:
+        """Any part of what waits, of several allocations, in any order, with old windows among it."""
+        waiting = [(life, item) for life in self.lives for item in life.outbox]
+        chosen = data.draw(st.lists(st.sampled_from(range(len(waiting))), min_size=1, max_size=8, unique=True))
+        batch = []
+        for index in chosen:
+            life, (gpu, window) = waiting[index]
+            life.outbox.remove((gpu, window))
+            life.receive(gpu, window)
+            life.sent.append((gpu, window))
+            batch.append(window)
+        if doubled:
+            old = [window for life in self.lives for _, window in life.sent]
+            batch += data.draw(st.lists(st.sampled_from(old), max_size=4))
+        for _ in range(1 + lost_reply):
+            self.world.deliver(self.host.id, *data.draw(st.permutations(batch)))
+
+    @precondition(lambda self: any(life.alive for life in self.lives))
+    @rule(number=st.integers(0, 99))
+    def renew(self, number: int) -> None:
+        life = self._some(number, [each for each in self.lives if each.alive])
+        before = self.world.balance(self.customer).balance_micro
+        life.run_until_ms = to_ms(self.world.renew(life.lease))
+        assert self.world.balance(self.customer).balance_micro == before
+
+    @precondition(lambda self: any(life.alive for life in self.lives))
+    @rule(number=st.integers(0, 99))
+    def stop(self, number: int) -> None:
+        life = self._some(number, [each for each in self.lives if each.alive])
+        life.alive, life.ended_ms = False, self.world.now_ms
+        self.world.release(life.lease, ended_at_ms=life.ended_ms)
+
+    @rule()
+    def lose_host(self) -> None:
+        for life in (each for each in self.lives if each.alive):
+            life.alive = False
+            self.world.release(life.lease, ended_at_ms=None)
+
+    @rule()
+    def sweep(self) -> None:
+        self.world.database.transact(lambda session: sweep_holds(session, self.world.now))
+
+    @invariant()
+    def the_books_are_right(self) -> None:
+        if not hasattr(self, "customer"):
+            return
+        cost = sum(life.cost() for life in self.lives)
+        found = self.world.balance(self.customer)
+        assert found.balance_micro == self.paid - cost
+        assert found.available_micro >= 0
+        assert found.held_micro >= 0
+        assert self.world.balance(self.stranger).balance_micro == 1_000_000
+        with self.world.database.session() as session:
+            assert check(session) == []
+            totals = statement.totals(session, self.customer.id, EVER)
+            lines, _ = statement.lines(session, self.customer.id, EVER, cursor=None, limit=200)
+        assert (totals.opening_micro, totals.top_ups_micro, totals.usage_micro) == (0, self.paid, cost)
+        assert totals.closing_micro == found.balance_micro
+        assert totals.duration_ms == sum(life.duration_ms() for life in self.lives)
+        assert sorted(int(line.amount_micro) for line in lines) == sorted(
+            life.cost() for life in self.lives if life.duration_ms()
+        )
+
+    def teardown(self) -> None:
+        """In the end everything arrives, and what is charged is what was proven before each limit."""
+        for life in self.lives:
+            for gpu, window in life.outbox:
+                life.receive(gpu, window)
+            if life.outbox:
+                self.world.deliver(self.host.id, *(window for _, window in reversed(life.outbox)))
+        self.the_books_are_right()
+
+
+def test_the_ledger_is_exact(database: Database) -> None:
+    run_state_machine_as_test(  # type: ignore[no-untyped-call]  # hypothesis leaves it untyped
+        lambda: Ledger(database),
+        settings=settings(
+            max_examples=15,
+            stateful_step_count=25,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+            derandomize=False,
+        ),
+    )
