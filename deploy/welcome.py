@@ -16,6 +16,6 @@ def welcome(instance: Instance) -> None:
         say(f"  Sign in as admin with the generated password {password} (to be changed at the first sign-in)")
     say()
     say("  Try next:")
-    say(f"    .venv/bin/remotegpu login --address {instance.public_url} --username admin")
+    say(f"    .venv/bin/remotegpu login {instance.public_url} --username admin")
     say("    .venv/bin/remotegpu hosts")
-    say("    .venv/bin/remotegpu admin customers create acme --owner alice")
+    say("    .venv/bin/remotegpu admin customer create "Lovelace Labs" --owner ada --balance 100")

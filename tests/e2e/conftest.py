@@ -1,0 +1,130 @@
+"""One running platform per test session, started and ended by the launcher as an operator does."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REPOSITORY = Path(__file__).parent.parent.parent
+_UP_S = 900  # the first one on a machine bootstraps an image
+_DOWN_S = 180
+_PORTS = ("port", "internal-port", "hub-port", "hub-api-port", "proxy-api-port", "ray-port", "ray-dashboard-port")
+_RAY_PORTS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """An installation below `data`. The options are those of its first `up`."""
+
+    data: Path
+    options: tuple[str, ...]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        document: dict[str, Any] = json.loads((self.data / "instance.json").read_text())
+        return document
+
+    @property
+    def public_url(self) -> str:
+        return f"http://{self.settings['address']}:{self.settings['port']}"
+
+    @property
+    def hub_url(self) -> str:
+        return f"http://{self.settings['address']}:{self.settings['hub_port']}"
+
+    @property
+    def admin_password(self) -> str:
+        """The first administrator's generated password."""
+        return (self.data / "secrets" / "admin_password").read_text().strip()
+
+    @property
+    def hosts(self) -> list[str]:
+        return sorted(path.name for path in (self.data / "hosts").iterdir())
+
+    def up(self) -> str:
+        return self.run("up", *self.options, timeout_s=_UP_S)
+
+    def down(self) -> str:
+        return self.run("down", timeout_s=_DOWN_S)
+
+    def status(self) -> dict[str, Any]:
+        """What `remotegpud status --json` says, whether all is well or not."""
+        document: dict[str, Any] = json.loads(self.run("status", "--json", timeout_s=60, check=False))
+        return document
+
+    def healthy(self) -> bool:
+        return bool(self.status()["healthy"])
+
+    def run(self, command: str, *arguments: str, timeout_s: float, check: bool = True) -> str:
+        """`remotegpud COMMAND --data-dir DATA ARGUMENTS`; its standard output.
+
+        Raises:
+            AssertionError: it failed, with all that it printed.
+        """
+        done = subprocess.run(
+            [sys.executable, "-m", "deploy.cli", command, "--data-dir", str(self.data), *arguments],
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout_s, cwd=REPOSITORY, check=False,
+            env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        )  # fmt: skip
+        assert not check or done.returncode == 0, f"remotegpud {command} failed:\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def processes(self) -> list[str]:
+        """Processes of this installation that live, by the marker in their environment."""
+        marker = f"REMOTEGPU_INSTANCE={self.data}".encode()
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                if marker in (entry / "environ").read_bytes().split(b"\0"):
+                    found.append(f"{entry.name} {(entry / 'cmdline').read_bytes()[:200]!r}")
+            except OSError:
+                continue
+        return found
+
+
+def new_platform(data: Path, *options: str) -> Platform:
+    """An installation that is not started yet, with ports of its own."""
+    ports = [option for name in _PORTS for option in (f"--{name}", str(_free_port()))]
+    block = str(_free_block())
+    return Platform(data, ("--simulate", "2x4:A100-80GB", *ports, "--ray-base-port", block, *options))
+
+
+@pytest.fixture(scope="session")
+def platform(scratch: Path) -> Iterator[Platform]:
+    """A running platform with two simulated hosts of four GPUs; after the session nothing of it is left."""
+    platform = new_platform(scratch / "p")
+    try:
+        platform.up()
+        yield platform
+    finally:
+        if (platform.data / "instance.json").exists():
+            platform.down()
+    assert platform.processes() == []
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("0.0.0.0", 0))
+        return int(probe.getsockname()[1])
+
+
+def _free_block() -> int:
+    """The first of a thousand ports below those that the kernel gives out by itself, chosen by our process id."""
+    blocks = [start for start in range(12_000, 31_000, _RAY_PORTS)]
+    for turn in range(len(blocks)):
+        start = blocks[(os.getpid() + turn) % len(blocks)]
+        with socket.socket() as first, socket.socket() as second:
+            try:
+                first.bind(("0.0.0.0", start))
+                second.bind(("0.0.0.0", start + 20))
+            except OSError:
+                continue
+            return start
+    raise RuntimeError("no block of free ports")
