@@ -1,0 +1,119 @@
+"""Ray and the hosts in memory, with faults that a test or the simulator asks for by name."""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from scheduler.host_protocol import Lease
+from scheduler.ports import CapacityError, FabricError, HostShare, HostUnreachableError, StaleGenerationError
+
+
+class Fault(StrEnum):
+    NONE = "none"
+    FAILS = "fails"  # nothing was done
+    ANSWER_LOST = "answer_lost"  # it was done, but whoever asked does not know
+    CRASH_BEFORE = "crash_before"  # whoever asked dies before it was done,
+    CRASH_AFTER = "crash_after"  # or between the effect and its record
+
+
+class SimulatedCrashError(BaseException):
+    """The controller dies here: not an Exception, so that nothing handles it."""
+
+
+@dataclass(slots=True)
+class Machine:
+    """What one host has: capacity for Ray to reserve, leases, and containers that run under them."""
+
+    cpu_milli: int
+    memory_bytes: int
+    reachable: bool = True
+    leases: dict[str, Lease] = field(default_factory=dict)
+    running: set[str] = field(default_factory=set)  # uids of allocations with a container
+
+
+@dataclass(slots=True)
+class MemoryFabric:
+    """Implements `scheduler.ports.Fabric`. The first of `faults` strikes the next call, and so on."""
+
+    machines: dict[str, Machine] = field(default_factory=dict)
+    groups: dict[str, tuple[HostShare, ...]] = field(default_factory=dict)
+    faults: deque[Fault] = field(default_factory=deque)
+    now_ms: int = 0
+
+    def reserve(self, name: str, shares: Sequence[HostShare]) -> None:
+        with self._fault(CapacityError):
+            if name in self.groups:
+                return
+            self._check_room(name, shares)
+            self.groups[name] = tuple(shares)
+
+    def remove(self, name: str) -> None:
+        with self._fault(FabricError):
+            self.groups.pop(name, None)
+
+    def grant(self, host_uid: str, lease: Lease) -> None:
+        machine = self._reach(host_uid)
+        with self._fault(HostUnreachableError):
+            held = machine.leases.get(lease.allocation_uid)
+            if held is not None and held.generation > lease.generation:
+                raise StaleGenerationError(lease.allocation_uid)
+            machine.leases[lease.allocation_uid] = lease
+
+    def end(self, host_uid: str, *, allocation_uid: str, generation: int, grace_s: int) -> int | None:
+        machine = self._reach(host_uid)
+        with self._fault(HostUnreachableError):
+            held = machine.leases.get(allocation_uid)
+            if held is None:
+                return None
+            if held.generation != generation:
+                raise StaleGenerationError(allocation_uid)
+            del machine.leases[allocation_uid]
+            machine.running.discard(allocation_uid)
+            return self.now_ms
+
+    def start_container(self, host_uid: str, allocation_uid: str, generation: int) -> None:
+        """What the Hub does with an active allocation. A device in two running containers is an AssertionError."""
+        machine = self.machines[host_uid]
+        lease = machine.leases[allocation_uid]
+        assert lease.generation == generation, "an active allocation's lease is on its host"
+        for other in machine.running - {allocation_uid}:
+            both = {d.uuid for d in lease.devices} & {d.uuid for d in machine.leases[other].devices}
+            assert not both, f"{both} in two containers"
+        machine.running.add(allocation_uid)
+
+    def run_out(self, host_uid: str) -> None:
+        """Every lease's `run_until` has passed: the daemon has stopped all by itself."""
+        machine = self.machines[host_uid]
+        machine.leases.clear()
+        machine.running.clear()
+
+    def _reach(self, host_uid: str) -> Machine:
+        machine = self.machines[host_uid]
+        if not machine.reachable:
+            raise HostUnreachableError(f"{host_uid} does not answer")
+        return machine
+
+    def _check_room(self, name: str, shares: Sequence[HostShare]) -> None:
+        """Ray holds each device once, and no more CPU and memory than there are. The store must see to it before."""
+        for share in shares:
+            beside = [s for group in self.groups.values() for s in group if s.host_uid == share.host_uid]
+            taken = {device.uuid for other in beside for device in other.devices}
+            assert not taken & {device.uuid for device in share.devices}, f"{name}: Ray has given out its devices"
+            machine = self.machines[share.host_uid]
+            assert sum(s.cpu_milli for s in [share, *beside]) <= machine.cpu_milli, f"{name}: no CPU in Ray"
+            assert sum(s.memory_bytes for s in [share, *beside]) <= machine.memory_bytes, f"{name}: no memory in Ray"
+
+    @contextmanager
+    def _fault(self, error: type[FabricError]) -> Iterator[None]:
+        fault = self.faults.popleft() if self.faults else Fault.NONE
+        if fault is Fault.CRASH_BEFORE:
+            raise SimulatedCrashError
+        if fault is Fault.FAILS:
+            raise error(fault)
+        yield
+        if fault is Fault.CRASH_AFTER:
+            raise SimulatedCrashError
+        if fault is Fault.ANSWER_LOST:
+            raise error(fault)

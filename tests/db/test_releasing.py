@@ -1,0 +1,185 @@
+"""`releasing -> released`: devices free when the end is confirmed, groups handed on, moved aside, or dropped."""
+
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import text
+
+from api.allocations.store import PostgresStore
+from api.allocations.tables import Allocation
+from api.billing.journal import balance
+from api.clock import to_ms, utc_now
+from api.db import Database
+from api.machines.tables import Host
+from scheduler.ports import Admitted
+from scheduler.states import EndReason
+from tests.db.fleet import GIB, Fleet, decide
+
+
+@pytest.fixture
+def fleet(database: Database) -> Fleet:
+    fleet = Fleet(database)
+    fleet.price()
+    return fleet
+
+
+def run(fleet: Fleet, store: PostgresStore, allocation: Allocation, host: Host, *indexes: int) -> Admitted:
+    """Place and activate, as the loop does when every effect succeeds."""
+    admitted = store.admit(fleet.placement(allocation, host, *indexes))
+    assert isinstance(admitted, Admitted), admitted
+    for name in admitted.drop_groups:
+        store.group_dropped(name)
+    assert store.activate(allocation.id, generation=admitted.lease.generation)
+    return admitted
+
+
+def finish(fleet: Fleet, store: PostgresStore, allocation: Allocation) -> None:
+    fleet.end(allocation, EndReason.COMPLETED)
+    (ending,) = store.releasing()
+    store.released(ending.allocation_id, generation=ending.generation, ended_at_ms=to_ms(utc_now()))
+
+
+def test_release_frees_the_devices_and_settles_the_hold(fleet: Fleet) -> None:
+    host = fleet.host()
+    acme = fleet.customer()
+    allocation = fleet.submit(acme)
+    store = fleet.lead()
+    run(fleet, store, allocation, host, 0)
+    fleet.end(allocation, EndReason.COMPLETED)
+    assert len(fleet.open_device_rows()) == 1
+    (ending,) = store.releasing()
+    assert (ending.host_uid, ending.host_lost, ending.grace_s) == (str(host.uid), False, 10)
+    with fleet.database.session() as session:
+        before = balance(session, acme[0].id).held_micro
+    store.released(allocation.id, generation=0, ended_at_ms=None)
+    assert len(fleet.open_device_rows()) == 1, "an older generation changes nothing"
+    for _ in range(2):
+        store.released(allocation.id, generation=1, ended_at_ms=to_ms(utc_now()))
+    assert fleet.open_device_rows() == []
+    assert store.releasing() == []
+    with fleet.database.session() as session:
+        assert balance(session, acme[0].id).held_micro < before
+    assert fleet.allocation(allocation.id).state == "released"
+
+
+def test_an_idle_group_is_handed_on_to_the_same_shape(fleet: Fleet) -> None:
+    host = fleet.host()
+    acme = fleet.customer()
+    store = fleet.lead()
+    first = fleet.submit(acme)
+    admitted = run(fleet, store, first, host, 1)
+    finish(fleet, store, first)
+    (idle,) = store.snapshot().idle_groups
+    assert idle.name == admitted.group_name
+    assert store.groups_to_drop() == []
+    second = fleet.submit(acme)
+    (placement,) = decide(store)
+    taken = store.admit(placement)
+    assert isinstance(taken, Admitted)
+    assert (taken.group_name, taken.drop_groups) == (admitted.group_name, ())
+    assert [device.uuid for device in taken.lease.devices] == ["GPU-h1-1"]
+    assert fleet.groups()[taken.group_name].allocation_id == second.id
+    assert store.snapshot().idle_groups == []
+
+
+def test_another_shape_on_the_devices_moves_the_idle_group_aside(fleet: Fleet) -> None:
+    host = fleet.host(gpus=2)
+    acme = fleet.customer()
+    store = fleet.lead()
+    first = fleet.submit(acme)
+    admitted = run(fleet, store, first, host, 1)
+    finish(fleet, store, first)
+    fleet.submit(acme, gpus=2)
+    (placement,) = decide(store)
+    taken = store.admit(placement)
+    assert isinstance(taken, Admitted)
+    assert taken.drop_groups == (admitted.group_name,)
+    assert taken.group_name != admitted.group_name
+    assert store.unfinished_placements()[0].drop_groups == (admitted.group_name,), "after a crash it is known still"
+
+
+def test_other_devices_are_preferred_to_those_of_an_idle_group(fleet: Fleet) -> None:
+    host = fleet.host()
+    acme = fleet.customer()
+    store = fleet.lead()
+    first = fleet.submit(acme)
+    run(fleet, store, first, host, 0)
+    finish(fleet, store, first)
+    fleet.submit(acme, cpu_milli=5000)
+    (placement,) = decide(store)
+    taken = store.admit(placement)
+    assert isinstance(taken, Admitted)
+    assert [device.uuid for device in taken.lease.devices] == ["GPU-h1-1"]
+    assert taken.drop_groups == ()
+
+
+def test_idle_groups_give_way_when_ray_runs_short_of_cpu(fleet: Fleet) -> None:
+    host = fleet.host(cpu=10)
+    acme = fleet.customer()
+    store = fleet.lead()
+    first = fleet.submit(acme, cpu_milli=8000)
+    admitted = run(fleet, store, first, host, 0)
+    finish(fleet, store, first)
+    fleet.submit(acme, cpu_milli=4000)
+    (placement,) = decide(store)
+    taken = store.admit(placement)
+    assert isinstance(taken, Admitted)
+    assert [device.uuid for device in taken.lease.devices] == ["GPU-h1-1"]
+    assert taken.drop_groups == (admitted.group_name,)
+
+
+def test_a_group_is_dropped_when_idle_for_long(fleet: Fleet) -> None:
+    host = fleet.host()
+    store = fleet.lead()
+    allocation = fleet.submit(fleet.customer())
+    admitted = run(fleet, store, allocation, host, 0)
+    finish(fleet, store, allocation)
+    fleet.database.transact(
+        lambda session: session.execute(text("update placement_groups set idle_since = now() - interval '31 s'"))
+    )
+    assert store.groups_to_drop() == [admitted.group_name]
+    assert store.groups_to_drop() == [admitted.group_name], "until it is confirmed"
+    store.group_dropped(admitted.group_name)
+    assert store.groups_to_drop() == []
+    assert fleet.groups()[admitted.group_name].removed_at is not None
+
+
+@pytest.mark.parametrize("status", ["lost", "unreachable"])
+def test_the_group_of_a_host_that_went_is_not_handed_on(fleet: Fleet, status: str) -> None:
+    host = fleet.host()
+    store = fleet.lead()
+    allocation = fleet.submit(fleet.customer())
+    admitted = run(fleet, store, allocation, host, 0)
+    fleet.end(allocation, EndReason.HOST_LOST)
+    fleet.database.transact(lambda session: session.execute(text("update hosts set device_status = :s"), {"s": status}))
+    (ending,) = store.releasing()
+    assert ending.host_lost == (status == "lost")
+    store.released(allocation.id, generation=1, ended_at_ms=None)
+    assert store.snapshot().idle_groups == []
+    assert store.groups_to_drop() == [admitted.group_name]
+
+
+def test_what_ends_while_it_is_placed_is_released_with_its_group_dropped(fleet: Fleet) -> None:
+    host = fleet.host()
+    store = fleet.lead()
+    allocation = fleet.submit(fleet.customer())
+    admitted = store.admit(fleet.placement(allocation, host, 0))
+    assert isinstance(admitted, Admitted)
+    fleet.end(allocation, EndReason.CANCELLED)
+    assert not store.activate(allocation.id, generation=1)
+    assert not store.unplace(allocation.id, generation=1, reason="", retry_at=utc_now())
+    assert store.unfinished_placements() == []
+    store.released(allocation.id, generation=1, ended_at_ms=None)
+    assert fleet.open_device_rows() == []
+    assert store.groups_to_drop() == [admitted.group_name]
+
+
+def test_devices_can_be_taken_again_the_moment_they_are_free(fleet: Fleet) -> None:
+    host = fleet.host(gpus=1, memory_gib=16)
+    acme = fleet.customer()
+    store = fleet.lead()
+    for _ in range(3):
+        allocation = fleet.submit(acme, memory_bytes=16 * GIB)
+        run(fleet, store, allocation, host, 0)
+        finish(fleet, store, allocation)
+    assert timedelta(0) < utc_now() - fleet.allocation(allocation.id).released_at < timedelta(minutes=1)
