@@ -10,6 +10,7 @@ from typing import Any
 import ray
 from ray.exceptions import ActorDiedError, GetTimeoutError, RayError
 
+from cluster import metrics
 from cluster.config import HOST_LABEL, agent_name
 from cluster.membership import Membership
 from scheduler.ports import HostUnreachableError
@@ -68,13 +69,18 @@ class Agents:
         if host_uid not in self._membership.hosts:
             # A call to an absent agent would wait in Ray and be carried out when its host comes back.
             raise HostUnreachableError(f"host {host_uid} is not in Ray")
+        began = time.monotonic()
+        outcome = "unreachable"
         try:
             reply = self._call(host_uid, operation, dict(body), timeout_s)
+            outcome = "answered"
         except GetTimeoutError as error:
             raise HostUnreachableError(f"host {host_uid}: no answer to {operation} in {timeout_s:.1f} s") from error
         except (RayError, ValueError) as error:
             self._forget(host_uid, died=isinstance(error, ActorDiedError))
             raise HostUnreachableError(f"host {host_uid}: its agent does not answer: {_line(error)}") from error
+        finally:
+            metrics.HOST_CALLS.labels(outcome=outcome).observe(time.monotonic() - began)
         return Answer(int(reply["status"]), reply["body"])
 
     def _call(self, host_uid: str, operation: str, body: dict[str, Any], timeout_s: float) -> Mapping[str, Any]:

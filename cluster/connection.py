@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 
 import ray
+from ray._raylet import AuthenticationTokenLoader, Config, GcsClient
+from ray.exceptions import AuthenticationError, RayError
 
 from cluster.config import environment
 
@@ -28,8 +30,12 @@ def connect(address: str, *, namespace: str, token_file: Path, timeout_s: float 
         RayUnavailableError: no head answered in time, or it refused us.
     """
     os.environ.update(environment(token_file=token_file))
+    # Ray read its variables when it was imported, and keeps the first token that it finds.
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
     _await_listener(address, timeout_s)
     try:
+        GcsClient(address=address)  # asked first: ray.init would try a wrong token for 40 s
         ray.init(
             address=address,
             namespace=namespace,
@@ -37,8 +43,11 @@ def connect(address: str, *, namespace: str, token_file: Path, timeout_s: float 
             configure_logging=False,
             ignore_reinit_error=False,
         )
-    except (RuntimeError, ConnectionError, ray.exceptions.RayError) as error:
-        raise RayUnavailableError(f"Ray at {address} refused the connection: {_reason(error)}") from error
+    except AuthenticationError as error:
+        raise RayUnavailableError(f"Ray at {address} refused our token ({token_file})") from error
+    except (RuntimeError, ConnectionError, RayError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise RayUnavailableError(f"Ray at {address} refused the connection: {reason}") from error
     return str(ray.get_runtime_context().get_node_id())
 
 
@@ -64,11 +73,3 @@ def _await_listener(address: str, timeout_s: float) -> None:
             time.sleep(0.2)
         else:
             return
-
-
-def _reason(error: BaseException) -> str:
-    """The one line that matters: Ray wraps tracebacks into its messages."""
-    for line in str(error).splitlines():
-        if "AuthToken" in line or "Unauthenticated" in line:
-            return "its token differs from ours (RAY_AUTH_TOKEN_PATH)"
-    return (str(error).splitlines() or [type(error).__name__])[0]

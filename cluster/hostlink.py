@@ -15,11 +15,13 @@ from typing import Any
 
 import anyio.to_thread
 import uvicorn
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from cluster import metrics
 from cluster.agents import Agents
 from scheduler.ports import HostUnreachableError
 
@@ -49,13 +51,14 @@ def application(agents: Agents) -> Starlette:
         host_uid, operation = request.path_params["host_uid"], request.path_params["operation"]
         if limiter.statistics().tasks_waiting >= _QUEUE:
             return _problem(503, "overloaded", "too many host operations at once; try again")
-        raw = await request.body()
+        if int(request.headers.get("content-length", _BODY_BYTES + 1)) > _BODY_BYTES:
+            return _problem(413, "too_large", "the body has a length, of at most 1 MiB")
         try:
-            body = json.loads(raw or b"{}")
+            body = json.loads(await request.body() or b"{}")
         except ValueError:
             body = None
-        if len(raw) > _BODY_BYTES or not isinstance(body, dict) or not _NAME.fullmatch(operation):
-            return _problem(400, "bad_request", "the operation is a name, the body a JSON object of at most 1 MiB")
+        if not isinstance(body, dict) or not _NAME.fullmatch(operation):
+            return _problem(400, "bad_request", "the operation is a name, the body a JSON object")
 
         def call() -> JSONResponse:
             try:
@@ -69,9 +72,13 @@ def application(agents: Agents) -> Starlette:
     async def health(_: Request) -> JSONResponse:
         return JSONResponse({"status": "ok"})
 
+    async def exposition(_: Request) -> Response:
+        return Response(generate_latest(metrics.REGISTRY), media_type=CONTENT_TYPE_LATEST)
+
     return Starlette(
         routes=[
             Route("/health", health),
+            Route("/metrics", exposition),
             Route("/v1/hosts/{host_uid}/{operation}", operate, methods=["POST"]),
         ]
     )

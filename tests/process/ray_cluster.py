@@ -1,0 +1,171 @@
+"""A real Ray cluster for tests: a head and raylets with host labels, ports and directories of its own."""
+
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from cluster.config import HOST_LABEL, device_resource, environment
+from cluster.head import RayHead
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+_PORTS_EACH = 120
+_READY_S = 60.0
+
+
+def wait_until(condition: Callable[[], bool], *, timeout_s: float, what: str) -> float:
+    """Wait for a condition; how long it took."""
+    began = time.monotonic()
+    while not condition():
+        if time.monotonic() - began > timeout_s:
+            raise AssertionError(f"{what}: not within {timeout_s} s")
+        time.sleep(0.05)
+    return time.monotonic() - began
+
+
+def free_port_block(count: int) -> int:
+    """The first of `count` free ports, below the range that the kernel gives out by itself."""
+    for base in range(12000 + secrets.randbelow(100) * 50, 32000 - count, count):
+        if all(_is_free(port) for port in range(base, base + count)):
+            return base
+    raise AssertionError("no free ports")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("0.0.0.0", port))
+        except OSError:
+            return False
+        return True
+
+
+@dataclass(slots=True)
+class RayCluster:
+    root: Path  # short: Ray makes sockets below it
+    hosts: int = 2
+    _base: int = 0
+    _processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._base = free_port_block(_PORTS_EACH * (self.hosts + 1) + 2)
+        self.root.mkdir(mode=0o700)
+        self.token_file.write_text(secrets.token_hex(32))
+        self.token_file.chmod(0o600)
+
+    @property
+    def token_file(self) -> Path:
+        return self.root / "ray_token"
+
+    @property
+    def head(self) -> RayHead:
+        ports = self._base + _PORTS_EACH * (self.hosts + 1)
+        return RayHead(
+            directory=self.root / "h",
+            token_file=self.token_file,
+            address="127.0.0.1",
+            port=ports,
+            dashboard_port=ports + 1,
+            base_port=self._base,
+        )
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.head.port}"
+
+    def start_head(self) -> None:
+        self._start("head", self.head.arguments(), {})
+
+    def start_host(self, number: int, *, devices: int = 2) -> None:
+        """Start raylet `number` (1..hosts) as host `host-NUMBER` with devices `NUMBER-0`, `NUMBER-1`, ..."""
+        port = self._base + _PORTS_EACH * number
+        resources = {device_resource(f"{number}-{index}"): 1 for index in range(devices)}
+        ports = {
+            "--object-manager-port": port,
+            "--node-manager-port": port + 1,
+            "--dashboard-agent-listen-port": port + 2,
+            "--dashboard-agent-grpc-port": port + 3,
+            "--runtime-env-agent-port": port + 4,
+            "--metrics-export-port": port + 5,
+            "--min-worker-port": port + 20,
+            "--max-worker-port": port + 119,
+        }
+        command = [
+            sys.executable, "-m", "ray.scripts.scripts", "start", "--block", f"--address={self.address}",
+            f"--temp-dir={self.root}/{number}", f"--labels={HOST_LABEL}={host_uid(number)}",
+            f"--resources={json.dumps(resources)}", "--num-cpus=8", "--num-gpus=0", "--memory=8000000000",
+            "--object-store-memory=80000000", "--disable-usage-stats", "--log-color=false",
+            *(f"{option}={value}" for option, value in ports.items()),
+        ]  # fmt: skip
+        self._start(f"host-{number}", command, environment(token_file=self.token_file))
+
+    def kill(self, name: str) -> None:
+        """`kill -9` of everything that belongs to the head or a host."""
+        process = self._processes.pop(name)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        wait_until(lambda: not _group(process.pid), timeout_s=10, what=f"the end of {name}")
+
+    def stop(self) -> None:
+        for name in reversed(list(self._processes)):
+            self.kill(name)
+        wait_until(lambda: not self.leftovers(), timeout_s=15, what=f"no process of {self.root}")
+
+    def leftovers(self) -> list[int]:
+        """Processes whose command line or environment names this cluster's directory."""
+        return [
+            process.pid for process in psutil.process_iter() if process.pid != os.getpid() and self._is_ours(process)
+        ]
+
+    def _is_ours(self, process: psutil.Process) -> bool:
+        try:
+            words = [*process.cmdline(), *process.environ().values()]
+        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+            return False
+        return any(str(self.root) in word for word in words)
+
+    def _start(self, name: str, command: list[str], extra: dict[str, str]) -> None:
+        log = self.root / f"{name}.log"
+        home = self.root / "home"
+        home.mkdir(exist_ok=True)
+        variables = {
+            "PATH": os.environ["PATH"], "HOME": str(home), "PYTHONPATH": str(REPOSITORY), "PYTHONWARNINGS": "ignore",
+        } | extra  # fmt: skip
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=variables, start_new_session=True
+            )
+        self._processes[name] = process
+        try:
+            wait_until(lambda: _started(process, log), timeout_s=_READY_S, what=f"{name} to start")
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{log.read_text()[-3000:]}") from error
+
+
+def host_uid(number: int) -> str:
+    return f"host-{number}"
+
+
+def _started(process: subprocess.Popen[bytes], log: Path) -> bool:
+    assert process.poll() is None, f"ended with {process.returncode}"
+    return b"Ray runtime started" in log.read_bytes()
+
+
+def _group(session: int) -> list[int]:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process.pid)
+        except (ProcessLookupError, psutil.NoSuchProcess):
+            continue
+    return found
