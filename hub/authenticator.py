@@ -10,7 +10,17 @@ from hub.pages import page_handlers
 
 CLIENT_ID = "remotegpu-hub"
 ADMIN_GROUP = "platform-admins"
-_USERINFO = "oauth_user"
+_TRAITS = {
+    "client_id": CLIENT_ID,
+    "login_service": "RemoteGPU",
+    "username_claim": "preferred_username",
+    "scope": ["openid", "profile", "email"],
+    "enable_pkce": True,
+    "allow_all": True,
+    "auto_login": True,
+    "manage_groups": True,
+    "auth_state_groups_key": lambda auth_state: platform_groups(auth_state["oauth_user"]),
+}
 
 
 class PlatformAuthenticator(GenericOAuthenticator):
@@ -23,15 +33,9 @@ class PlatformAuthenticator(GenericOAuthenticator):
     platform_url = Unicode(config=True, help="URL of the platform, the OpenID provider.")
     hub_url = Unicode(config=True, help="URL of the Hub as browsers reach it.")
 
-    client_id = CLIENT_ID
-    login_service = "RemoteGPU"
-    username_claim = "preferred_username"
-    scope = ["openid", "profile", "email"]  # noqa: RUF012  # a trait's default
-    enable_pkce = True
-    allow_all = True
-    auto_login = True
-    manage_groups = True
-    auth_state_groups_key = staticmethod(lambda auth_state: platform_groups(auth_state[_USERINFO]))
+    def __init__(self, **kwargs: Any) -> None:  # Any: traits
+        # What makes it the platform's sign-in is not for a configuration to change.
+        super().__init__(**(kwargs | _TRAITS))
 
     @default("authorize_url")
     def _authorize_url_default(self) -> str:

@@ -37,7 +37,6 @@ c.PlatformAuthenticator.client_secret = settings.secret("hub_oidc_client_secret"
 
 # Who may do what. The platform creates users and starts and stops their servers; it never enters one.
 c.JupyterHub.services = [{"name": "remotegpu", "api_token": settings.secret("hub_api_token")}]
-c.JupyterHub.load_groups = {ADMIN_GROUP: {"users": []}}
 c.JupyterHub.load_roles = [
     {
         "name": "remotegpu-platform",

@@ -1,0 +1,291 @@
+"""The Hub with its real proxy, real containers, and the platform replaced behind its two listeners."""
+
+import html
+import re
+import secrets
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import docker
+import httpx
+import psycopg
+import pytest
+from docker.errors import NotFound
+
+from deploy.postgres import EmbeddedPostgres
+from tests.process.hub_certificates import write_certificates
+from tests.process.hub_platform import HubPlatform, serving
+from tests.process.hub_processes import HubProcesses, free_port, wait_for
+
+FORM = {"image": "base", "gpus": "1", "gpu_model": "A100-80GB", "cpus": "2", "memory_gib": "2"}
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[docker.APIClient]:
+    client = docker.APIClient(version="auto", timeout=60)
+    yield client
+    client.close()
+
+
+@pytest.fixture(scope="module")
+def platform(engine: docker.APIClient) -> Iterator[HubPlatform]:
+    replaced = HubPlatform(engine, prefix=f"rgt-{secrets.token_hex(4)}")
+    yield replaced
+    for environment in replaced.environments.values():
+        with suppress(NotFound):
+            engine.remove_container(environment.container_name, force=True, v=True)
+
+
+@pytest.fixture(scope="module")
+def hub(scratch: Path, postgres: EmbeddedPostgres, platform: HubPlatform) -> Iterator[HubProcesses]:
+    name = f"hub_{secrets.token_hex(4)}"
+    directory = scratch / name
+    directory.mkdir()
+    postgres.ensure_database(name)
+    public, internal = free_port(), free_port()
+    processes = HubProcesses(
+        directory,
+        postgres.url(name),
+        public_url=f"http://127.0.0.1:{public}",
+        internal_url=f"https://127.0.0.1:{internal}",
+    )
+    processes.write_secrets(client_secret=platform.client_secret)
+    write_certificates(processes.secrets_dir)
+    with (
+        serving(platform.public_app(), port=public),
+        serving(platform.internal_app(), port=internal, secrets_dir=processes.secrets_dir),
+    ):
+        try:
+            processes.start()
+            yield processes
+        finally:
+            processes.stop()
+    with psycopg.connect(postgres.conninfo("postgres"), autocommit=True) as connection:
+        connection.execute(f"drop database {name} with (force)")
+
+
+@pytest.fixture
+def browser(hub: HubProcesses) -> Iterator[httpx.Client]:
+    """Ada, signed in at the Hub's address: the platform's sign-in page is passed without a word."""
+    with httpx.Client(base_url=hub.url, follow_redirects=True, timeout=60) as client:
+        page = client.get("/")
+        assert page.status_code == 200, page.text
+        assert page.url.path == "/hub/home"
+        yield client
+
+
+@pytest.fixture(autouse=True)
+def capacity(platform: HubPlatform) -> Iterator[None]:
+    platform.activate_at_once = True
+    platform.operations.clear()
+    yield
+
+
+def start_by_form(browser: httpx.Client, name: str, form: dict[str, str] = FORM) -> httpx.Response:
+    path = f"/hub/spawn/ada/{name}"
+    page = browser.get(path)
+    assert page.status_code == 200, page.text
+    token = re.search(r'name="_xsrf" value="([^"]+)"', page.text)
+    assert token
+    return browser.post(path, data=form | {"_xsrf": html.unescape(token[1])})
+
+
+def server(hub: HubProcesses, name: str) -> dict[str, object]:
+    with hub.api as api:
+        found: dict[str, object] = api.get(f"/users/ada/servers/{name}").raise_for_status().json()
+        return found
+
+
+def wait_ready(hub: HubProcesses, name: str) -> None:
+    wait_for(lambda: bool(server(hub, name)["ready"]), timeout_s=60, what=f"{name} ready")
+
+
+def start_by_rest(hub: HubProcesses, name: str) -> None:
+    with hub.api as api:
+        assert api.post(f"/users/ada/servers/{name}").status_code in (201, 202), hub.log()[-3000:]
+    wait_ready(hub, name)
+
+
+def stop_by_rest(hub: HubProcesses, name: str) -> None:
+    with hub.api as api:
+        assert api.delete(f"/users/ada/servers/{name}").status_code in (202, 204)
+    wait_for(lambda: not server(hub, name)["ready"] and not server(hub, name)["pending"], what=f"{name} stopped")
+
+
+def test_sign_in_uses_state_and_pkce(hub: HubProcesses) -> None:
+    with httpx.Client(base_url=hub.url, follow_redirects=False) as client:
+        answer = client.get("/hub/home")
+        for _ in range(4):
+            if "/oauth/authorize" in answer.headers["location"]:
+                break
+            answer = client.get(answer.headers["location"])
+        asked = parse_qs(urlsplit(answer.headers["location"]).query)
+    assert asked["code_challenge_method"] == ["S256"]
+    assert asked["code_challenge"] and asked["state"]
+    assert asked["redirect_uri"] == [f"{hub.url}/hub/oauth_callback"]
+
+
+def test_a_callback_with_another_state_is_refused(browser: httpx.Client) -> None:
+    answer = browser.get("/hub/oauth_callback?code=x&state=eyJzdGF0ZV9pZCI6ICJ4In0=")
+    assert answer.status_code == 400
+
+
+def test_sign_out_ends_the_platforms_session(browser: httpx.Client, hub: HubProcesses) -> None:
+    answer = browser.get("/hub/logout")
+    assert answer.json() == {"signed_out": True, "then": f"{hub.url}/hub/home", "client": "remotegpu-hub"}
+
+
+def test_pages_may_not_be_framed(browser: httpx.Client) -> None:
+    headers = browser.get("/hub/home").headers
+    assert headers["x-frame-options"] == "DENY"
+    assert "frame-ancestors 'none'" in headers["content-security-policy"]
+
+
+def test_the_form_shows_models_prices_and_escapes(browser: httpx.Client) -> None:
+    page = browser.get("/hub/spawn/ada/formed").text
+    assert "2 of 4 free" in re.sub(r"\s+", " ", page)
+    assert "1.50 EUR per GPU and hour" in re.sub(r"\s+", " ", page)
+    assert "(simulated)" in page
+    assert "&lt;plain&gt;" in page
+
+
+def test_a_bad_form_is_shown_again_with_its_values(browser: httpx.Client, platform: HubPlatform) -> None:
+    answer = start_by_form(browser, "refused", FORM | {"gpus": "9"})
+    assert answer.status_code == 422, answer.text
+    assert "you may have up to 4 GPUs" in answer.text
+    assert 'value="9"' in answer.text
+    answer = start_by_form(browser, "refused", FORM | {"gpus": "one"})
+    assert answer.status_code == 400
+    assert "GPUs: give a whole number from 0 to 1024." in answer.text
+    assert ("ada", "refused") not in platform.environments
+
+
+def test_a_link_starts_nothing(browser: httpx.Client, platform: HubPlatform) -> None:
+    answer = browser.get("/hub/spawn/ada/linked?opt-image=base&opt-gpus=4")
+    assert answer.status_code == 400
+    assert ("ada", "linked") not in platform.environments
+
+
+def test_the_default_server_does_not_exist(browser: httpx.Client, hub: HubProcesses) -> None:
+    assert browser.get("/hub/spawn").url.path == "/hub/home"
+    with hub.api as api:
+        answer = api.post("/users/ada/server")
+    assert answer.status_code == 400
+    assert "name" in answer.json()["message"]
+
+
+def test_an_environment_from_the_form_to_the_browser_and_back(
+    browser: httpx.Client, hub: HubProcesses, platform: HubPlatform, engine: docker.APIClient
+) -> None:
+    answer = start_by_form(browser, "lab")
+    assert answer.status_code == 200, answer.text
+    wait_ready(hub, "lab")
+    environment = platform.environments["ada", "lab"]
+    assert environment.options == {
+        "image": "base", "gpus": 1, "gpu_model": "A100-80GB", "cpu_milli": 2000, "memory_bytes": 2 * 2**30
+    }  # fmt: skip
+    assert environment.ready.wait(10)
+    lab = browser.get("/user/ada/lab/lab")
+    assert lab.status_code == 200 and "JupyterLab" in lab.text
+    assert set(platform.created[-1]) == {"command", "environment", "labels"}
+    assert platform.created[-1]["environment"]["JUPYTERHUB_API_URL"] == f"{hub.url}/hub/api"
+    assert platform.created[-1]["environment"]["MEM_LIMIT"] == str(2 * 2**30)
+
+    stop_by_rest(hub, "lab")
+    assert environment.desired == "stopped"
+    assert platform.operations[-3:] == ["platform:stop", "stop", "remove_container"]
+    with pytest.raises(NotFound):
+        engine.inspect_container(environment.container_name)
+
+
+def test_an_unknown_environment_is_refused_over_rest(browser: httpx.Client, hub: HubProcesses) -> None:
+    with hub.api as api:
+        answer = api.post("/users/ada/servers/nobody")
+    assert answer.status_code == 404
+    assert answer.json()["message"] == "there is no such environment"
+
+
+def test_a_hub_restart_keeps_the_server(browser: httpx.Client, hub: HubProcesses, platform: HubPlatform) -> None:
+    start_by_form(browser, "kept")
+    wait_ready(hub, "kept")
+    container = platform.environments["ada", "kept"].container_name
+    before = platform.engine.inspect_container(container)["Id"]
+    hub.stop_hub(signal.SIGKILL)
+    assert browser.get("/user/ada/kept/api").status_code == 200, "the proxy serves on without the Hub"
+    hub.start_hub()
+    wait_ready(hub, "kept")
+    assert browser.get("/user/ada/kept/api").status_code == 200
+    assert platform.engine.inspect_container(container)["Id"] == before
+    assert "platform:stop" not in platform.operations
+
+    # An unreachable host is not a stopped server, neither for a running Hub nor for one that starts.
+    platform.change("ada", "kept", host_answers=False)
+    platform.engine.pause(container)
+    hub.stop_hub()
+    hub.start_hub()
+    wait_for(lambda: "inspect_container" in platform.operations, what="the Hub asks")
+    asked = len(platform.operations)
+    wait_for(lambda: len(platform.operations) > asked + 1, timeout_s=40, what="the Hub asks again")
+    assert "platform:stop" not in platform.operations
+    platform.engine.unpause(container)
+    platform.change("ada", "kept", host_answers=True)
+    wait_ready(hub, "kept")
+    stop_by_rest(hub, "kept")
+
+
+def test_a_queued_start_gives_its_slot_back(browser: httpx.Client, hub: HubProcesses, platform: HubPlatform) -> None:
+    platform.activate_at_once = False
+    began = time.monotonic()
+    answer = start_by_form(browser, "patient")
+    assert answer.url.path == "/hub/spawn-pending/ada/patient"
+    with browser.stream("GET", "/hub/api/users/ada/servers/patient/progress") as events:
+        lines = (line for line in events.iter_lines() if "A100" in line)
+        assert "number 3 in the queue: no free A100 now" in next(lines)
+    wait_for(lambda: not server(hub, "patient")["pending"], timeout_s=60, what="the slot is given back")
+    assert 20 < time.monotonic() - began < 45
+    assert platform.environments["ada", "patient"].desired == "running", "it keeps its place in the queue"
+    assert "platform:stop" not in platform.operations
+
+    pending = browser.get("/hub/spawn-pending/ada/patient")
+    assert "/hub/waiting/ada/patient" in pending.text
+    waiting = browser.get("/hub/waiting/ada/patient")
+    assert "number 3 in the queue: no free A100 now" in waiting.text
+    assert waiting.headers["refresh"] == "5"
+
+    platform.change("ada", "patient", active=True, observed="starting")
+    start_by_rest(hub, "patient")
+    assert browser.get("/hub/waiting/ada/patient").url.path.startswith("/user/ada/patient")
+    stop_by_rest(hub, "patient")
+
+
+def test_stopping_while_it_waits_leaves_the_queue(
+    browser: httpx.Client, hub: HubProcesses, platform: HubPlatform
+) -> None:
+    platform.activate_at_once = False
+    start_by_form(browser, "given-up")
+    stop_by_rest(hub, "given-up")
+    assert platform.environments["ada", "given-up"].desired == "stopped"
+
+
+def test_a_failing_container_is_shown_and_stopped(
+    browser: httpx.Client, hub: HubProcesses, platform: HubPlatform, engine: docker.APIClient
+) -> None:
+    start_by_form(browser, "broken")
+    environment = platform.environments["ada", "broken"]
+    wait_for(lambda: "start" in platform.operations, what="started")
+    engine.kill(environment.container_name)
+    wait_for(lambda: not server(hub, "broken")["pending"], what="the failed start is over")
+    page = browser.get("/hub/spawn-pending/ada/broken")
+    assert "exit code 137" in page.text
+    assert environment.desired == "stopped"
+
+
+def test_waiting_pages_of_others_are_hidden(browser: httpx.Client, hub: HubProcesses) -> None:
+    with hub.api as api:
+        api.post("/users/bob")
+    assert browser.get("/hub/waiting/bob/lab").status_code == 404
+    assert browser.get("/hub/spawn/bob/lab").status_code == 404
