@@ -5,7 +5,6 @@ It restarts what dies, with a growing delay, and rotates what the programs write
 
 import contextlib
 import os
-import subprocess
 import sys
 import xmlrpc.client
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from supervisor.xmlrpc import SupervisorTransport
 from deploy.instance import REPOSITORY, Instance
 from deploy.processes import MARKER, wait_until
 from deploy.progress import StepError
+from deploy.shell import execute
 
 _LOG_BYTES = 20 * 1024 * 1024
 _LOG_BACKUPS = 3
@@ -61,14 +61,15 @@ class Supervisor:
             self._reread()
             return False
         self._socket.unlink(missing_ok=True)
-        with (self._instance.logs / "supervisord.out").open("ab") as output:
-            subprocess.Popen(
-                [sys.executable, "-m", "supervisor.supervisord", "--nodaemon", "--configuration", str(self._config)],
-                stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=REPOSITORY,
-                env={**os.environ, MARKER: str(self._instance.data)}, start_new_session=True,
-            )  # fmt: skip
+        # It puts itself into the background; what it says before that is the error.
+        execute(
+            [sys.executable, "-m", "supervisor.supervisord", "--configuration", str(self._config)],
+            timeout_s=30,
+            cwd=REPOSITORY,
+            env={MARKER: str(self._instance.data)},
+        )
         if not wait_until(self.answers, timeout_s=20):
-            raise StepError(f"supervisord did not start; see {self._instance.logs}/supervisord.out")
+            raise StepError(f"supervisord did not start; see {self._instance.logs}/supervisord.log")
         return True
 
     def answers(self) -> bool:
@@ -136,7 +137,7 @@ class Supervisor:
         return (
             f"[unix_http_server]\nfile={self._socket}\nchmod=0600\n"
             f"[supervisord]\nlogfile={logs}/supervisord.log\nlogfile_maxbytes={_LOG_BYTES}\nlogfile_backups={_LOG_BACKUPS}\n"
-            f"pidfile={run}/supervisord.pid\nminfds=4096\nminprocs=200\nnodaemon=true\nsilent=true\n"
+            f"pidfile={run}/supervisord.pid\nminfds=4096\nminprocs=200\nnodaemon=false\nsilent=true\n"
             f"{'user=root' if os.geteuid() == 0 else ''}\n"
             "[rpcinterface:supervisor]\nsupervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface\n"
         )
@@ -167,6 +168,8 @@ class Supervisor:
 
 
 def _escape(value: str) -> str:
+    if " ;" in value or "\n" in value:
+        raise StepError(f"{value!r} can't be passed on: a space before a semicolon, or a line's end, is not possible here")
     # A percent sign starts an expansion in supervisor's files.
     return value.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
 

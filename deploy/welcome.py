@@ -17,5 +17,5 @@ def welcome(instance: Instance) -> None:
     say()
     say("  Try next:")
     say(f"    .venv/bin/remotegpu login {instance.public_url} --username admin")
-    say("    .venv/bin/remotegpu hosts")
-    say("    .venv/bin/remotegpu admin customer create "Lovelace Labs" --owner ada --balance 100")
+    say("    .venv/bin/remotegpu admin price set A100-80GB 2.50")
+    say("    .venv/bin/remotegpu admin customer create 'Lovelace Labs' --owner ada --balance 100")

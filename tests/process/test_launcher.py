@@ -1,0 +1,154 @@
+"""The launcher's supervision on real processes: restarts, a killed supervisor, two installations side by side."""
+
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from deploy import health
+from deploy.hub_proxy import ensure_proxy
+from deploy.instance import Instance, load
+from deploy.leftovers import end_everything, end_leftovers
+from deploy.processes import instance_processes
+from deploy.programs import embedded_postgres, hub_proxy_program, postgres_program
+from deploy.progress import StepError
+from deploy.secrets import ensure_secrets
+from deploy.stop import stop_everything
+from deploy.supervisor import Program, Supervisor
+from tests.waiting import wait_for
+
+PARTS = ("postgres", "proxy")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("0.0.0.0", 0))
+        return int(probe.getsockname()[1])
+
+
+def small_installation(data: Path) -> Instance:
+    """PostgreSQL and the Hub's proxy under a supervisor: two programs that need nothing else."""
+    data.mkdir()
+    ports = {name: free_port() for name in ("port", "internal_port", "hub_port", "hub_api_port", "proxy_api_port")}
+    instance = replace(load(data, **ports), address="127.0.0.1")
+    for directory in (instance.logs, instance.run, instance.hosts, instance.hub):
+        directory.mkdir()
+    data.chmod(0o711)
+    instance.save()
+    ensure_secrets(instance.secrets)
+    server = embedded_postgres(instance)
+    assert server is not None
+    server.initialise()
+    server.prepare()
+    Supervisor(instance).write([postgres_program(instance, server), hub_proxy_program(instance)])
+    return instance
+
+
+def start(instance: Instance) -> Supervisor:
+    supervisor = Supervisor(instance)
+    supervisor.ensure_running()
+    for name in PARTS:
+        supervisor.start(name)
+    wait_for(lambda: all_answer(instance), timeout_s=30, what="PostgreSQL and the proxy")
+    return supervisor
+
+
+def all_answer(instance: Instance) -> bool:
+    server = embedded_postgres(instance)
+    return server is not None and server.answers() and health.ask("proxy", lambda: health.proxy(instance)).healthy
+
+
+@pytest.fixture(scope="module", autouse=True)
+def proxy_installed() -> None:
+    ensure_proxy()
+
+
+@pytest.fixture
+def installations(scratch: Path, request: pytest.FixtureRequest) -> Iterator[list[Instance]]:
+    made: list[Instance] = []
+    for letter in "ab":
+        made.append(small_installation(scratch / f"l{letter}{abs(hash(request.node.name)) % 10_000}"))
+    yield made
+    for instance in made:
+        with contextlib.suppress(StepError):
+            Supervisor(instance).shutdown()
+        end_leftovers(instance)
+        end_everything(instance)
+        assert instance_processes(instance.data) == []
+
+
+def test_what_is_killed_is_started_again(installations: list[Instance]) -> None:
+    instance = installations[0]
+    supervisor = start(instance)
+    for name in PARTS:
+        pid = supervisor.pids()[name]
+        os.kill(pid, signal.SIGKILL)
+        wait_for(
+            lambda name=name, pid=pid: supervisor.pids().get(name, pid) != pid, timeout_s=20, what=f"another {name}"
+        )
+        wait_for(lambda: all_answer(instance), timeout_s=20, what=f"answers after {name} was killed")
+
+
+def test_leftovers_of_a_killed_supervisor_are_ended_cleanly(installations: list[Instance]) -> None:
+    instance, other = installations
+    supervisor = start(instance)
+    start(other)
+    pid = int((instance.run / "supervisord.pid").read_text())
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: not supervisor.answers(), timeout_s=10, what="the supervisor's end")
+    assert all_answer(instance), "the programs outlive their supervisor"
+    server = embedded_postgres(instance)
+    assert server is not None
+
+    assert end_leftovers(instance) == len(PARTS)
+    assert instance_processes(instance.data) == []
+    assert server.pid() is None, "shut down, not killed"
+    assert all_answer(other), "the installation beside it was left alone"
+    start(instance)
+
+
+def test_down_ends_its_own_and_nothing_else(installations: list[Instance]) -> None:
+    instance, other = installations
+    start(instance)
+    start(other)
+    stop_everything(instance)
+    assert instance_processes(instance.data) == []
+    assert all_answer(other)
+    stop_everything(instance)
+
+
+def test_a_changed_program_is_restarted_and_the_others_are_not(installations: list[Instance]) -> None:
+    instance = installations[0]
+    supervisor = start(instance)
+    before = supervisor.pids()
+    server = embedded_postgres(instance)
+    assert server is not None
+    changed = replace(instance, hub_port=free_port())
+    supervisor.write([postgres_program(instance, server), hub_proxy_program(changed)])
+    supervisor.ensure_running()
+    supervisor.start("proxy")
+    wait_for(lambda: "proxy" in supervisor.pids(), timeout_s=20, what="the proxy")
+    assert supervisor.pids()["postgres"] == before["postgres"]
+    assert supervisor.pids()["proxy"] != before["proxy"]
+
+
+def test_values_reach_a_program_as_they_are(installations: list[Instance], tmp_path: Path) -> None:
+    instance = installations[0]
+    target = tmp_path / "said"
+    value = 'a "b" c,d=%e \\;f'
+    command = ["/bin/sh", "-c", f'printf "%s|%s" "$VALUE" "$1" > {target}; exec sleep 1000', "sh", "50% of it"]
+    supervisor = Supervisor(instance)
+    supervisor.write([Program("odd", command, {"VALUE": value, "REMOTEGPU_INSTANCE": str(instance.data)})])
+    supervisor.ensure_running()
+    supervisor.start("odd")
+    assert (
+        wait_for(lambda: target.exists() and target.read_text(), timeout_s=10, what="its output")
+        == f"{value}|50% of it"
+    )
+    assert psutil.Process(supervisor.pids()["odd"]).environ()["REMOTEGPU_INSTANCE"] == str(instance.data)
