@@ -1,6 +1,7 @@
 """The public application: error handling, the policy before every endpoint, and all routers."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 from fastapi import APIRouter, Depends, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
@@ -19,12 +20,16 @@ from api.identity.authorisation import authorise, endpoint_templates
 from api.identity.signing_keys import KeyRing
 from api.images import endpoints as images
 from api.machines import endpoints as machines
+from api.oidc import endpoints as oidc
+from api.oidc.provider import Provider
+from api.ops import ray_dashboard
 from api.quotas import endpoints as quotas
 from api.rate_limit import RateLimits
 from api.security_headers import SecurityHeaders
 from api.settings import Settings
 from api.tenants import admin_endpoints as admin_tenants
 from api.tenants import endpoints as tenants
+from api.web import endpoints as web
 
 API = "/api/v1"
 VERSION = "0.1.0"
@@ -44,12 +49,15 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
         docs_url=None,  # FastAPI's pages load scripts from elsewhere, which the content security policy refuses
         redoc_url=None,
         max_body_size=settings.max_body_bytes,
+        lifespan=_lifespan,
         dependencies=[Depends(authorise)],
     )
     install_shared(app, settings, database)
     openapi.install(app)
     keys = KeyRing(database, settings)
     app.state.keys = keys
+    app.state.oidc = Provider(database, keys, settings)
+    app.state.ray_dashboard = ray_dashboard.dashboard_client(settings)
     app.state.authenticator = Authenticator(database, keys, settings.public_url, settings)
     app.state.rate_limits = RateLimits(settings)
     app.add_middleware(SecurityHeaders, hsts=settings.tls)
@@ -62,10 +70,18 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
             max_age=600,
         )
     app.add_api_route("/health", health, methods=["GET"], tags=["platform"])
+    for page_router in (web.router, oidc.router, ray_dashboard.router):
+        app.include_router(page_router)
     for router in _api_routers():
         app.include_router(router, prefix=API)
     app.state.endpoint_templates = endpoint_templates(app)
     return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    yield
+    await app.state.ray_dashboard.aclose()
 
 
 def _api_routers() -> Sequence[APIRouter]:

@@ -27,10 +27,29 @@ class Rule:
 
 
 PUBLIC = Rule(None)
+PAGE = Rule(None)
+"""A page or protocol endpoint for browsers: it looks at the web session, the client or the token itself."""
 
 POLICY: dict[tuple[str, str], Rule] = {
     ("GET", "/health"): PUBLIC,
     ("GET", "/api/v1/openapi.json"): PUBLIC,
+    ("GET", "/"): PAGE,
+    ("GET", "/static/style.css"): PUBLIC,
+    ("GET", "/login"): PAGE,
+    ("POST", "/login"): PAGE,
+    ("GET", "/password"): PAGE,
+    ("POST", "/password"): PAGE,
+    ("GET", "/logout"): PAGE,
+    ("POST", "/logout"): PAGE,
+    ("GET", "/.well-known/openid-configuration"): PUBLIC,
+    ("GET", "/oauth/jwks"): PUBLIC,
+    ("GET", "/oauth/authorize"): PAGE,
+    ("POST", "/oauth/token"): PAGE,
+    ("GET", "/oauth/userinfo"): PAGE,
+    ("POST", "/oauth/userinfo"): PAGE,
+    ("GET", "/oauth/logout"): PAGE,
+    ("POST", "/oauth/logout"): PAGE,
+    ("GET", "/ops/ray/{path:path}"): PAGE,
     ("POST", "/api/v1/auth/login"): PUBLIC,
     ("POST", "/api/v1/auth/refresh"): PUBLIC,
     ("POST", "/api/v1/auth/logout"): PUBLIC,

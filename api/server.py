@@ -1,0 +1,82 @@
+"""`python -m api.server`: the public and the internal listener in one process."""
+
+import asyncio
+import logging
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import uvicorn
+
+from api.app import create_app
+from api.db import Database
+from api.internal.server import serve_config
+from api.migrations.migrate import check_schema
+from api.settings import Settings
+
+KEEP_ALIVE_S = 20
+GRACE_S = 5
+MAX_CONNECTIONS = 2000
+
+
+class Listener(uvicorn.Server):
+    """A uvicorn server that leaves the signals to `serve`, since two run in one process."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def public_config(settings: Settings, database: Database) -> uvicorn.Config:
+    """The public listener: TLS where a certificate is given."""
+    return uvicorn.Config(
+        create_app(settings, database),
+        host=settings.listen_host,
+        port=settings.listen_port,
+        ssl_certfile=settings.tls_cert,
+        ssl_keyfile=settings.tls_key,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=GRACE_S,
+        limit_concurrency=MAX_CONNECTIONS,
+        proxy_headers=False,  # an address that the sender may choose would defeat the rate limits
+        server_header=False,
+        access_log=False,
+    )
+
+
+async def serve(settings: Settings, database: Database) -> None:
+    """Run both listeners until a signal ends them, or one of them ends by itself.
+
+    Raises:
+        RuntimeError: a listener could not start.
+    """
+    listeners = [Listener(public_config(settings, database)), Listener(serve_config(settings, database))]
+
+    def stop() -> None:
+        for listener in listeners:
+            listener.should_exit = True
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    running = [asyncio.create_task(listener.serve()) for listener in listeners]
+    await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+    stop()
+    await asyncio.gather(*running)
+    if not all(listener.started for listener in listeners):
+        raise RuntimeError("a listener could not start; the log says why")
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    settings = Settings()
+    database = Database(settings.database_url)
+    check_schema(database.engine)
+    try:
+        asyncio.run(serve(settings, database))
+    finally:
+        database.close()
+
+
+if __name__ == "__main__":
+    main()
