@@ -22,10 +22,10 @@ def parse_form(form: dict[str, list[str]]) -> dict[str, Any]:
     image = _field(form, "image")
     if not image:
         raise SpawnRefused("Choose an image.", reason="invalid")
-    gpus = int(_number(form, "gpus", label="GPUs", least=0, most=_MAX_GPUS, whole=True) or 0)
+    gpus = int(_number(form, "gpus", label="GPUs", least=1, most=_MAX_GPUS, whole=True) or 1)
     options: dict[str, Any] = {"image": image, "gpus": gpus}
     model = _field(form, "gpu_model")
-    if gpus and model:
+    if model:
         options["gpu_model"] = model
     cpus = _number(form, "cpus", label="CPUs", least=Decimal("0.1"), most=_MAX_CPUS)
     if cpus is not None:

@@ -1,0 +1,46 @@
+"""What the launcher tells the Hub, and the proxy's command line."""
+
+import pytest
+
+from hub.proxy import proxy_command
+from hub.settings import HubSettings, SettingsError
+
+ENVIRONMENT = {
+    "REMOTEGPU_PUBLIC_URL": "https://cloud.example.org/",
+    "REMOTEGPU_HUB_URL": "https://hub.example.org",
+    "REMOTEGPU_INTERNAL_URL": "https://10.0.0.1:8001",
+    "REMOTEGPU_SECRETS_DIR": "/secrets",
+}
+
+
+def test_defaults() -> None:
+    settings = HubSettings.from_environment(ENVIRONMENT)
+    assert settings.public_url == "https://cloud.example.org"
+    assert (settings.listen_port, settings.api_port, settings.proxy_api_port) == (8080, 8081, 8082)
+    assert not settings.tls
+
+
+@pytest.mark.parametrize("name", ENVIRONMENT)
+def test_what_is_missing_is_named(name: str) -> None:
+    with pytest.raises(SettingsError, match=name):
+        HubSettings.from_environment({key: value for key, value in ENVIRONMENT.items() if key != name})
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "-1", "x", ""])
+def test_ports_are_checked(port: str) -> None:
+    with pytest.raises(SettingsError, match="REMOTEGPU_HUB_LISTEN_PORT"):
+        HubSettings.from_environment(ENVIRONMENT | {"REMOTEGPU_HUB_LISTEN_PORT": port})
+
+
+def test_the_proxys_own_api_is_never_public() -> None:
+    settings = HubSettings.from_environment(ENVIRONMENT | {"REMOTEGPU_HUB_LISTEN_HOST": "0.0.0.0"})
+    command = proxy_command(settings)
+    assert command[command.index("--api-ip") + 1] == "127.0.0.1"
+    assert command[command.index("--ip") + 1] == "0.0.0.0"
+
+
+def test_a_certificate_makes_the_proxy_speak_tls() -> None:
+    tls = {"REMOTEGPU_TLS_CERT": "/c.pem", "REMOTEGPU_TLS_KEY": "/k.pem"}
+    command = proxy_command(HubSettings.from_environment(ENVIRONMENT | tls))
+    assert command[command.index("--ssl-cert") + 1] == "/c.pem"
+    assert command[command.index("--ssl-key") + 1] == "/k.pem"
