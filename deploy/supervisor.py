@@ -5,6 +5,7 @@ It restarts what dies, with a growing delay, and rotates what the programs write
 
 import contextlib
 import os
+import shlex
 import sys
 import xmlrpc.client
 from collections.abc import Mapping, Sequence
@@ -143,10 +144,10 @@ class Supervisor:
         )
 
     def _program_block(self, program: Program) -> str:
-        environment = ",".join(f'{key}="{_escape(value)}"' for key, value in sorted(program.environment.items()))
+        environment = ",".join(f"{key}={_variable(value)}" for key, value in sorted(program.environment.items()))
         lines = [
             f"[program:{program.name}]",
-            f"command={' '.join(_quote(argument) for argument in program.command)}",
+            f"command={' '.join(_argument(argument) for argument in program.command)}",
             f"directory={REPOSITORY if program.user is None else '/'}",
             f"environment={environment}",
             "autostart=false",
@@ -167,12 +168,24 @@ class Supervisor:
         return "\n".join(lines) + "\n"
 
 
-def _escape(value: str) -> str:
+def _setting(value: str) -> str:
+    """A value as supervisor's files take it: a percent sign starts an expansion, ` ;` a comment.
+
+    Raises:
+        StepError: it holds what the format has no way to say.
+    """
     if " ;" in value or "\n" in value:
-        raise StepError(f"{value!r} can't be passed on: a space before a semicolon, or a line's end, is not possible here")
-    # A percent sign starts an expansion in supervisor's files.
-    return value.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+        raise StepError(f"{value!r} can't be passed on: it holds a semicolon after a space, or a line's end")
+    return value.replace("%", "%%")
 
 
-def _quote(argument: str) -> str:
-    return f'"{_escape(argument)}"' if any(character in argument for character in " ;\"'%\\") else argument
+def _variable(value: str) -> str:
+    # There are no escapes within the quotes of `environment=`.
+    quote = "'" if '"' in value else '"'
+    if quote in value:
+        raise StepError(f"{value!r} can't be passed on: it holds both kinds of quotes")
+    return f"{quote}{_setting(value)}{quote}"
+
+
+def _argument(argument: str) -> str:
+    return _setting(shlex.quote(argument))
