@@ -125,6 +125,9 @@ class PlatformClient:
         path = f"{_server(username, name)}/docker/{operation}"
         return await self._call("POST", path, body=arguments, timeout_s=timeout_s)
 
+    async def close(self) -> None:
+        await self._http.aclose()
+
     async def _call(
         self,
         method: str,
