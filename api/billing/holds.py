@@ -50,7 +50,7 @@ def place_hold(
         return True
     starts_ms, covers_ms = to_ms(now or utc_now()), to_ms(until)
     devices = max(allocation.gpus, -(-devices_milli // 1000))
-    amount = devices + _worst_case(price, devices_milli, covers_ms - starts_ms)
+    amount = _most(price, devices_milli, covers_ms - starts_ms, devices=devices)
     accounts = customer_accounts(session, allocation.customer_id, price.currency)
     if lock_accounts(session, (accounts.wallet, accounts.holds))[accounts.wallet].balance_micro < amount:
         return False
@@ -177,7 +177,7 @@ def unproven_micro(session: Session, hold: Hold) -> int:
     length_ms = hold.billable_until_ms - hold.starts_ms
     if proven_milli_ms >= hold.devices_milli * length_ms:
         return 0
-    worst = hold.devices + _worst_case(_price(session, hold), hold.devices_milli, length_ms)
+    worst = _most(_price(session, hold), hold.devices_milli, length_ms, devices=hold.devices)
     return max(0, worst - int(charged))
 
 
@@ -190,10 +190,17 @@ def _price(session: Session, hold: Hold) -> PriceVersion:
     return session.get_one(PriceVersion, hold.price_version_id)
 
 
-def _worst_case(price: PriceVersion, milli: int, duration_ms: int) -> int:
-    return worst_case_charge_micro(
+def _most(price: PriceVersion, milli: int, duration_ms: int, *, devices: int) -> int:
+    """The most that all devices together can be charged for that time, however it is split between them."""
+    exact = worst_case_charge_micro(
         price_micro_per_gpu_hour=price.price_micro_per_gpu_hour, milli=milli, duration_ms=max(0, duration_ms)
     )
+    return exact + _rounding(price, devices)
+
+
+def _rounding(price: PriceVersion, devices: int) -> int:
+    """Each device's charge is rounded for itself, by half a unit at most."""
+    return devices if price.price_micro_per_gpu_hour else 0
 
 
 def _extend(session: Session, hold: Hold, until_ms: int) -> None:
@@ -203,14 +210,14 @@ def _extend(session: Session, hold: Hold, until_ms: int) -> None:
     # What was bought so far covers starts..covers_until exactly; what it must become is counted from the start
     # too, so that rounding up does not accumulate over the steps.
     reach = affordable_ms(
-        budget_micro=wallet + hold.bought_micro - hold.devices,
+        budget_micro=wallet + hold.bought_micro - _rounding(price, hold.devices),
         price_micro_per_gpu_hour=price.price_micro_per_gpu_hour,
         milli=hold.devices_milli,
     )
     target_ms = until_ms if reach is None else min(until_ms, hold.starts_ms + reach)
     if target_ms <= hold.covers_until_ms or (target_ms < until_ms and _tiny(hold, target_ms)):
         return
-    bought = hold.devices + _worst_case(price, hold.devices_milli, target_ms - hold.starts_ms)
+    bought = _most(price, hold.devices_milli, target_ms - hold.starts_ms, devices=hold.devices)
     hold.covers_until_ms = target_ms
     _buy(session, hold, accounts, bought - hold.bought_micro)
 

@@ -1,0 +1,145 @@
+"""Billing over HTTP: what a customer reads is what the journal says, and only their own."""
+
+from datetime import timedelta
+
+import pytest
+from fastapi.testclient import TestClient
+
+from api.audit.tables import AuditEntry
+from api.clock import utc_now
+from api.db import Database
+from tests.db.conftest import Person, Tenant
+from tests.db.ledger_world import MICRO, Lease, World
+
+BILLING = "/api/v1/customer/billing"
+
+
+@pytest.fixture
+def world(database: Database) -> World:
+    return World(database)
+
+
+@pytest.fixture
+def lease(world: World, tenant: Tenant) -> Lease:
+    """Still running: 3 s proven in two pieces on a device at a third of a unit a millisecond."""
+    world.top_up(tenant.customer, MICRO)
+    host, gpus = world.host(gpus=1)
+    lease = world.start(tenant.customer, world.price(1_200_000), gpus)
+    world.pass_time(30_000)
+    start = lease.starts_ms
+    world.deliver(host.id, world.window(lease, start, start + 1000), world.window(lease, start + 5000, start + 7000))
+    return lease
+
+
+def test_statement_balance_and_journal_agree(app_client: TestClient, tenant: Tenant, lease: Lease) -> None:
+    def read(path: str) -> dict[str, object]:
+        answer = app_client.get(f"{BILLING}/{path}", headers=tenant.member.headers)
+        assert answer.status_code == 200, answer.text
+        found = answer.json()
+        assert isinstance(found, dict)
+        return found
+
+    balance, statement = read("balance"), read("statement")
+    assert balance["balance_micro"] == MICRO - 1000
+    assert balance["available_micro"] == MICRO - 40_001
+    assert statement["totals"] == {
+        "opening_balance_micro": 0,
+        "top_ups_micro": MICRO,
+        "amount_micro": 1000,
+        "duration_ms": 3000,
+        "closing_balance_micro": MICRO - 1000,
+    }
+    [line] = statement["lines"]  # type: ignore[misc]
+    assert line["allocation_id"] == lease.uid
+    assert (line["duration_ms"], line["amount_micro"], line["gpu_model"]) == (3000, 1000, "NVIDIA A100-SXM4-80GB")
+    usage = read("usage")["items"]
+    assert isinstance(usage, list)
+    assert [(each["duration_ms"], each["amount_micro"]) for each in usage] == [(2000, 667), (1000, 333)]
+    journal = read("journal")["items"]
+    assert isinstance(journal, list)
+    assert [each["kind"] for each in journal] == ["usage", "hold", "top_up"]
+    assert all(sum(posting["amount_micro"] for posting in each["postings"]) == 0 for each in journal)
+
+
+def test_periods_meet(app_client: TestClient, tenant: Tenant, lease: Lease) -> None:
+    """A period ends where the next begins, and its closing balance is the next one's opening balance."""
+    moment = utc_now() - timedelta(days=1)
+
+    def totals(**period: str) -> dict[str, int]:
+        answer = app_client.get(f"{BILLING}/statement", params=period, headers=tenant.owner.headers)
+        assert answer.status_code == 200, answer.text
+        found: dict[str, int] = answer.json()["totals"]
+        return found
+
+    early = totals(**{"from": (moment - timedelta(days=9)).isoformat(), "to": moment.isoformat()})
+    late = totals(**{"from": moment.isoformat()})
+    assert early["closing_balance_micro"] == late["opening_balance_micro"] == 0
+    assert early["amount_micro"] == 0
+    assert late["amount_micro"] == 1000
+
+
+def test_pages(app_client: TestClient, tenant: Tenant, lease: Lease) -> None:
+    for path in ("usage", "journal"):
+        first = app_client.get(f"{BILLING}/{path}", params={"limit": 1}, headers=tenant.owner.headers).json()
+        params = {"limit": 1, "cursor": first["next_cursor"]}
+        second = app_client.get(f"{BILLING}/{path}", params=params, headers=tenant.owner.headers).json()
+        assert first["items"] != second["items"]
+
+
+def test_another_customer_sees_nothing(app_client: TestClient, other_tenant: Tenant, lease: Lease) -> None:
+    headers = other_tenant.owner.headers
+    assert app_client.get(f"{BILLING}/usage", headers=headers).json()["items"] == []
+    assert app_client.get(f"{BILLING}/journal", headers=headers).json()["items"] == []
+    assert app_client.get(f"{BILLING}/statement", headers=headers).json()["lines"] == []
+    assert app_client.get(f"{BILLING}/balance", headers=headers).json()["balance_micro"] == 0
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"from": "yesterday"},
+        {"from": "2026-01-01T00:00:00"},
+        {"from": "2026-02-01T00:00:00Z", "to": "2026-01-01T00:00:00Z"},
+        {"from": "0001-01-01T00:00:00Z"},
+        {"to": "9999-12-31T23:59:59Z"},
+        {"limit": "0"},
+    ],
+)
+def test_periods_that_make_no_sense(app_client: TestClient, tenant: Tenant, params: dict[str, str]) -> None:
+    answer = app_client.get(f"{BILLING}/statement", params=params, headers=tenant.owner.headers)
+    assert answer.status_code == 422, answer.text
+
+
+def test_topping_up(app_client: TestClient, admin: Person, tenant: Tenant, database: Database) -> None:
+    path = f"/api/v1/admin/customers/{tenant.customer.uid}/top-up"
+    headers = {**admin.headers, "Idempotency-Key": "bank-transfer-1"}
+    first = app_client.post(path, headers=headers, json={"amount_micro": 5 * MICRO, "note": "welcome"})
+    again = app_client.post(path, headers=headers, json={"amount_micro": 5 * MICRO, "note": "welcome"})
+    assert (first.status_code, again.status_code) == (201, 201)
+    assert first.json() == again.json()
+    balance = app_client.get(path.replace("top-up", "balance"), headers=admin.headers).json()
+    assert balance["balance_micro"] == 5 * MICRO
+    with database.session() as session:
+        actions = [row.action for row in session.query(AuditEntry)]
+    assert actions.count("customer.top_up") == 1
+    for amount in (0, -1, 10**18, 1.5, "much"):
+        assert app_client.post(path, headers=admin.headers, json={"amount_micro": amount}).status_code == 422
+    nul = {"amount_micro": 1, "note": "a\0b"}
+    assert app_client.post(path, headers=admin.headers, json=nul).status_code == 422
+    assert app_client.post(path, headers=tenant.owner.headers, json={"amount_micro": 1}).status_code == 403
+
+
+def test_prices(app_client: TestClient, admin: Person) -> None:
+    body = {"gpu_model": "A100-80GB", "price_micro_per_gpu_hour": 2_500_000}
+    made = app_client.post("/api/v1/admin/prices", headers=admin.headers, json=body)
+    assert made.status_code == 201, made.text
+    listed = app_client.get("/api/v1/admin/prices", headers=admin.headers).json()["items"]
+    assert listed == [made.json()]
+    for wrong in (
+        {"gpu_model": ""},
+        {"price_micro_per_gpu_hour": -1},
+        {"currency": "dollars"},
+        {"effective_from": "9999-12-31T23:59:59Z"},
+    ):
+        answer = app_client.post("/api/v1/admin/prices", headers=admin.headers, json={**body, **wrong})
+        assert answer.status_code == 422, answer.text

@@ -1,0 +1,205 @@
+"""Holds: nothing runs that is not paid for, nothing is kept that can't be charged any more."""
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from api.allocations.tables import Allocation
+from api.allocations.transitions import move
+from api.billing.holds import extend_hold, place_hold, settle_hold, sweep_holds
+from api.billing.prices import create_price, price_for
+from api.billing.tables import JournalTransaction, PriceVersion
+from api.billing.verify import check
+from api.clock import to_ms
+from api.db import Database
+from api.quotas.service import shortfall
+from api.quotas.tables import Quota
+from api.tenants.tables import Customer
+from scheduler.states import AllocationState
+from tests.db.ledger_world import GIB, MICRO, World
+
+PRICE = 3_600 * MICRO  # a unit a second
+
+
+@pytest.fixture
+def world(database: Database) -> World:
+    return World(database)
+
+
+def _transactions(database: Database) -> int:
+    with database.session() as session:
+        return session.scalars(select(func.count()).select_from(JournalTransaction)).one()
+
+
+@pytest.mark.parametrize(("quota", "balance", "fitting"), [(5, 7, 5), (9, 7, 7)])
+def test_a_hundred_placings_at_once(world: World, database: Database, quota: int, balance: int, fitting: int) -> None:
+    """Against a balance for 7 and a quota of 5, exactly 5 fit; with a larger quota, exactly 7."""
+    price = world.price(PRICE)
+    customer = world.customer(balance_micro=balance * (120 * MICRO + 1))
+    database.transact(lambda session: session.add(Quota(customer_id=customer.id, gpus=quota)))
+    allocations = [world.queue(customer, gpus=1) for _ in range(100)]
+
+    def place(allocation_id: int) -> bool:
+        def work(session: Session) -> bool:
+            session.execute(select(Customer.id).where(Customer.id == customer.id).with_for_update())
+            allocation = session.get_one(Allocation, allocation_id, with_for_update=True)
+            if shortfall(session, customer.id, gpus=1, cpu_milli=1000, memory_bytes=GIB):
+                return False
+            until = world.now + timedelta(seconds=120)
+            if not place_hold(
+                session, allocation=allocation, price=price, devices_milli=1000, until=until, now=world.now
+            ):
+                return False
+            move(session, allocation, AllocationState.PLACING, actor="test")
+            return True
+
+        return database.transact(work)
+
+    with ThreadPoolExecutor(16) as threads:
+        assert sum(threads.map(place, allocations)) == fitting
+    found = world.balance(customer)
+    assert found.available_micro == (balance - fitting) * (120 * MICRO + 1)
+    with database.session() as session:
+        assert check(session) == []
+
+
+def test_the_balance_alone_keeps_racing_holds_apart(world: World, database: Database) -> None:
+    """Without the customer's lock, the wallet's own is enough for the money."""
+    price = world.price(PRICE)
+    customer = world.customer(balance_micro=7 * (120 * MICRO + 1) + 3)
+    _, gpus = world.host(gpus=20)
+    allocations = [world.queue(customer, gpus=1) for _ in gpus]
+    with ThreadPoolExecutor(16) as threads:
+        leases = list(
+            threads.map(lambda pair: world.place(pair[0], price, (pair[1],)), zip(allocations, gpus, strict=True))
+        )
+    assert sum(lease is not None for lease in leases) == 7
+    assert world.balance(customer).available_micro == 3
+
+
+def test_renewing_buys_in_steps(world: World, database: Database) -> None:
+    """An hour of renewals every two seconds makes one journal transaction a minute, and is always paid for."""
+    customer, (_, gpus) = world.customer(balance_micro=10_000 * MICRO), world.host(gpus=1)
+    lease = world.start(customer, world.price(PRICE), gpus)
+    before = _transactions(database)
+    for _ in range(300):
+        world.pass_time(2000)
+        assert world.renew(lease) == world.now + timedelta(seconds=60)
+    assert _transactions(database) - before <= 11
+
+
+def test_a_hold_reaches_as_far_as_the_money(world: World, database: Database) -> None:
+    customer, (_, gpus) = world.customer(balance_micro=200 * MICRO + 1), world.host(gpus=1)
+    lease = world.start(customer, world.price(PRICE), gpus)
+    for _ in range(200):
+        world.pass_time(2000)
+        limit = world.renew(lease)
+    assert to_ms(limit) == lease.starts_ms + 200_000
+    assert world.balance(customer).available_micro == 0
+    world.top_up(customer, 50 * MICRO)
+    with database.session() as session, session.begin():
+        allocation = session.get_one(Allocation, lease.allocation_id)
+        paid = extend_hold(session, allocation, until=world.now + timedelta(hours=1), now=world.now)
+    assert to_ms(paid) == lease.starts_ms + 250_000
+
+
+def test_rounding_is_paid_for_too(world: World) -> None:
+    """Two devices at half a unit a millisecond, for an odd number of them: each rounds up, and the wallet is empty."""
+    customer, (host, gpus) = world.customer(balance_micro=125_003), world.host(gpus=2)
+    lease = world.start(customer, world.price(1_800_000), gpus)
+    for _ in range(3):
+        world.pass_time(40_000)
+        limit = world.renew(lease)
+    assert world.balance(customer).available_micro == 0
+    assert to_ms(limit) - lease.starts_ms == 125_001
+    world.pass_time(40_000)
+    for gpu in range(2):
+        world.deliver(host.id, world.window(lease, lease.starts_ms, to_ms(limit), gpu=gpu))
+    assert world.balance(customer).balance_micro == 125_003 - 2 * 62_501
+
+
+def test_a_free_price_holds_nothing(world: World) -> None:
+    customer, (_, gpus) = world.customer(), world.host(gpus=1)
+    price = world.price(0)
+    lease = world.start(customer, price, gpus)
+    world.pass_time(50_000)
+    assert world.renew(lease) == world.now + timedelta(seconds=60)
+
+
+def test_settling_keeps_what_may_still_be_proven(world: World, database: Database) -> None:
+    customer, (host, gpus) = world.customer(balance_micro=1000 * MICRO), world.host(gpus=1)
+    lease = world.start(customer, world.price(PRICE), gpus)
+    world.pass_time(10_000)
+    world.deliver(host.id, world.window(lease, lease.starts_ms, lease.starts_ms + 4000))
+    world.release(lease, ended_at_ms=world.now_ms)
+    assert world.balance(customer).held_micro == 6 * MICRO + 1
+    assert database.transact(lambda session: sweep_holds(session, world.now)) == 0
+    world.deliver(host.id, world.window(lease, lease.starts_ms + 4000, lease.starts_ms + 10_000))
+    assert database.transact(lambda session: sweep_holds(session, world.now)) == 1, "every millisecond is proven"
+    found = world.balance(customer)
+    assert (found.available_micro, found.held_micro) == (990 * MICRO, 0)
+
+
+def test_settling_twice_and_an_end_beyond_the_limit(world: World, database: Database) -> None:
+    customer, (_, gpus) = world.customer(balance_micro=1000 * MICRO), world.host(gpus=1)
+    lease = world.start(customer, world.price(PRICE), gpus)
+    world.pass_time(90_000)
+    world.release(lease, ended_at_ms=world.now_ms)
+    assert world.balance(customer).held_micro == 60 * MICRO + 1, "run_until came before what the host says"
+    before = _transactions(database)
+    with database.session() as session, session.begin():
+        settle_hold(session, session.get_one(Allocation, lease.allocation_id), ended_at_ms=lease.starts_ms)
+    assert _transactions(database) == before
+
+
+def test_placing_twice_holds_once(world: World, database: Database) -> None:
+    customer = world.customer(balance_micro=1000 * MICRO)
+    price, allocation_id = world.price(PRICE), world.queue(customer, gpus=1)
+    for _ in range(2):
+        with database.session() as session, session.begin():
+            allocation = session.get_one(Allocation, allocation_id)
+            until = world.now + timedelta(seconds=10)
+            assert place_hold(
+                session, allocation=allocation, price=price, devices_milli=1000, until=until, now=world.now
+            )
+    assert world.balance(customer).held_micro == 10 * MICRO + 1
+
+
+def test_another_currency_is_not_spent(world: World, database: Database) -> None:
+    customer, (_, gpus) = world.customer(balance_micro=1000 * MICRO), world.host(gpus=1)
+    euros = database.transact(
+        lambda session: create_price(session, gpu_model="A100", price_micro_per_gpu_hour=1, currency="EUR")
+    )
+    assert world.place(world.queue(customer, gpus=1), euros, gpus) is None
+    assert world.balance(customer).held_micro == 0
+
+
+def test_the_latest_price_with_most_words_wins(world: World, database: Database) -> None:
+    def add(model: str, micro: int, hours: int) -> PriceVersion:
+        return database.transact(
+            lambda session: create_price(
+                session,
+                gpu_model=model,
+                price_micro_per_gpu_hour=micro,
+                effective_from=world.now + timedelta(hours=hours),
+            )
+        )
+
+    add("A100", 1, 0), add("A100-80GB", 2, 0), add("A100-80GB", 3, 1), add("A100", 4, 2), add("H100", 5, 0)
+    with database.session() as session:
+        for hours, model, expected in (
+            (0, "NVIDIA A100-SXM4-80GB", 2),
+            (1, "NVIDIA A100-SXM4-80GB", 3),
+            (5, "NVIDIA A100-SXM4-80GB", 3),
+            (0, "NVIDIA A100-SXM4-40GB", 1),
+            (2, "NVIDIA A100-SXM4-40GB", 4),
+        ):
+            found = price_for(session, model, at=world.now + timedelta(hours=hours))
+            assert found is not None
+            assert found.price_micro_per_gpu_hour == expected
+        assert price_for(session, "NVIDIA L4", at=world.now) is None
+        assert price_for(session, "A100", at=world.now - timedelta(seconds=1)) is None
+        assert price_for(session, "A100", at=world.now, currency="EUR") is None
