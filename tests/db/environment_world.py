@@ -1,6 +1,6 @@
 """Environments on a fleet, driven by hand: the scheduler's decisions, the host's heartbeats, and the Hub's answers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -94,6 +94,10 @@ class World:
         for ending in store.releasing():
             ended_at_ms = to_ms(ended_at or utc_now())
             store.released(ending.allocation_id, generation=ending.generation, ended_at_ms=ended_at_ms)
+
+    def rows(self) -> Sequence[Environment]:
+        with self.fleet.database.session() as session:
+            return session.scalars(select(Environment).order_by(Environment.id)).all()
 
     def environment(self, environment: Environment) -> Environment:
         with self.fleet.database.session() as session:

@@ -1,0 +1,240 @@
+"""The internal listener as it runs: real TLS, certificates of the platform's CA, enrolment to heartbeat."""
+
+import datetime
+import hashlib
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from cryptography import x509
+from fastapi.testclient import TestClient
+from sqlalchemy import update
+
+from api.clock import utc_now
+from api.db import Database
+from api.internal.peer import PeerRegister
+from api.internal.pki import Authority, ensure_pki, make_request
+from api.internal.server import serve_config
+from api.machines.tables import Certificate, EnrolmentToken, Host
+from api.settings import Settings
+from tests.db.conftest import Person
+from tests.db.fleet import Fleet
+
+FACTS = {
+    "boot_id": "boot-1",
+    "hostname": "h1",
+    "address": "10.0.0.1",
+    "os": "Debian 12",
+    "kernel": "6.1",
+    "cpu_count": 8,
+    "memory_bytes": 2**36,
+    "disk_bytes": 2**40,
+    "docker_version": "20.10",
+    "disk_limit": "watcher",
+    "simulated": True,
+    "gpus": [{"index": 0, "uuid": "GPU-0", "model": "NVIDIA A100", "memory_bytes": 2**36}],
+}
+BEAT: dict[str, Any] = {
+    "boot_id": "boot-1",
+    "daemon_id": "d1",
+    "leases": [],
+    "containers": [],
+    "readings": [],
+    "spool_backlog": 0,
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def pki(secrets_dir: Path) -> None:
+    ensure_pki(secrets_dir, ["127.0.0.1", "localhost"])
+
+
+@dataclass
+class Listener:
+    url: str
+    secrets_dir: Path
+    directory: Path
+
+    def client(self, name: str | None) -> httpx.Client:
+        """With the certificate `<name>.pem` of this test or of the platform; None: without one."""
+        context = ssl.create_default_context(cafile=str(self.secrets_dir / "ca.pem"))
+        if name is not None:
+            place = self.directory if (self.directory / f"{name}.pem").exists() else self.secrets_dir
+            context.load_cert_chain(place / f"{name}.pem", place / f"{name}.key")
+        return httpx.Client(base_url=self.url, verify=context, trust_env=False, timeout=30)
+
+    def enrol(self, token: str, name: str = "h1") -> httpx.Response:
+        key, csr = make_request(name)
+        with self.client(None) as client:
+            answer = client.post("/internal/enrol", json={"token": token, "name": name, "csr_pem": csr})
+        if answer.status_code == 200:
+            (self.directory / f"{name}.key").write_text(key)
+            (self.directory / f"{name}.pem").write_text(answer.json()["certificate_pem"])
+        return answer
+
+
+@pytest.fixture
+def listener(settings: Settings, database: Database, tmp_path: Path) -> Iterator[Listener]:
+    config = serve_config(settings.model_copy(update={"internal_port": 0}), database)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    deadline = time.monotonic() + 20
+    while not server.started:
+        assert time.monotonic() < deadline and thread.is_alive()
+        time.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    yield Listener(f"https://127.0.0.1:{port}", settings.secrets_dir, tmp_path)
+    server.should_exit = True
+    thread.join(20)
+    assert not thread.is_alive()
+
+
+@pytest.fixture
+def make_token(app_client: TestClient, admin: Person) -> Callable[..., dict[str, Any]]:
+    def make(**body: Any) -> dict[str, Any]:
+        answer = app_client.post("/api/v1/admin/machines/enrolment-tokens", json=body, headers=admin.headers)
+        assert answer.status_code == 201, answer.text
+        return dict(answer.json())
+
+    return make
+
+
+def code(answer: httpx.Response) -> tuple[int, str]:
+    return answer.status_code, answer.json()["code"]
+
+
+def test_a_host_joins_registers_and_beats(
+    listener: Listener, make_token: Callable[..., dict[str, Any]], database: Database, settings: Settings
+) -> None:
+    with listener.client(None) as client:
+        ca_pem = client.get("/internal/ca").text
+    token = make_token()["token"]
+    der = ssl.PEM_cert_to_DER_cert(ca_pem)
+    assert token.startswith("rgpu_join_") and token.endswith("." + hashlib.sha256(der).hexdigest())
+    joined = listener.enrol(token)
+    assert joined.status_code == 200, joined.text
+    assert joined.json()["ray_token"] == settings.secret("ray_token")
+    with listener.client("h1") as client:
+        assert code(client.post("/internal/heartbeat", json=BEAT)) == (409, "not_registered")
+        assert client.put("/internal/host", json=FACTS).status_code == 204
+        answer = client.post("/internal/heartbeat", json=BEAT)
+        assert answer.status_code == 200
+        assert answer.json()["verdicts"] == []
+        assert client.put("/internal/host", json={"boot_id": "x"}).status_code == 422
+        receipt = client.post("/internal/usage", json={"windows": []})
+        assert receipt.status_code == 200, receipt.text
+        _, csr = make_request("anything")
+        renewed = client.post("/internal/certificate", json={"csr_pem": csr}).json()["certificate_pem"]
+    certificate = x509.load_pem_x509_certificate(renewed.encode())
+    assert certificate.subject.rfc4514_string() == f"CN=host:{joined.json()['host_id']}"
+    left = certificate.not_valid_after_utc - utc_now()
+    assert datetime.timedelta(days=29) < left <= datetime.timedelta(days=30)
+
+
+def test_tokens_expire_are_used_up_and_revoked(
+    listener: Listener,
+    make_token: Callable[..., dict[str, Any]],
+    app_client: TestClient,
+    admin: Person,
+    database: Database,
+) -> None:
+    used = make_token()
+    assert listener.enrol(used["token"]).status_code == 200
+    assert code(listener.enrol(used["token"], "h2")) == (401, "enrolment_token_used_up")
+
+    revoked = make_token()
+    path = f"/api/v1/admin/machines/enrolment-tokens/{revoked['id']}"
+    assert app_client.delete(path, headers=admin.headers).status_code == 204
+    assert code(listener.enrol(revoked["token"])) == (401, "enrolment_token_revoked")
+
+    expired = make_token()
+    late = update(EnrolmentToken).where(EnrolmentToken.uid == expired["id"]).values(expires_at=utc_now())
+    database.transact(lambda session: session.execute(late))
+    assert code(listener.enrol(expired["token"])) == (401, "enrolment_token_expired")
+
+    secret, _, _ = make_token()["token"].partition(".")
+    assert code(listener.enrol(f"{secret}.{'0' * 64}")) == (401, "wrong_ca")
+    assert code(listener.enrol("rgpu_join_guess." + used["token"].partition(".")[2])) == (401, "bad_enrolment_token")
+    assert code(listener.enrol("nonsense")) == (401, "bad_enrolment_token")
+
+
+def test_a_bad_request_does_not_use_up_the_token(listener: Listener, make_token: Callable[..., dict[str, Any]]) -> None:
+    token = make_token()["token"]
+    with listener.client(None) as client:
+        body = {"token": token, "name": "h1", "csr_pem": "no request"}
+        assert code(client.post("/internal/enrol", json=body)) == (422, "bad_csr")
+        assert client.post("/internal/enrol", json={**body, "name": "../x"}).status_code == 422
+    assert listener.enrol(token).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/internal/heartbeat", "/internal/usage", "/internal/certificate"])
+def test_without_a_certificate_nothing_is_answered(listener: Listener, path: str) -> None:
+    with listener.client(None) as client:
+        assert code(client.post(path, json={})) == (401, "certificate_required")
+        assert code(client.get("/internal/hub/options?username=x")) == (401, "certificate_required")
+        assert code(client.get("/metrics")) == (401, "certificate_required")
+
+
+def test_each_role_has_its_own_endpoints(listener: Listener, make_token: Callable[..., dict[str, Any]]) -> None:
+    listener.enrol(make_token()["token"])
+    with listener.client("hub") as hub, listener.client("h1") as host, listener.client("monitoring") as monitoring:
+        assert code(hub.post("/internal/heartbeat", json=BEAT)) == (403, "wrong_role")
+        assert code(host.get("/internal/hub/options?username=x")) == (403, "wrong_role")
+        assert code(host.get("/metrics")) == (403, "wrong_role")
+        assert code(hub.get("/internal/hub/options?username=x")) == (404, "no_such_user")
+        metrics = monitoring.get("/metrics")
+    assert 'remotegpu_hosts{device_status="unknown"} 1.0' in metrics.text
+
+
+def test_a_certificate_of_another_ca_does_not_get_in(listener: Listener, tmp_path: Path) -> None:
+    ensure_pki(tmp_path / "forged", ["127.0.0.1"])
+    for end in ("pem", "key"):
+        (tmp_path / f"forged-hub.{end}").write_text((tmp_path / "forged" / f"hub.{end}").read_text())
+    with listener.client("forged-hub") as client, pytest.raises(httpx.TransportError):
+        client.get("/internal/hub/options?username=x")
+
+
+def test_a_revoked_certificate_is_refused_at_once_on_an_open_connection(
+    listener: Listener, make_token: Callable[..., dict[str, Any]], database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PeerRegister, "REMEMBERED_S", 0.0)
+    listener.enrol(make_token()["token"])
+    with listener.client("h1") as client:
+        assert client.put("/internal/host", json=FACTS).status_code == 204
+        database.transact(lambda session: session.execute(update(Certificate).values(revoked_at=utc_now())))
+        assert code(client.put("/internal/host", json=FACTS)) == (401, "certificate_revoked")
+
+
+def test_a_host_that_joins_again_loses_its_old_certificate(
+    listener: Listener, make_token: Callable[..., dict[str, Any]], database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PeerRegister, "REMEMBERED_S", 0.0)
+    token = make_token(uses=2)["token"]
+    first = listener.enrol(token).json()["host_id"]
+    with listener.client("h1") as old:
+        assert listener.enrol(token).json()["host_id"] == first
+        assert code(old.put("/internal/host", json=FACTS)) == (401, "certificate_revoked")
+    with listener.client("h1") as new:
+        assert new.put("/internal/host", json=FACTS).status_code == 204
+    assert [host.name for host in Fleet(database).rows(Host)] == ["h1"]
+
+
+def test_the_pki_is_made_once_and_follows_the_names(tmp_path: Path) -> None:
+    ensure_pki(tmp_path, ["127.0.0.1"])
+    before = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert set(before) == {f"{n}.{e}" for n in ("ca", "internal", "hub", "monitoring") for e in ("pem", "key")}
+    assert all(path.stat().st_mode & 0o077 == 0 for path in tmp_path.iterdir())
+    ensure_pki(tmp_path, ["127.0.0.1"])
+    assert before == {path.name: path.read_text() for path in tmp_path.iterdir()}
+    ensure_pki(tmp_path, ["127.0.0.1", "platform.example"])
+    changed = {path.name for path in tmp_path.iterdir() if before[path.name] != path.read_text()}
+    assert changed == {"internal.pem", "internal.key"}
+    assert Authority(tmp_path).ca_pem == before["ca.pem"]

@@ -1,0 +1,244 @@
+"""The reconciler brings environments to what is desired, whatever the Hub and the hosts do meanwhile."""
+
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from sqlalchemy import select
+
+from api.allocations.service import request_end
+from api.allocations.tables import Allocation
+from api.db import Database
+from api.environments.hub_client import HubServer
+from api.environments.reconciler import EnvironmentReconciler
+from api.environments.tables import Environment
+from api.settings import Settings
+from scheduler.host_protocol import ContainerState
+from scheduler.states import AllocationState, EndReason, EnvironmentDesired, EnvironmentState
+from tests.db.environment_world import RecordingHosts, RecordingHub, World, report
+from tests.db.fleet import Fleet
+
+
+@pytest.fixture
+def world(database: Database, settings: Settings) -> World:
+    return World.make(Fleet(database), settings)
+
+
+@pytest.fixture
+def hub() -> RecordingHub:
+    return RecordingHub()
+
+
+@pytest.fixture
+def hosts() -> RecordingHosts:
+    return RecordingHosts()
+
+
+@pytest.fixture
+def reconciler(world: World, hub: RecordingHub, hosts: RecordingHosts) -> Iterator[EnvironmentReconciler]:
+    reconciler = EnvironmentReconciler(world.fleet.database, world.settings, hub, hosts)
+    yield reconciler
+    reconciler.close()
+
+
+def drive(reconciler: EnvironmentReconciler, until: Callable[[], bool], *, limit_s: float = 20) -> None:
+    deadline = time.monotonic() + limit_s
+    while not until():
+        assert time.monotonic() < deadline, "it did not come to that"
+        reconciler.run_once()
+        assert reconciler.wait_idle(10)
+        time.sleep(0.02)
+
+
+def run(world: World, reconciler: EnvironmentReconciler, lab: Environment) -> None:
+    world.place()
+    drive(reconciler, lambda: world.environment(lab).observed == EnvironmentState.STARTING)
+    world.ready(lab)
+
+
+def test_an_environment_from_queue_to_volume_and_back(
+    world: World, hub: RecordingHub, hosts: RecordingHosts, reconciler: EnvironmentReconciler
+) -> None:
+    host, lab = world.host(), world.create()
+    assert reconciler.run_once() == 0  # it waits in the queue: the Hub hears nothing of it
+    run(world, reconciler, lab)
+    assert world.environment(lab).observed == EnvironmentState.RUNNING
+    assert world.environment(lab).host_id == host.id
+    assert hub.calls[0] == ("start", "lab")
+    assert reconciler.run_once() == 0
+
+    world.stop(lab)
+    assert world.environment(lab).observed == EnvironmentState.STOPPING
+    drive(reconciler, lambda: ("stop", "lab") in hub.calls)
+    assert world.environment(lab).observed == EnvironmentState.STOPPING  # the GPUs are not free yet
+    world.release()
+    drive(reconciler, lambda: world.environment(lab).observed == EnvironmentState.STOPPED)
+
+    first = world.allocation(lab)
+    world.start(lab)
+    again = world.allocation(lab)
+    assert again.id != first.id
+    assert again.bound_host_id == host.id  # its /home lies there
+    assert again.home_volume == first.home_volume == f"rg-home-{lab.uid}"
+    assert again.container_name != first.container_name
+    run(world, reconciler, lab)
+
+    world.stop(lab, delete=True)
+    world.release()
+    drive(reconciler, lambda: world.environment(lab).observed == EnvironmentState.DELETED)
+    assert hosts.calls == [(str(host.uid), "delete_volume", {"volume": f"rg-home-{lab.uid}"})]
+    assert ("remove", "lab") in hub.calls
+    world.create("lab")  # its name is free again
+
+
+def test_nothing_is_lost_while_the_hub_is_down(
+    world: World, hub: RecordingHub, reconciler: EnvironmentReconciler
+) -> None:
+    world.host()
+    lab = world.create()
+    world.place()
+    hub.down = True
+    drive(reconciler, lambda: len(hub.calls) >= 3)
+    assert world.environment(lab).observed == EnvironmentState.QUEUED
+    hub.down = False
+    drive(reconciler, lambda: world.environment(lab).observed == EnvironmentState.STARTING)
+
+
+def test_stopping_does_not_wait_for_a_hub_that_is_down(
+    world: World, hub: RecordingHub, reconciler: EnvironmentReconciler
+) -> None:
+    world.host()
+    lab = world.create()
+    run(world, reconciler, lab)
+    hub.down = True
+    world.stop(lab)
+    assert world.allocation(lab).state == AllocationState.RELEASING
+    world.release()
+    drive(reconciler, lambda: world.environment(lab).observed == EnvironmentState.STOPPED)
+
+    hub.down = False  # it comes back with the old server still on its books: the next start ends that first
+    hub.servers["lab"] = HubServer(ready=True, pending=None)
+    world.start(lab)
+    world.place()
+    drive(reconciler, lambda: world.environment(lab).observed == EnvironmentState.STARTING)
+    assert hub.servers["lab"] == HubServer(ready=False, pending="spawn")
+
+
+def test_a_server_that_never_comes_up_fails_after_a_few_tries(
+    world: World, hub: RecordingHub, reconciler: EnvironmentReconciler
+) -> None:
+    world.host()
+    lab = world.create()
+    world.place()
+    hub.spawn_fails = True
+    drive(reconciler, lambda: world.allocation(lab).state == AllocationState.RELEASING)
+    assert hub.calls.count(("start", "lab")) == 3
+    world.release()
+    drive(reconciler, lambda: world.environment(lab).observed == EnvironmentState.FAILED)
+    after = world.environment(lab)
+    assert (after.desired, after.last_error) == (EnvironmentDesired.STOPPED, "spawn failed")
+
+
+def test_a_server_that_the_hub_gave_up_is_started_again(
+    world: World, hub: RecordingHub, reconciler: EnvironmentReconciler
+) -> None:
+    world.host()
+    lab = world.create()
+    world.place()
+    drive(reconciler, lambda: world.environment(lab).observed == EnvironmentState.STARTING)
+    hub.servers.clear()
+    drive(reconciler, lambda: hub.calls.count(("start", "lab")) == 2)
+    hub.servers["lab"] = HubServer(ready=True, pending=None)
+    drive(reconciler, lambda: world.environment(lab).observed == EnvironmentState.RUNNING)
+
+
+@pytest.mark.parametrize(
+    ("end_reason", "observed", "said"),
+    [
+        (EndReason.UNPAID, EnvironmentState.STOPPED, "balance"),
+        (EndReason.HOST_LOST, EnvironmentState.FAILED, "host was lost"),
+        (EndReason.CANCELLED, EnvironmentState.STOPPED, None),
+    ],
+)
+def test_an_end_from_elsewhere_is_explained_and_not_undone(
+    world: World,
+    reconciler: EnvironmentReconciler,
+    end_reason: EndReason,
+    observed: EnvironmentState,
+    said: str | None,
+) -> None:
+    world.host()
+    lab = world.create()
+    run(world, reconciler, lab)
+    world.fleet.end(world.allocation(lab), end_reason)
+    world.release()
+    drive(reconciler, lambda: world.environment(lab).observed == observed)
+    after = world.environment(lab)
+    assert after.desired == EnvironmentDesired.STOPPED
+    assert (after.last_error is None) if said is None else (said in str(after.last_error))
+    assert reconciler.run_once() == 0
+
+
+def test_an_environment_that_lost_its_host_before_it_ran_is_queued_again(
+    world: World, hub: RecordingHub, reconciler: EnvironmentReconciler
+) -> None:
+    world.host()
+    lab = world.create()
+    world.place()
+    lost = world.allocation(lab)
+    world.fleet.end(lost, EndReason.HOST_LOST)
+    world.release()
+    drive(reconciler, lambda: world.allocation(lab).id != lost.id)
+    assert world.allocation(lab).state == AllocationState.QUEUED
+    assert world.environment(lab).desired == EnvironmentDesired.RUNNING
+    run(world, reconciler, lab)
+
+
+def test_a_volume_waits_for_its_host(
+    world: World, hub: RecordingHub, hosts: RecordingHosts, reconciler: EnvironmentReconciler
+) -> None:
+    world.host()
+    lab = world.create()
+    run(world, reconciler, lab)
+    world.stop(lab, delete=True)
+    world.release()
+    hosts.unreachable = True
+    drive(reconciler, lambda: len(hosts.calls) >= 2)
+    assert world.environment(lab).observed == EnvironmentState.STOPPED
+    hosts.unreachable = False
+    drive(reconciler, lambda: world.environment(lab).observed == EnvironmentState.DELETED)
+
+
+def test_a_second_reconciler_changes_nothing_twice(
+    world: World, hub: RecordingHub, hosts: RecordingHosts, reconciler: EnvironmentReconciler
+) -> None:
+    host, lab = world.host(), world.create()
+    world.place()
+    drive(reconciler, lambda: world.environment(lab).observed == EnvironmentState.STARTING)
+    successor = EnvironmentReconciler(world.fleet.database, world.settings, hub, hosts)
+    try:
+        held = world.allocation(lab)
+        world.beat(host, held, containers=(report(held, ContainerState.RUNNING),))
+        world.ready(lab)
+        successor.run_once()
+        assert successor.wait_idle(10)
+    finally:
+        successor.close()
+    assert hub.calls.count(("start", "lab")) == 1
+    with world.fleet.database.session() as session:
+        assert len(session.scalars(select(Allocation)).all()) == 1
+
+
+def test_asking_for_an_end_twice_changes_nothing(world: World) -> None:
+    world.host()
+    lab = world.create()
+    world.place()
+    world.stop(lab)
+    before = world.allocation(lab)
+
+    def again(session: object) -> None:
+        row = session.get_one(Allocation, before.id)  # type: ignore[attr-defined]
+        request_end(session, row, end_reason=EndReason.FAILED, actor="cli")  # type: ignore[arg-type]
+
+    world.fleet.database.transact(again)
+    assert world.allocation(lab).end_reason == before.end_reason
