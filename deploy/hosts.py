@@ -1,12 +1,26 @@
 """The hosts of this machine: joined once, through the same endpoint as hosts anywhere else."""
 
 import re
+import shutil
 import socket
 from dataclasses import dataclass
+from functools import partial
 
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from api.db import Database
+from api.identity.tables import User
+from api.internal.pki import Authority
+from api.machines.enrolment import create_token
+from api.principal import Principal, Role
+from deploy.instance import Instance
+from deploy.programs import database_url
 from deploy.progress import StepError
+from node.join import JoinError, join
 
 _SIMULATION = re.compile(r"([1-9][0-9]?)x([1-9][0-9]?):([A-Za-z0-9][A-Za-z0-9-]{0,60})")
+_TOKEN_S = 600
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,3 +44,52 @@ def wanted_hosts(simulate: str | None) -> list[LocalHost]:
         raise StepError(f"--simulate {simulate!r} can't be read: give HOSTSxGPUS:MODEL, as in 2x4:A100-80GB")
     hosts, gpus, model = int(found[1]), int(found[2]), found[3]
     return [LocalHost(f"sim-{number}", f"{gpus}:{model}") for number in range(1, hosts + 1)]
+
+
+def ensure_local_hosts(instance: Instance) -> str:
+    """Join the hosts that have not joined yet; returns what was done. The API must answer.
+
+    Raises:
+        StepError: one could not join.
+    """
+    wanted = wanted_hosts(instance.simulate)
+    missing = [host for host in wanted if host.name not in instance.host_names()]
+    if not missing:
+        return f"{len(wanted)} have joined"
+    token = _new_token(instance, uses=len(missing))
+    for host in missing:
+        directory = instance.hosts / host.name
+        shutil.rmtree(directory, ignore_errors=True)  # of a join that did not come to its end
+        try:
+            join(
+                directory,
+                address=instance.internal_url,
+                token=token,
+                name=host.name,
+                simulate=host.simulate,
+                host_address=instance.address,
+                docker_host=instance.docker_host,
+                tenant_ports=(instance.port, instance.hub_port),
+            )
+        except JoinError as error:
+            raise StepError(f"host {host.name} could not join: {error}") from error
+    return f"joined {', '.join(host.name for host in missing)}"
+
+
+def _new_token(instance: Instance, *, uses: int) -> str:
+    """An enrolment token made in the database, in the first administrator's name: nobody has signed in yet."""
+    database = Database(database_url(instance), pool_size=1)
+    authority = Authority(instance.secrets)
+    try:
+        return database.transact(partial(_create_token, authority=authority, uses=uses))
+    finally:
+        database.close()
+
+
+def _create_token(session: Session, *, authority: Authority, uses: int) -> str:
+    admin = session.scalars(select(User).where(User.role == Role.ADMIN).order_by(User.id).limit(1)).one()
+    principal = Principal(admin.id, admin.uid, admin.username, Role.ADMIN, None)
+    _, text = create_token(
+        session, authority, principal, description="hosts of this machine", uses=uses, expires_in_s=_TOKEN_S
+    )
+    return text

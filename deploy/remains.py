@@ -16,8 +16,8 @@ from deploy.instance import Instance
 from deploy.packages import search_path
 from deploy.progress import StepError
 from deploy.shell import execute
+from node.daemon.engine import HOST_LABEL
 
-HOST_LABEL = "remotegpu.host"
 _GRACE_S = 5
 
 

@@ -6,6 +6,7 @@ and the Hub.
 """
 
 import concurrent.futures
+import time
 from collections.abc import Callable, Iterator
 
 from api.internal.pki import ensure_pki
@@ -34,6 +35,7 @@ from deploy.secrets import ensure_secrets
 from deploy.supervisor import Program, Supervisor
 
 _READY_S = 120
+_DYING_S = 15  # one that keeps dying this long will not come
 _LOG_LINES = 15
 
 
@@ -136,8 +138,7 @@ def _start_api(instance: Instance, supervisor: Supervisor) -> None:
 
 def _start_hosts(instance: Instance, supervisor: Supervisor) -> None:
     with step("hosts join") as current:
-        simulate = choose_hosts(instance)
-        current.note = ensure_local_hosts(instance, simulate)
+        current.note = ensure_local_hosts(instance)
         supervisor.write(list(_programs(instance, instance.host_names())))
         supervisor.ensure_running()
     checks = health.health_checks(instance)
@@ -159,11 +160,15 @@ def _await(supervisor: Supervisor, name: str, question: Callable[[], str]) -> st
         StepError: it was given up by the supervisor, or did not answer in time; with the end of its log.
     """
     last = health.PartHealth(name, False, "not asked")
+    patience = time.monotonic() + _DYING_S
 
     def settled() -> bool:
         nonlocal last
         last = health.ask(name, question)
-        return last.healthy or supervisor.state(name) == "FATAL"
+        if last.healthy:
+            return True
+        state = supervisor.state(name)
+        return state == "FATAL" or (state == "BACKOFF" and time.monotonic() > patience)
 
     wait_until(settled, timeout_s=_READY_S, interval_s=0.1)
     if not last.healthy:
