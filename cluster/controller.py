@@ -12,7 +12,6 @@ import threading
 import time
 from types import FrameType
 
-from node.agent import Agent
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
@@ -82,8 +81,8 @@ def lead(parts: Parts, wakeup: Wakeup, stopped: threading.Event) -> None:
         release(leadership)
 
 
-def run(settings: Settings, stopped: threading.Event) -> int:
-    """The whole life of a controller; its exit code."""
+def run(settings: Settings, agent_class: type[object], stopped: threading.Event) -> int:
+    """The whole life of a controller; its exit code. `agent_class` is what it starts on every host."""
     database = Database(settings.database_url, pool_size=_POOL)
     await_database(database, timeout_s=_STARTUP_S)
     node_id = connect(
@@ -92,10 +91,11 @@ def run(settings: Settings, stopped: threading.Event) -> int:
         token_file=settings.secrets_dir / "ray_token",
         timeout_s=_STARTUP_S,
     )
+    _stop_on_signals(stopped)  # again: Ray has put handlers of its own in their place
     membership = Membership(node_id)
     membership.start()
     watch(membership, limit_s=_RAY_LOST_S, on_loss=_ray_lost)
-    agents = Agents(Agent, membership, namespace=settings.ray_namespace)
+    agents = Agents(agent_class, membership, namespace=settings.ray_namespace)
     hostlink = Hostlink(agents, settings.hostlink_socket)
     hostlink.start()
     wakeup = Wakeup(database.engine.url.set(drivername="postgresql").render_as_string(hide_password=False), CHANNELS)
@@ -112,6 +112,14 @@ def run(settings: Settings, stopped: threading.Event) -> int:
     return 0
 
 
+def _stop_on_signals(stopped: threading.Event) -> None:
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        stopped.set()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+
+
 def _ray_lost() -> None:
     log.error("Ray has not answered for %.0f s: ending, to be started again", _RAY_LOST_S)
     _end(EXIT_RESTART)
@@ -123,17 +131,12 @@ def _end(code: int) -> None:
     os._exit(code)
 
 
-def main() -> None:
+def main(agent_class: type[object]) -> None:
     logs.configure()
     stopped = threading.Event()
-
-    def stop(_signal: int, _frame: FrameType | None) -> None:
-        stopped.set()
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
+    _stop_on_signals(stopped)
     try:
-        code = run(Settings(), stopped)
+        code = run(Settings(), agent_class, stopped)
     except (RayUnavailableError, OperationalError) as error:
         log.error("could not start: %s", str(error).splitlines()[0])
         code = EXIT_RESTART
@@ -145,4 +148,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from node.agent import Agent
+
+    main(Agent)

@@ -15,7 +15,7 @@ class EchoAgent:
         if operation == "grant_lease" and body["generation"] < 1:
             return {"status": 409, "body": {"code": "stale_generation", "detail": "an older generation"}}
         if operation == "end_lease":
-            return {"status": 200, "body": {"ended_at_ms": 1234, "exit_code": 0}}
+            return {"status": 200, "body": {"ended_at_ms": time.time_ns() // 1_000_000, "exit_code": 0}}
         return {"status": 200, "body": {"operation": operation, "body": body, "pid": os.getpid()}}
 
     def ping(self) -> dict[str, Any]:

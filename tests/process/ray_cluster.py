@@ -1,5 +1,6 @@
 """A real Ray cluster for tests: a head and raylets with host labels, ports and directories of its own."""
 
+import contextlib
 import json
 import os
 import secrets
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from uuid import UUID
 
 import psutil
 
@@ -19,7 +21,7 @@ from cluster.head import RayHead
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 _PORTS_EACH = 120
-_READY_S = 60.0
+_READY_S = 120.0
 
 
 def wait_until(condition: Callable[[], bool], *, timeout_s: float, what: str) -> float:
@@ -86,9 +88,9 @@ class RayCluster:
         self._start("head", self.head.arguments(), {})
 
     def start_host(self, number: int, *, devices: int = 2) -> None:
-        """Start raylet `number` (1..hosts) as host `host-NUMBER` with devices `NUMBER-0`, `NUMBER-1`, ..."""
+        """Start raylet `number` (1..hosts) of host `host_uid(NUMBER)` with devices `GPU-hNUMBER-0`, ..."""
         port = self._base + _PORTS_EACH * number
-        resources = {device_resource(f"{number}-{index}"): 1 for index in range(devices)}
+        resources = {device_resource(f"GPU-h{number}-{index}"): 1 for index in range(devices)}
         ports = {
             "--object-manager-port": port,
             "--node-manager-port": port + 1,
@@ -111,7 +113,8 @@ class RayCluster:
     def kill(self, name: str) -> None:
         """`kill -9` of everything that belongs to the head or a host."""
         process = self._processes.pop(name)
-        os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         wait_until(lambda: not _group(process.pid), timeout_s=10, what=f"the end of {name}")
 
@@ -152,7 +155,7 @@ class RayCluster:
 
 
 def host_uid(number: int) -> str:
-    return f"host-{number}"
+    return str(UUID(int=number))
 
 
 def _started(process: subprocess.Popen[bytes], log: Path) -> bool:

@@ -35,7 +35,7 @@ def test_operations_travel_with_their_status(hostlink: Path) -> None:
 
 def test_an_unknown_host_is_unreachable(hostlink: Path) -> None:
     with Client(hostlink) as client, pytest.raises(HostUnreachable, match="not in Ray"):
-        client.call("host-9", "echo", {})
+        client.call("nobody", "echo", {})
 
 
 def test_calls_run_side_by_side(hostlink: Path) -> None:
