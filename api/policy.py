@@ -49,7 +49,7 @@ POLICY: dict[tuple[str, str], Rule] = {
     ("POST", "/oauth/userinfo"): PAGE,
     ("GET", "/oauth/logout"): PAGE,
     ("POST", "/oauth/logout"): PAGE,
-    ("GET", "/ops/ray/{path:path}"): PAGE,
+    ("GET", "/ops/ray/{path}"): PAGE,
     ("POST", "/api/v1/auth/login"): PUBLIC,
     ("POST", "/api/v1/auth/refresh"): PUBLIC,
     ("POST", "/api/v1/auth/logout"): PUBLIC,

@@ -65,7 +65,10 @@ def install(app: FastAPI) -> None:
 
 def _api_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ApiError)
-    return problem(error.status, error.code, error.detail, headers=error.headers)
+    headers = dict(error.headers or {})
+    if error.status == HTTPStatus.UNAUTHORIZED:
+        headers.setdefault("WWW-Authenticate", "Bearer")
+    return problem(error.status, error.code, error.detail, headers=headers)
 
 
 def _http_exception(request: Request, error: Exception) -> JSONResponse:

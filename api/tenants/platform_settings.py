@@ -13,8 +13,8 @@ from api.tenants.tables import Setting
 def read(session: Session) -> PlatformSettings:
     """The settings: what is stored, and the defaults for the rest."""
     known = list(PlatformSettings.model_fields)
-    stored = session.execute(select(Setting.key, Setting.value).where(Setting.key.in_(known))).tuples()
-    return PlatformSettings.model_validate(dict(stored.all()))
+    rows = session.execute(select(Setting.key, Setting.value).where(Setting.key.in_(known)))
+    return PlatformSettings.model_validate({row.key: row.value for row in rows})
 
 
 def change(session: Session, principal: Principal, changes: PlatformSettingsChange) -> PlatformSettings:
