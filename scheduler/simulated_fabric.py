@@ -22,6 +22,10 @@ class SimulatedCrashError(BaseException):
     """The controller dies here: not an Exception, so that nothing handles it."""
 
 
+class DoubleUseError(BaseException):
+    """Something was given out twice. Not an Exception either: the loop must not take it for a failed effect."""
+
+
 @dataclass(slots=True)
 class Machine:
     """What one host has: capacity for Ray to reserve, leases, and containers that run under them."""
@@ -74,13 +78,14 @@ class MemoryFabric:
             return self.now_ms
 
     def start_container(self, host_uid: str, allocation_uid: str, generation: int) -> None:
-        """What the Hub does with an active allocation. A device in two running containers is an AssertionError."""
+        """What the Hub does with an active allocation. No device may be in two containers."""
         machine = self.machines[host_uid]
         lease = machine.leases[allocation_uid]
         assert lease.generation == generation, "an active allocation's lease is on its host"
         for other in machine.running - {allocation_uid}:
             both = {d.uuid for d in lease.devices} & {d.uuid for d in machine.leases[other].devices}
-            assert not both, f"{both} in two containers"
+            if both:
+                raise DoubleUseError(f"{both} in two containers")
         machine.running.add(allocation_uid)
 
     def run_out(self, host_uid: str) -> None:
@@ -100,10 +105,13 @@ class MemoryFabric:
         for share in shares:
             beside = [s for group in self.groups.values() for s in group if s.host_uid == share.host_uid]
             taken = {device.uuid for other in beside for device in other.devices}
-            assert not taken & {device.uuid for device in share.devices}, f"{name}: Ray has given out its devices"
             machine = self.machines[share.host_uid]
-            assert sum(s.cpu_milli for s in [share, *beside]) <= machine.cpu_milli, f"{name}: no CPU in Ray"
-            assert sum(s.memory_bytes for s in [share, *beside]) <= machine.memory_bytes, f"{name}: no memory in Ray"
+            if (
+                taken & {device.uuid for device in share.devices}
+                or sum(s.cpu_milli for s in [share, *beside]) > machine.cpu_milli
+                or sum(s.memory_bytes for s in [share, *beside]) > machine.memory_bytes
+            ):
+                raise DoubleUseError(f"{name}: Ray has given out {share} to others")
 
     @contextmanager
     def _fault(self, error: type[FabricError]) -> Iterator[None]:

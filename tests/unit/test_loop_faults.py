@@ -46,26 +46,45 @@ class LoopUnderFaults(RuleBasedStateMachine):
         customer_id=st.integers(1, 2),
         gpus=st.integers(1, 2),
         model=st.sampled_from([None, "A100", "H100"]),
-        cpu=st.sampled_from([1000, 4000, 8000]),
-        host_id=st.sampled_from([None, None, 1, 2]),
+        cpu=st.sampled_from([1000, 1000, 4000]),
+        host_id=st.sampled_from([None, None, None, 1, 2]),
+        then_work=st.booleans(),
     )
-    def submit(self, customer_id: int, gpus: int, model: str | None, cpu: int, host_id: int | None) -> None:
+    def submit(
+        self, customer_id: int, gpus: int, model: str | None, cpu: int, host_id: int | None, then_work: bool
+    ) -> None:
         number = len(self.store.allocations) + 1
         if model == "H100":
             gpus, host_id = 1, None if host_id == 1 else host_id
         self.store.submit(
             QueuedRequest(number, f"a{number}", customer_id, 0, self.now, gpus, model, cpu, GIB, host_id, None)
         )
+        if then_work:
+            self.work()
 
-    @rule(faults=st.lists(st.sampled_from(Fault), max_size=4))
-    def cycle(self, faults: list[Fault]) -> None:
-        self.fabric.faults.extend(faults)
+    @rule()
+    def cycle(self) -> None:
         self.scheduler.cycle()
+
+    @rule(faults=st.lists(st.sampled_from([*[Fault.NONE] * 3, *Fault]), min_size=1, max_size=3))
+    def faults_lie_ahead(self, faults: list[Fault]) -> None:
+        self.fabric.faults.extend(faults)
+
+    @rule()
+    def work(self) -> None:
+        """A cycle as it mostly goes: what it starts is done at once."""
+        self.scheduler.cycle()
+        for effect in list(self.effects):
+            if effect in self.effects:
+                self.run(effect)
 
     @precondition(lambda self: self.effects)
     @rule(data=st.data())
     def run_effect(self, data: st.DataObject) -> None:
-        effect = self.effects.pop(data.draw(st.integers(0, len(self.effects) - 1)))
+        self.run(data.draw(st.sampled_from(self.effects)))
+
+    def run(self, effect: Callable[[], None]) -> None:
+        self.effects.remove(effect)
         try:
             effect()
         except SimulatedCrashError:
@@ -75,7 +94,7 @@ class LoopUnderFaults(RuleBasedStateMachine):
     def crash(self) -> None:
         self.start_controller()
 
-    @rule(seconds=st.integers(1, 40))
+    @rule(seconds=st.sampled_from([1, 2, 20, 40]))
     def pass_time(self, seconds: int) -> None:
         self.now += timedelta(seconds=seconds)
         self.fabric.now_ms += 1000 * seconds
@@ -89,18 +108,24 @@ class LoopUnderFaults(RuleBasedStateMachine):
                     self.fabric.start_container(host.uid, allocation.request.allocation_uid, allocation.generation)
 
     @precondition(lambda self: self.store.allocations)
-    @rule(data=st.data())
-    def user_ends_one(self, data: st.DataObject) -> None:
-        self.store.request_end(data.draw(st.sampled_from(sorted(self.store.allocations))), EndReason.CANCELLED)
+    @rule(data=st.data(), then_work=st.booleans())
+    def user_ends_one(self, data: st.DataObject, then_work: bool) -> None:
+        live = [n for n, a in self.store.allocations.items() if a.state is not AllocationState.RELEASED]
+        if live:
+            self.store.request_end(data.draw(st.sampled_from(live)), EndReason.CANCELLED)
+        if then_work:
+            self.work()
 
-    @rule(host_id=st.integers(1, 2))
+    @rule(host_id=st.integers(1, 2), change=st.sampled_from(["cut_off", "lose", "come_back", "come_back"]))
+    def host_changes(self, host_id: int, change: str) -> None:
+        getattr(self, change)(host_id)
+
     def cut_off(self, host_id: int) -> None:
         host = self.store.hosts[host_id]
         if host.status is DeviceStatus.ONLINE:
             host.status = DeviceStatus.UNREACHABLE
             self.fabric.machines[host.uid].reachable = False
 
-    @rule(host_id=st.integers(1, 2))
     def lose(self, host_id: int) -> None:
         host = self.store.hosts[host_id]
         if host.status is DeviceStatus.UNREACHABLE:
@@ -110,7 +135,6 @@ class LoopUnderFaults(RuleBasedStateMachine):
                 if allocation.host_id == host_id:
                     self.store.request_end(number, EndReason.HOST_LOST)
 
-    @rule(host_id=st.integers(1, 2))
     def come_back(self, host_id: int) -> None:
         host = self.store.hosts[host_id]
         host.status = DeviceStatus.ONLINE
@@ -147,6 +171,14 @@ class LoopUnderFaults(RuleBasedStateMachine):
                     assert owners[self.store.owners[by_uuid[device.uuid]]] == uid
 
     @invariant()
+    def what_is_active_has_its_group_and_its_lease(self) -> None:
+        for allocation in self.store.allocations.values():
+            if allocation.state is AllocationState.ACTIVE:
+                assert allocation.group_name in self.fabric.groups
+                machine = self.fabric.machines[self.store.hosts[allocation.host_id or 0].uid]
+                assert machine.leases[allocation.request.allocation_uid].generation == allocation.generation
+
+    @invariant()
     def quota_is_kept(self) -> None:
         assert sum(len(a.gpu_ids) for a in self.store.allocations.values() if a.request.customer_id == 1) <= 3
 
@@ -180,4 +212,4 @@ class LoopUnderFaults(RuleBasedStateMachine):
 
 
 TestLoopUnderFaults = LoopUnderFaults.TestCase
-TestLoopUnderFaults.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestLoopUnderFaults.settings = settings(max_examples=100, stateful_step_count=80, deadline=None)
