@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import re
+import socket
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,9 +33,12 @@ def join(
     name: str,
     simulate: str | None = None,
     labels: Mapping[str, str] | None = None,
+    host_address: str | None = None,
     **settings: Any,  # the fields of HostConfig that the platform does not answer
 ) -> HostConfig:
     """Enrol at `address` (the internal listener's URL) and write `host_dir`.
+
+    `host_address` is where the platform and tenants reach this host; by default its address towards the platform.
 
     Raises:
         JoinError: the platform is not the one the token names, does not answer, or refuses.
@@ -51,6 +55,7 @@ def join(
         internal_url=url,
         ray_address=reply["ray_address"] or None,
         simulate=simulate,
+        address=host_address or _own_address(url),
         heartbeat_interval_s=reply["heartbeat_interval_s"],
         lost_margin_s=reply["lost_margin_s"],
         **settings,
@@ -59,11 +64,20 @@ def join(
     return config
 
 
+def _own_address(url: str) -> str:
+    """The address from which this machine reaches the platform; no packet is sent to find it."""
+    target = httpx.URL(url)
+    family, kind, _, _, place = socket.getaddrinfo(target.host, target.port or 443, type=socket.SOCK_DGRAM)[0]
+    with socket.socket(family, kind) as probe:
+        probe.connect(place)
+        return str(probe.getsockname()[0])
+
+
 def _pinned_ca(url: str, token: str) -> str:
     """The CA's certificate, fetched without trust and then checked against the token's fingerprint."""
     fingerprint = token.rpartition(".")[2]
     try:
-        with httpx.Client(verify=False, timeout=_TIMEOUT_S, trust_env=False) as client:  # noqa: S501
+        with httpx.Client(verify=False, timeout=_TIMEOUT_S, trust_env=False) as client:
             pem = client.get(f"{url}/internal/ca").raise_for_status().text
     except httpx.HTTPError as error:
         raise JoinError(f"{url} does not answer as a platform: {error}") from error
