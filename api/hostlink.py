@@ -24,6 +24,7 @@ class Hostlink:
         limits = httpx.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=16, keepalive_expiry=30)
         transport = httpx.HTTPTransport(uds=str(socket), limits=limits)
         self._client = httpx.Client(transport=transport, base_url="http://hostlink")
+        self._socket = socket
 
     def call(
         self, host_uid: str, operation: str, body: Mapping[str, Any], *, timeout_s: float = 30.0
@@ -33,6 +34,8 @@ class Hostlink:
         Raises:
             HostUnreachable: the controller, the agent or the daemon did not answer in time.
         """
+        if not self._socket.exists():
+            raise HostUnreachable("The controller is not running now; try again later.")
         timeout = httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S)
         try:
             response = self._client.post(f"/v1/hosts/{host_uid}/{operation}", json=dict(body), timeout=timeout)

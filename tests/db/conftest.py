@@ -14,9 +14,11 @@ from api.db import Database
 from api.identity.passwords import hash_password
 from api.identity.sessions import open_session
 from api.identity.tables import User
+from api.internal.pki import ensure_pki
 from api.principal import Role
 from api.settings import Settings
 from api.tenants.tables import Customer, Workspace
+from tests.db.listener import listener  # noqa: F401 - a fixture
 
 PASSWORD = "correct-horse-battery"
 SECRETS = ("signing_key_secret", "hub_oidc_client_secret", "hub_api_token", "ray_token")
@@ -51,6 +53,7 @@ def secrets_dir(scratch: Path) -> Path:
     directory.mkdir(mode=0o700, exist_ok=True)
     for name in SECRETS:
         (directory / name).write_text(f"{name}-for-tests")
+    ensure_pki(directory, ["127.0.0.1", "localhost"])
     return directory
 
 

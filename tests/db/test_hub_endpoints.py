@@ -1,0 +1,180 @@
+"""What the Hub relies on: its servers are the platform's environments, changes reach it at once, and its container
+operations go to one container under the current lease.
+"""
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+
+from api.db import Database
+from api.settings import Settings
+from scheduler.states import AllocationState, EnvironmentState
+from tests.db.environment_world import World
+from tests.db.fleet import Fleet
+from tests.db.listener import Listener
+
+SERVER = "/internal/hub/servers/acme-owner/lab"
+OPTIONS = {"options": {"image": "base", "gpus": 1, "gpu_model": "A100"}}
+
+
+@pytest.fixture
+def world(database: Database, settings: Settings) -> World:
+    world = World.make(Fleet(database), settings)
+    world.host()
+    return world
+
+
+@pytest.fixture
+def hub(world: World, listener: Listener) -> Iterator[httpx.Client]:
+    with listener.client("hub") as client:
+        yield client
+
+
+class Controller:
+    """The controller's socket: answers as told, and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, dict[str, Any]]] = []
+        self.status = 200
+        self.answer: Any = {"Id": "c1"}
+        self.app = FastAPI(openapi_url=None)
+        self.app.add_api_route("/v1/hosts/{host_uid}/{operation}", self._serve, methods=["POST"])
+
+    async def _serve(self, host_uid: str, operation: str, request: Request) -> JSONResponse:
+        self.asked.append((f"{host_uid} {operation}", await request.json()))
+        return JSONResponse(self.answer, status_code=self.status)
+
+
+@pytest.fixture
+def controller(settings: Settings, scratch: Path) -> Iterator[Controller]:
+    controller = Controller()
+    config = uvicorn.Config(controller.app, uds=str(settings.hostlink_socket), log_config=None)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    deadline = time.monotonic() + 20
+    while not server.started:
+        assert time.monotonic() < deadline and thread.is_alive()
+        time.sleep(0.01)
+    yield controller
+    server.should_exit = True
+    thread.join(20)
+
+
+def code(answer: httpx.Response) -> tuple[int, str]:
+    return answer.status_code, answer.json()["code"]
+
+
+def test_options_are_what_the_user_may_start(hub: httpx.Client) -> None:
+    options = hub.get("/internal/hub/options", params={"username": "acme-owner"}).json()
+    assert [image["name"] for image in options["images"]] == ["base"]
+    assert (options["models"][0]["total"], options["models"][0]["free"]) == (4, 4)
+    assert options["balance_micro"] == 1000 * 1_000_000
+    assert options["max_gpus"] >= 1
+
+
+def test_a_server_from_the_hubs_page_is_an_environment(hub: httpx.Client, world: World) -> None:
+    assert code(hub.get(SERVER)) == (404, "no_such_environment")
+    assert code(hub.post(f"{SERVER}/start")) == (404, "no_options")
+    assert code(hub.post(f"{SERVER}/start", json={"options": {"image": "base", "gpus": 0}})) == (422, "validation")
+    view = hub.post(f"{SERVER}/start", json=OPTIONS).json()
+    assert (view["observed"], view["allocation_state"]) == ("queued", "queued")
+    assert view["wait"]["code"]
+    assert hub.post(f"{SERVER}/start", json=OPTIONS).json()["allocation_id"] == view["allocation_id"]
+    world.place()
+    lab = world.rows()[0]
+    placed = hub.get(SERVER).json()
+    assert placed["version"] > view["version"]
+    assert (placed["allocation_state"], placed["generation"], placed["host"]) == ("active", 1, "h1")
+    assert placed["container_name"].startswith(f"rg-env-{lab.uid}-")
+    assert len(placed["container_name"]) <= 63
+    assert (placed["image"], placed["port"], len(placed["devices"])) == ("remotegpu/base:1", 8888, 1)
+    assert hub.post(f"{SERVER}/ready").json()["observed"] == EnvironmentState.RUNNING
+    assert hub.post(f"{SERVER}/stop", json={}).json()["observed"] == EnvironmentState.STOPPING
+    assert world.allocation(lab).state == AllocationState.RELEASING
+    assert hub.post(f"{SERVER}/ready").json()["observed"] == EnvironmentState.STOPPING
+    assert code(hub.post("/internal/hub/servers/nobody/lab/start", json=OPTIONS)) == (404, "no_such_user")
+
+
+def test_a_long_poll_answers_when_something_changes(hub: httpx.Client, world: World, listener: Listener) -> None:
+    view = hub.post(f"{SERVER}/start", json=OPTIONS).json()
+    unchanged = time.monotonic()
+    same = hub.get(SERVER, params={"seen": view["version"], "wait_s": 0.3}).json()
+    assert same["version"] == view["version"]
+    assert time.monotonic() - unchanged >= 0.3
+    answers: list[tuple[float, dict[str, Any]]] = []
+
+    def poll() -> None:
+        with listener.client("hub") as client:
+            answer = client.get(SERVER, params={"seen": view["version"], "wait_s": 30}).json()
+        answers.append((time.monotonic(), answer))
+
+    thread = threading.Thread(target=poll)
+    thread.start()
+    time.sleep(0.3)  # so that it waits already; being late would only make the test easier
+    world.place()
+    placed_at = time.monotonic()
+    thread.join(20)
+    ((answered_at, answer),) = answers
+    assert answer["version"] > view["version"]
+    assert answered_at - placed_at < 1.0
+
+
+def test_operations_go_to_the_leases_container_alone(hub: httpx.Client, world: World, controller: Controller) -> None:
+    hub.post(f"{SERVER}/start", json=OPTIONS)
+    assert code(hub.post(f"{SERVER}/docker/inspect_container", json={})) == (409, "lease_ended")  # it waits
+    world.place()
+    lab = world.rows()[0]
+    held = world.allocation(lab)
+    arguments = {"command": ["jupyterhub-singleuser"], "environment": {"A": "b"}, "labels": {}}
+    assert hub.post(f"{SERVER}/docker/create_container", json=arguments).json() == {"Id": "c1"}
+    (asked,) = controller.asked
+    assert asked[0].endswith(" container")
+    assert asked[1] == {
+        "allocation_uid": str(held.uid),
+        "generation": held.generation,
+        "operation": "create_container",
+        "arguments": arguments,
+    }
+    for operation, body in (
+        ("create_container", {**arguments, "host_config": {"Privileged": True}}),
+        ("create_container", {**arguments, "name": "someone-elses"}),
+        ("remove_container", {"container": "someone-elses"}),
+        ("stop", {"timeout": 10**9}),
+        ("exec_create", {}),
+    ):
+        assert hub.post(f"{SERVER}/docker/{operation}", json=body).status_code == 422
+    assert len(controller.asked) == 1
+    world.stop(lab)
+    assert code(hub.post(f"{SERVER}/docker/start", json={})) == (409, "lease_ended")
+    assert len(controller.asked) == 1
+
+
+def test_dockers_errors_reach_the_hub_and_explain_the_failure(
+    hub: httpx.Client, world: World, controller: Controller
+) -> None:
+    hub.post(f"{SERVER}/start", json=OPTIONS)
+    world.place()
+    controller.status = 424
+    controller.answer = {"code": "docker_error", "docker_status": 404, "docker_message": "No such image"}
+    answer = hub.post(f"{SERVER}/docker/create_container", json={"command": [], "environment": {}})
+    assert (answer.status_code, answer.json()["docker_status"]) == (424, 404)
+    assert world.rows()[0].last_error == "No such image"
+    controller.status, controller.answer = 409, {"code": "stale_generation"}
+    assert code(hub.post(f"{SERVER}/docker/port", json={})) == (409, "lease_ended")
+    controller.status, controller.answer = 503, {"code": "host_unreachable", "detail": "gone"}
+    assert code(hub.post(f"{SERVER}/docker/port", json={})) == (503, "host_unreachable")
+
+
+def test_without_a_controller_a_host_is_unreachable(hub: httpx.Client, world: World) -> None:
+    hub.post(f"{SERVER}/start", json=OPTIONS)
+    world.place()
+    assert code(hub.post(f"{SERVER}/docker/inspect_container")) == (503, "host_unreachable")
