@@ -1,0 +1,23 @@
+"""Run the benchmarks that are named, or all."""
+
+import argparse
+from collections.abc import Callable
+
+from tests.bench import api_list, environment_start, launcher
+from tests.bench.figures import Figure, report
+
+BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
+    "environment-start": environment_start.run,
+    "launcher": launcher.run,
+    "api-list": api_list.run,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("names", nargs="*", choices=[[], *BENCHMARKS], help="by default, all")
+    names = parser.parse_args().names or list(BENCHMARKS)
+    report([figure for name in names for figure in BENCHMARKS[name]()])
+
+
+main()
