@@ -182,7 +182,7 @@ def _reported() -> Iterator[None]:
 
 
 def main() -> Any:  # Any: whatever Typer returns in standalone mode, which is nothing
-    app()
+    app(prog_name="remotegpud")
 
 
 if __name__ == "__main__":
