@@ -1,0 +1,106 @@
+"""The loop over PostgreSQL: with threads, with crashes between effect and record, with a change of leaders."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from api.allocations.store import PostgresStore
+from api.clock import utc_now
+from api.db import Database
+from scheduler.loop import Scheduler
+from scheduler.policy import FirstComeFirstServed
+from scheduler.ports import LostLeadershipError
+from scheduler.simulated_fabric import Fault, Machine, MemoryFabric, SimulatedCrashError
+from scheduler.states import EndReason
+from tests.db.fleet import GIB, Fleet
+
+
+@pytest.fixture
+def fleet(database: Database) -> Fleet:
+    fleet = Fleet(database)
+    fleet.price()
+    return fleet
+
+
+def scheduler(store: PostgresStore, fabric: MemoryFabric, spawn: Callable[[Callable[[], None]], None]) -> Scheduler:
+    return Scheduler(store, fabric, policy=FirstComeFirstServed(), clock=utc_now, spawn=spawn)
+
+
+def at_once(effect: Callable[[], None]) -> None:
+    effect()
+
+
+def test_twelve_requests_pass_through_four_devices(fleet: Fleet) -> None:
+    host = fleet.host()
+    fabric = MemoryFabric({str(host.uid): Machine(32_000, 256 * GIB)})
+    acme = fleet.customer()
+    waiting = {fleet.submit(acme).id for _ in range(12)}
+    store = fleet.lead()
+    with ThreadPoolExecutor(4) as pool:
+        loop = scheduler(store, fabric, lambda effect: pool.submit(effect))
+        for _ in range(400):
+            loop.cycle()
+            assert len(fleet.open_device_rows()) <= 4
+            for number in list(waiting):
+                row = fleet.allocation(number)
+                if row.state == "active":
+                    fleet.end(row, EndReason.COMPLETED)
+                if row.state == "released":
+                    waiting.remove(number)
+            if not waiting:
+                break
+    assert waiting == set()
+    assert fleet.open_device_rows() == []
+    assert len(fleet.groups()) < 12, "groups were handed on"
+
+
+@pytest.mark.parametrize("fault", [Fault.CRASH_BEFORE, Fault.CRASH_AFTER])
+@pytest.mark.parametrize("step", [0, 1])
+def test_a_crash_while_placing_is_repaired_by_the_next_leader(fleet: Fleet, step: int, fault: Fault) -> None:
+    host = fleet.host()
+    fabric = MemoryFabric({str(host.uid): Machine(32_000, 256 * GIB)})
+    allocation = fleet.submit(fleet.customer())
+    fabric.faults.extend([Fault.NONE] * step + [fault])
+    old = fleet.lead()
+    with pytest.raises(SimulatedCrashError):
+        scheduler(old, fabric, at_once).cycle()
+    assert fleet.allocation(allocation.id).state == "placing"
+    scheduler(fleet.lead(), fabric, at_once).cycle()
+    row = fleet.allocation(allocation.id)
+    assert (row.state, row.generation) == ("active", 1)
+    assert list(fabric.groups) == [f"rg-{allocation.uid}-1"]
+    with pytest.raises(LostLeadershipError):
+        scheduler(old, fabric, at_once).cycle()
+
+
+@pytest.mark.parametrize("fault", [Fault.CRASH_BEFORE, Fault.CRASH_AFTER])
+def test_a_crash_while_releasing_is_repaired_by_the_next_leader(fleet: Fleet, fault: Fault) -> None:
+    host = fleet.host()
+    fabric = MemoryFabric({str(host.uid): Machine(32_000, 256 * GIB)})
+    allocation = fleet.submit(fleet.customer())
+    store = fleet.lead()
+    scheduler(store, fabric, at_once).cycle()
+    fleet.end(allocation, EndReason.COMPLETED)
+    fabric.faults.append(fault)
+    with pytest.raises(SimulatedCrashError):
+        scheduler(store, fabric, at_once).cycle()
+    assert len(fleet.open_device_rows()) == 1
+    scheduler(fleet.lead(), fabric, at_once).cycle()
+    assert fleet.allocation(allocation.id).state == "released"
+    assert fleet.open_device_rows() == []
+    assert fabric.machines[str(host.uid)].leases == {}
+
+
+def test_everybody_who_waits_is_told_why(fleet: Fleet) -> None:
+    host = fleet.host(gpus=2)
+    fabric = MemoryFabric({str(host.uid): Machine(32_000, 256 * GIB)})
+    acme, poor = fleet.customer(), fleet.customer("poor", dollars=0)
+    unpaid = fleet.submit(poor)
+    runs = fleet.submit(acme)
+    large, small = fleet.submit(acme, gpus=2), fleet.submit(acme)
+    scheduler(fleet.lead(), fabric, at_once).cycle()
+    assert fleet.allocation(runs.id).state == "active"
+    told = {row.id: (row.wait_reason or {}) for row in map(fleet.allocation, (unpaid.id, large.id, small.id))}
+    assert [told[n]["code"] for n in (unpaid.id, large.id, small.id)] == ["balance", "no_capacity", "behind_others"]
+    assert [told[n]["position"] for n in (unpaid.id, large.id, small.id)] == [1, 1, 2]
