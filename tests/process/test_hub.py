@@ -16,9 +16,11 @@ import psycopg
 import pytest
 from docker.errors import NotFound
 
+from deploy.base_image import ensure_base_image, has_image
+from deploy.environment_image import ensure_environment_image
 from deploy.postgres import EmbeddedPostgres
 from tests.process.hub_certificates import write_certificates
-from tests.process.hub_platform import HubPlatform, serving
+from tests.process.hub_platform import IMAGE, HubPlatform, serving
 from tests.process.hub_processes import HubProcesses, free_port, wait_for
 
 FORM = {"image": "base", "gpus": "1", "gpu_model": "A100-80GB", "cpus": "2", "memory_gib": "2"}
@@ -26,8 +28,10 @@ FORM = {"image": "base", "gpus": "1", "gpu_model": "A100-80GB", "cpus": "2", "me
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[docker.APIClient]:
-    client = docker.APIClient(version="auto", timeout=60)
-    yield client
+    client = docker.DockerClient(version="auto", timeout=60)
+    if not has_image(client, IMAGE):
+        ensure_environment_image(client, base=ensure_base_image(client)[0], reference=IMAGE)
+    yield client.api
     client.close()
 
 
@@ -160,7 +164,7 @@ def test_a_bad_form_is_shown_again_with_its_values(browser: httpx.Client, platfo
     assert 'value="9"' in answer.text
     answer = start_by_form(browser, "refused", FORM | {"gpus": "one"})
     assert answer.status_code == 400
-    assert "GPUs: give a whole number from 0 to 1024." in answer.text
+    assert "GPUs: give a whole number from 1 to 1024." in answer.text
     assert ("ada", "refused") not in platform.environments
 
 
@@ -282,6 +286,18 @@ def test_a_failing_container_is_shown_and_stopped(
     page = browser.get("/hub/spawn-pending/ada/broken")
     assert "exit code 137" in page.text
     assert environment.desired == "stopped"
+
+
+def test_platform_administrators_see_servers_but_enter_none(hub: HubProcesses, platform: HubPlatform) -> None:
+    platform.user = platform.user | {"preferred_username": "root-of-all", "role": "admin"}
+    with httpx.Client(base_url=hub.url, follow_redirects=True, timeout=60) as client:
+        client.get("/")
+        assert client.get("/hub/admin").status_code == 200
+    with hub.api as api:
+        model = api.get("/users/root-of-all").raise_for_status().json()
+    assert model["admin"] is False
+    assert model["groups"] == ["platform-admins"]
+    platform.user = platform.user | {"preferred_username": "ada", "role": "customer_owner"}
 
 
 def test_waiting_pages_of_others_are_hidden(browser: httpx.Client, hub: HubProcesses) -> None:
