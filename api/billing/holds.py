@@ -15,9 +15,10 @@ from api.billing.journal import JournalKind, transfer
 from api.billing.tables import Hold, PriceVersion
 from api.clock import from_ms, to_ms, utc_now
 from api.environments.tables import Environment
+from api.machines.tables import Host
 from api.metering.tables import UsageMeter
 from scheduler.money import affordable_ms, worst_case_charge_micro
-from scheduler.states import AllocationState
+from scheduler.states import AllocationState, DeviceStatus
 
 ACTOR = "controller"
 SMALLEST_STEP_MS = 1000
@@ -25,9 +26,9 @@ SMALLEST_STEP_MS = 1000
 AHEAD = 2
 """Disconnect limits that an extension buys."""
 SETTLE_CONFIRMED = timedelta(minutes=15)
-"""How long proof may be on its way after the host confirmed the end: it ships its spool every second."""
+"""How long proof may be on its way from a host that answers: it ships its spool every second."""
 SETTLE_UNCONFIRMED = timedelta(days=7)
-"""The same for a host that was lost: its spool comes back with it."""
+"""The same from a host that was lost: its spool comes back with it."""
 SWEEP_LIMIT = 100
 
 
@@ -100,8 +101,9 @@ def settle_hold(
 ) -> None:
     """Keep only what time before the end may still cost, at release or when a placement is taken back.
 
-    The end is `ended_at_ms`, and never after `run_until` or what was paid for. With None, the end was not confirmed:
-    what ran before may be proven until `run_until`, unless the allocation never became active. Idempotent.
+    The end is `ended_at_ms`, and never after `run_until` or what was paid for. With None, nobody knows it: what ran
+    may be proven until `run_until`, unless the allocation never became active. Proof from a lost host is waited for
+    much longer than from one that answers. Idempotent.
     """
     hold = session.get(Hold, (allocation.id, allocation.generation))
     if hold is None or _lock(session, hold).billable_until_ms is not None:
@@ -112,9 +114,11 @@ def settle_hold(
         limits.append(to_ms(allocation.run_until))
     if ended_at_ms is not None:
         limits.append(ended_at_ms)
-    hold.billable_until_ms = hold.starts_ms if never_ran else max(hold.starts_ms, min(limits))
     now = now or utc_now()
-    hold.release_at = now + (SETTLE_UNCONFIRMED if ended_at_ms is None else SETTLE_CONFIRMED)
+    # Asked before the row changes: a query flushes, and the two columns may only change together.
+    waits = ended_at_ms is None and _host_is_lost(session, allocation)
+    hold.billable_until_ms = hold.starts_ms if never_ran else max(hold.starts_ms, min(limits))
+    hold.release_at = now + (SETTLE_UNCONFIRMED if waits else SETTLE_CONFIRMED)
     kept = unproven_micro(session, hold)
     _give_back(session, hold, max(0, hold.amount_micro - kept))
     if kept == 0:
@@ -184,6 +188,11 @@ def unproven_micro(session: Session, hold: Hold) -> int:
 def _lock(session: Session, hold: Hold) -> Hold:
     session.refresh(hold, with_for_update={"key_share": True})
     return hold
+
+
+def _host_is_lost(session: Session, allocation: Allocation) -> bool:
+    found = session.scalar(select(Host.device_status).where(Host.id == allocation.host_id))
+    return found == DeviceStatus.LOST
 
 
 def _price(session: Session, hold: Hold) -> PriceVersion:

@@ -24,7 +24,7 @@ from api.machines.tables import Gpu, Host
 from api.metering.service import ingest
 from api.tenants.tables import Customer, Workspace
 from scheduler.host_protocol import UsageBatch, UsageReceipt, UsageWindow
-from scheduler.states import AllocationState, EndReason
+from scheduler.states import AllocationState, DeviceStatus, EndReason
 
 GIB = 1 << 30
 MICRO = 1_000_000
@@ -190,11 +190,13 @@ class World:
         return self.database.transact(work)
 
     def release(self, lease: Lease, *, ended_at_ms: int | None) -> None:
-        """`-> releasing -> released`, with the end confirmed by the host or, with None, not."""
+        """`-> releasing -> released`, with the end confirmed by the host; with None, the host is lost."""
 
         def work(session: Session) -> None:
             allocation = session.get_one(Allocation, lease.allocation_id, with_for_update=True)
             end_reason = EndReason.HOST_LOST if ended_at_ms is None else EndReason.CANCELLED
+            if ended_at_ms is None:
+                session.get_one(Host, allocation.host_id).device_status = DeviceStatus.LOST
             move(session, allocation, AllocationState.RELEASING, actor="test", end_reason=end_reason)
             move(session, allocation, AllocationState.RELEASED, actor="test")
             settle_hold(session, allocation, ended_at_ms=ended_at_ms, now=self.now)

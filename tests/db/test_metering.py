@@ -1,6 +1,7 @@
 """Proof of usage becomes exact charges, whatever happens on its way; what does not count is kept, with a reason."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 
@@ -269,3 +270,24 @@ def test_a_placement_taken_back_costs_nothing(
 
 def test_an_empty_batch(world: World, host: Host) -> None:
     assert world.deliver(host.id).accepted_through == -1
+
+
+def test_everything_at_once(world: World, price: PriceVersion, hardware: tuple[Host, tuple[Gpu, ...]]) -> None:
+    """The same reports from several agents, renewals and the end race each other; no deadlock gets through."""
+    host, gpus = hardware
+    customer = world.customer(balance_micro=1_000_000 * MICRO)
+    leases = [world.start(customer, price, gpus[:1]), world.start(customer, price, gpus[1:])]
+    world.pass_time(40_000)
+    start = leases[0].starts_ms
+    windows = [world.window(lease, start + at, start + at + 1000) for lease in leases for at in range(0, 20_000, 1000)]
+    batches = [windows[at : at + 10] for at in range(0, len(windows), 5)]
+    ends = [lambda lease=lease: world.release(lease, ended_at_ms=start + 20_000) for lease in leases]
+    renewals = [lambda lease=lease: world.renew(lease) for lease in leases]
+    deliveries = [lambda batch=batch: world.deliver(host.id, *batch) for batch in batches for _ in range(3)]
+    with ThreadPoolExecutor(12) as threads:
+        for done in [threads.submit(each) for each in (*renewals, *deliveries[:12], *ends, *deliveries[12:])]:
+            done.result()
+    assert _spent(world, customer) == 2 * 20_000 * 1000
+    assert _reasons(world.database) == [None] * len(windows)
+    world.database.transact(lambda session: sweep_holds(session, world.now))
+    assert world.balance(customer).held_micro == 0
