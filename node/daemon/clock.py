@@ -52,6 +52,11 @@ class ServerClock:
         with self._lock:
             return round(self._boot() + self._offset)
 
+    def booted_at_ms(self) -> int:
+        """Server time of this boot."""
+        with self._lock:
+            return round(self._offset)
+
     def learn(self, server_ms: int, sent_boot_ms: float, received_boot_ms: float) -> None:
         """A reply said `server_ms`; it was asked for and received at these times since boot."""
         target = server_ms - (sent_boot_ms + received_boot_ms) / 2

@@ -1,4 +1,4 @@
-"""The leases that this host holds, kept over restarts. The newest generation of an allocation is never forgotten soon."""
+"""The leases that this host holds, kept over restarts; ended ones are remembered for a time, for fencing."""
 
 import json
 import threading
@@ -111,7 +111,8 @@ class Leases:
 
     def finish_end(self, allocation_uid: str, ended_at_ms: int, exit_code: int | None) -> None:
         self._store.execute(
-            "update leases set state = 'ended', network = null, ended_at_ms = ?, exit_code = ? where allocation_uid = ?",
+            "update leases set state = 'ended', network = null, ended_at_ms = ?, exit_code = ?"
+            " where allocation_uid = ?",
             ended_at_ms,
             exit_code,
             allocation_uid,

@@ -1,0 +1,91 @@
+"""How a lease ends: containers stopped in order, the last usage written, network given back. Also after a crash."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import docker
+
+from node.daemon.clock import ServerClock
+from node.daemon.containers import Containers
+from node.daemon.engine import ALLOCATION_LABEL, GENERATION_LABEL, Engine, Json
+from node.daemon.leases import HeldLease, Leases, LeaseState
+from node.daemon.meter import Meter
+from node.daemon.networks import Networks
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    ended_at_ms: int
+    exit_code: int | None
+
+
+class Ending:
+    def __init__(
+        self,
+        engine: Engine,
+        leases: Leases,
+        containers: Containers,
+        networks: Networks,
+        meter: Meter,
+        clock: ServerClock,
+        on_change: Callable[[], None],
+    ) -> None:
+        self._engine, self._leases, self._containers = engine, leases, containers
+        self._networks, self._meter, self._clock, self._on_change = networks, meter, clock, on_change
+
+    def end(self, allocation_uid: str, generation: int, grace_s: float) -> Ended:
+        """Stop and remove the lease's containers; returns when they are gone. Idempotent.
+
+        Raises:
+            LeaseEndedError: it was never here.
+            StaleGenerationError
+        """
+        self._leases.get(allocation_uid, generation)
+        self._leases.begin_end(allocation_uid)
+        with self._leases.lock(allocation_uid):
+            held = self._leases.get(allocation_uid, generation)
+            if held.state == LeaseState.ENDED:
+                return Ended(held.ended_at_ms or self._clock.now_ms(), held.exit_code)
+            ended = Ended(self._clock.now_ms(), None)
+            for entry in self._containers.of_lease(allocation_uid, generation):
+                ended = self._end_container(entry["Id"], held, grace_s)
+            self._containers.forget(allocation_uid)
+            self._leases.finish_end(allocation_uid, ended.ended_at_ms, ended.exit_code)
+            if held.network:
+                self._networks.give_back(held.network)
+        self._on_change()
+        return ended
+
+    def adopt(self) -> None:
+        """After a restart: finish what was being ended, and end what runs here without a lease."""
+        for entry in self._engine.containers():
+            labels = entry["Labels"]
+            held = self._leases.find(labels.get(ALLOCATION_LABEL, ""))
+            current = held is not None and labels.get(GENERATION_LABEL) == str(held.lease.generation)
+            if not current or (held is not None and held.state == LeaseState.ENDED):
+                log.warning("container %s has no lease here: it is ended", entry["Id"][:12])
+                self._containers.remove(entry["Id"])
+        for held in self._leases.held():
+            if held.state == LeaseState.ENDING:
+                self.end(held.lease.allocation_uid, held.lease.generation, grace_s=0)
+
+    def _end_container(self, container_id: str, held: HeldLease, grace_s: float) -> Ended:
+        try:
+            if self._paused(container_id):
+                self._engine.api.unpause(container_id)
+            self._engine.api.stop(container_id, timeout=int(grace_s))
+            seen_ms = self._clock.now_ms()
+            inspected: Json = self._engine.api.inspect_container(container_id)
+        except docker.errors.NotFound:
+            return Ended(self._clock.now_ms(), None)
+        run = self._meter.observe(inspected, seen_ms, held)
+        self._containers.remove(container_id)
+        if run is None:  # it never started
+            return Ended(seen_ms, None)
+        return Ended(run.finished_ms or seen_ms, int(inspected["State"]["ExitCode"]))
+
+    def _paused(self, container_id: str) -> bool:
+        return bool(self._engine.api.inspect_container(container_id)["State"]["Paused"])

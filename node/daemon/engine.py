@@ -1,0 +1,53 @@
+"""The connection to Docker and the labels by which things are known as this host's."""
+
+from datetime import datetime
+from typing import Any
+
+import docker
+import requests
+
+HOST_LABEL = "remotegpu.host"
+ALLOCATION_LABEL = "remotegpu.allocation"
+GENERATION_LABEL = "remotegpu.generation"
+_CONNECTIONS = 32  # calls go side by side: DockerSpawner's own single thread is what makes many starts slow
+_TIMEOUT_S = 90
+
+DOCKER_ERRORS = (docker.errors.DockerException, requests.RequestException)
+
+Json = dict[str, Any]  # Any: Docker's JSON
+
+
+class Engine:
+    """Docker's API for one host: everything made through it carries the host's label, nothing else is touched."""
+
+    def __init__(self, base_url: str, host_id: str) -> None:
+        self.host_id = host_id
+        self.api = docker.APIClient(
+            base_url=base_url, version="auto", timeout=_TIMEOUT_S, num_pools=4, max_pool_size=_CONNECTIONS
+        )
+
+    @property
+    def filters(self) -> dict[str, str]:
+        return {"label": f"{HOST_LABEL}={self.host_id}"}
+
+    def labels(self) -> dict[str, str]:
+        return {HOST_LABEL: self.host_id}
+
+    def containers(self) -> list[Json]:
+        """This host's containers, running or not."""
+        found: list[Json] = self.api.containers(all=True, filters=self.filters)
+        return found
+
+    def answers(self) -> bool:
+        try:
+            return bool(self.api.ping())
+        except DOCKER_ERRORS:
+            return False
+
+
+def docker_time_ms(text: str) -> float | None:
+    """Docker's RFC 3339 time with nanoseconds as milliseconds of the wall clock; None for its zero."""
+    if not text or text.startswith("0001-"):
+        return None
+    seconds, _, fraction = text.rstrip("Z").partition(".")
+    return datetime.fromisoformat(f"{seconds}+00:00").timestamp() * 1000 + float(f"0.{fraction or 0}") * 1000

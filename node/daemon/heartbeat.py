@@ -1,0 +1,81 @@
+"""Heartbeats: what runs here, and in return how long it may go on. At once when a container starts or exits."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from node.daemon.clock import ServerClock, boot_ms
+from node.daemon.leases import Leases, LeaseState
+from node.platform import Platform, PlatformUnavailableError
+from scheduler.host_protocol import Heartbeat, HeartbeatReply, HostFacts
+
+log = logging.getLogger(__name__)
+
+_SOON_S = 0.02  # changes that come together make one heartbeat
+
+
+class Heartbeats:
+    def __init__(
+        self,
+        platform: Platform,
+        clock: ServerClock,
+        leases: Leases,
+        *,
+        interval_s: float,
+        beat: Callable[[], Heartbeat],
+        facts: Callable[[], HostFacts],
+        end: Callable[[str, int], None],
+    ) -> None:
+        self._platform, self._clock, self._leases = platform, clock, leases
+        self._interval_s, self._beat, self._facts, self._end = interval_s, beat, facts, end
+        self._wake, self._stopped = threading.Event(), threading.Event()
+        self._registered = False
+        self.problem: str | None = "the platform has not answered yet"
+
+    def start(self) -> None:
+        threading.Thread(target=self._run, name="heartbeat", daemon=True).start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._wake.set()
+
+    def soon(self) -> None:
+        self._wake.set()
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            self._wake.clear()
+            try:
+                self._exchange()
+                self.problem = None
+            except PlatformUnavailableError as error:
+                if str(error) != self.problem:
+                    log.warning("no heartbeat: %s", error)
+                self.problem = str(error)
+            except Exception as error:
+                log.exception("the heartbeat failed")
+                self.problem = f"heartbeat: {error}"
+            if self._wake.wait(self._interval_s):
+                time.sleep(_SOON_S)
+
+    def _exchange(self) -> None:
+        if not self._registered:
+            self._platform.register(self._facts())
+            self._registered = True
+        beat = self._beat()
+        sent = boot_ms()
+        reply = self._platform.heartbeat(beat)
+        self._clock.learn(reply.server_time_ms, sent, boot_ms())
+        self._obey(reply)
+
+    def _obey(self, reply: HeartbeatReply) -> None:
+        held = {each.lease.allocation_uid: each for each in self._leases.held()}
+        for verdict in reply.verdicts:
+            mine = held.get(verdict.allocation_uid)
+            if mine is None or mine.lease.generation != verdict.generation or mine.state != LeaseState.ACTIVE:
+                continue
+            if verdict.end:
+                self._end(verdict.allocation_uid, verdict.generation)
+            else:
+                self._leases.renew(verdict.allocation_uid, verdict.generation, verdict.run_until_ms)

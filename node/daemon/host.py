@@ -1,0 +1,201 @@
+"""One host: its parts put together, and the operations that its socket offers."""
+
+import logging
+import threading
+import uuid
+from dataclasses import asdict
+from typing import Any
+
+from node.daemon.clock import ServerClock, read_boot_id
+from node.daemon.config import HostConfig, HostDirectory
+from node.daemon.containers import Containers
+from node.daemon.disk import PROJECT_QUOTA, WATCHER, DiskWatch, limit_kind
+from node.daemon.ending import Ended, Ending
+from node.daemon.engine import Engine, Json
+from node.daemon.facts import host_facts
+from node.daemon.firewall import Firewall
+from node.daemon.heartbeat import Heartbeats
+from node.daemon.leases import HeldLease as KeptLease
+from node.daemon.leases import LeaseEndedError, Leases, LeaseState
+from node.daemon.meter import Meter
+from node.daemon.networks import Networks
+from node.daemon.spool import Spool
+from node.daemon.store import Store
+from node.daemon.volumes import Volumes
+from node.daemon.watch import Watch
+from node.gpus.provider import open_gpus
+from node.platform import Platform
+from node.raylet import Raylet
+from scheduler.host_protocol import Heartbeat, HeldLease, HostFacts, Lease, UsageBatch
+
+log = logging.getLogger(__name__)
+
+_UPKEEP_S = 5.0
+
+
+class Host:
+    """Built and started once per daemon. Its operations are safe to call from many threads."""
+
+    def __init__(self, directory: HostDirectory, config: HostConfig) -> None:
+        self.config = config
+        self.boot_id, self.daemon_id = read_boot_id(), uuid.uuid4().hex
+        self._gpus = open_gpus(config.simulate, config.host_id)
+        self._engine = Engine(config.docker_host, config.host_id)
+        self._store = Store(directory.database)
+        self._clock = ServerClock(self._store, self.boot_id)
+        self._leases, self._spool = Leases(self._store), Spool(self._store, self.boot_id)
+        self._meter = Meter(self._store, self._spool, self._clock, self._leases)
+        self._disk_limit = limit_kind(self._engine)
+        self._firewall, self._volumes = Firewall(config), Volumes(self._engine)
+        self._networks = Networks(self._engine, address_range=config.network_range, spares=config.network_spares)
+        self._containers = Containers(
+            self._engine,
+            directory.metadata,
+            simulated=self._gpus.simulated,
+            publish_address=config.publish_address or config.address,
+            quota=self._disk_limit == PROJECT_QUOTA,
+        )
+        self._ending = Ending(
+            self._engine, self._leases, self._containers, self._networks, self._meter, self._clock, self._changed
+        )
+        self._watch = self._make_watch()
+        self._heartbeats = Heartbeats(
+            Platform(config, directory),
+            self._clock,
+            self._leases,
+            interval_s=config.heartbeat_interval_s,
+            beat=self._beat,
+            facts=self.facts,
+            end=self._watch.end_in_background,
+        )
+        self._raylet = Raylet(directory, config, self.facts) if config.ray_address else None
+        self._stopped = threading.Event()
+
+    def _make_watch(self) -> Watch:
+        disk = None
+        if self._disk_limit == WATCHER:
+            disk = DiskWatch(
+                lambda held: self._watch.end_in_background(held.lease.allocation_uid, held.lease.generation)
+            )
+        grace_s = min(5.0, self.config.lost_margin_s / 2)
+        return Watch(
+            self._engine,
+            self._leases,
+            self._meter,
+            self._clock,
+            self._ending,
+            disk,
+            grace_s=grace_s,
+            on_change=self._changed,
+        )
+
+    def _end_over_disk(self, held: KeptLease) -> None:
+        self._watch.end_in_background(held.lease.allocation_uid, held.lease.generation)
+
+    def start(self) -> None:
+        """Adopt what an earlier daemon left, and begin.
+
+        Raises:
+            FirewallError: tenants can't be kept apart here.
+            docker.errors.DockerException
+        """
+        self._firewall.apply()
+        self._networks.adopt({held.network for held in self._leases.held() if held.network})
+        self._ending.adopt()
+        self._networks.fill()
+        self._watch.start()
+        self._heartbeats.start()
+        threading.Thread(target=self._upkeep, name="upkeep", daemon=True).start()
+
+    def stop(self) -> None:
+        """Let go: containers and raylet go on, for the next daemon to adopt."""
+        self._stopped.set()
+        self._watch.stop()
+        self._heartbeats.stop()
+        self._gpus.close()
+
+    def facts(self) -> HostFacts:
+        return host_facts(self.config, self._engine, self._gpus, self._disk_limit)
+
+    def health(self) -> Json:
+        problems = [] if self._heartbeats.problem is None else [self._heartbeats.problem]
+        return {
+            "host_id": self.config.host_id,
+            "boot_id": self.boot_id,
+            "daemon_id": self.daemon_id,
+            "docker": self._engine.answers(),
+            "problems": problems,
+            "raylet": self._raylet.view() if self._raylet else {"pid": None, "state": "off"},
+            "leases": len(self._leases.held()),
+            "spool_backlog": self._spool.backlog(),
+        }
+
+    def readings(self) -> Json:
+        return {"readings": [asdict(reading) for reading in self._gpus.readings()]}
+
+    def grant_lease(self, lease: Lease) -> None:
+        """Idempotent. A newer generation ends the older one first.
+
+        Raises:
+            StaleGenerationError, LeaseEndedError, ForeignVolumeError, NoNetworkError, docker.errors.APIError
+        """
+        before = self._leases.find(lease.allocation_uid)
+        if before and before.lease.generation < lease.generation and before.state != LeaseState.ENDED:
+            self._ending.end(lease.allocation_uid, before.lease.generation, grace_s=0)
+        with self._leases.lock(lease.allocation_uid):
+            if self._leases.grant(lease).network is None:
+                self._leases.set_network(lease.allocation_uid, self._networks.take())
+            if lease.home_volume:
+                self._volumes.ensure(lease.home_volume)
+
+    def end_lease(self, allocation_uid: str, generation: int, grace_s: float) -> Ended:
+        return self._ending.end(allocation_uid, generation, grace_s)
+
+    def container(self, allocation_uid: str, generation: int, operation: str, arguments: Json) -> Any:
+        """Raises: StaleGenerationError, LeaseEndedError, BadArgumentsError, docker.errors.APIError."""
+        held = self._leases.get(allocation_uid, generation)
+        if operation not in ("create_container", "start"):
+            return self._containers.call(operation, held, arguments)
+        with self._leases.lock(allocation_uid):
+            held = self._leases.get(allocation_uid, generation)
+            if held.state != LeaseState.ACTIVE or held.run_until_ms <= self._clock.now_ms():
+                raise LeaseEndedError
+            return self._containers.call(operation, held, arguments)
+
+    def spool_read(self, limit: int) -> UsageBatch:
+        return self._spool.read(limit)
+
+    def spool_ack(self, boot_id: str, through: int) -> None:
+        self._spool.acknowledge(boot_id, through)
+
+    def delete_volume(self, volume: str) -> None:
+        self._volumes.delete(volume)
+
+    def _beat(self) -> Heartbeat:
+        problems = [] if self._engine.answers() else ["Docker does not answer"]
+        return Heartbeat(
+            boot_id=self.boot_id,
+            daemon_id=self.daemon_id,
+            leases=tuple(HeldLease(held.lease.allocation_uid, held.lease.generation) for held in self._leases.held()),
+            containers=self._watch.reports(),
+            readings=self._gpus.readings(),
+            spool_backlog=self._spool.backlog(),
+            problems=tuple(problems),
+        )
+
+    def _changed(self) -> None:
+        self._heartbeats.soon()
+
+    def _upkeep(self) -> None:
+        """Spare networks, the firewall and the raylet, every few seconds."""
+        while not self._stopped.is_set():
+            try:
+                if self._raylet is not None:
+                    self._raylet.keep()
+                self._networks.fill()
+                if not self._firewall.present():
+                    log.error("the firewall table was removed; it is put back")
+                    self._firewall.apply()
+            except Exception:
+                log.exception("upkeep failed; it is tried again")
+            self._stopped.wait(_UPKEEP_S)

@@ -1,0 +1,34 @@
+"""Home volumes: kept when containers go, deleted only when the platform says so."""
+
+import docker
+
+from node.daemon.engine import HOST_LABEL, Engine
+
+
+class ForeignVolumeError(Exception):
+    """A volume of that name belongs to somebody else; it is not touched."""
+
+
+class Volumes:
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def ensure(self, name: str) -> None:
+        """Raises: ForeignVolumeError."""
+        made = self._engine.api.create_volume(
+            name, labels=self._engine.labels()
+        )  # an existing one is answered as it is
+        self._check(name, made.get("Labels"))
+
+    def delete(self, name: str) -> None:
+        """Idempotent. Raises: ForeignVolumeError, docker.errors.APIError (in use)."""
+        try:
+            found = self._engine.api.inspect_volume(name)
+        except docker.errors.NotFound:
+            return
+        self._check(name, found.get("Labels"))
+        self._engine.api.remove_volume(name)
+
+    def _check(self, name: str, labels: dict[str, str] | None) -> None:
+        if (labels or {}).get(HOST_LABEL) != self._engine.host_id:
+            raise ForeignVolumeError(f"volume {name} is not this host's")

@@ -1,0 +1,179 @@
+"""Once a second, and at each of Docker's events: what runs, is it proven, is it still allowed to run."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from node.daemon.clock import ServerClock
+from node.daemon.disk import DiskWatch
+from node.daemon.ending import Ending
+from node.daemon.engine import ALLOCATION_LABEL, DOCKER_ERRORS, GENERATION_LABEL, Engine, Json
+from node.daemon.leases import HeldLease, Leases, LeaseState
+from node.daemon.meter import Meter, Run
+from scheduler.host_protocol import ContainerReport, ContainerState
+
+log = logging.getLogger(__name__)
+
+_TICK_S = 1.0
+_EVENTS = ("start", "die", "pause", "unpause", "destroy")
+_RETRY_S = 1.0
+_STATES = {
+    "created": ContainerState.CREATED,
+    "running": ContainerState.RUNNING,
+    "restarting": ContainerState.RUNNING,
+    "paused": ContainerState.PAUSED,
+    "exited": ContainerState.EXITED,
+    "dead": ContainerState.EXITED,
+    "removing": ContainerState.EXITED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    state: ContainerState
+    run: Run | None
+    inspected: Json
+
+
+class Watch:
+    """Three threads: the second's tick, Docker's events, and one for each lease that passed its time."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        leases: Leases,
+        meter: Meter,
+        clock: ServerClock,
+        ending: Ending,
+        disk: DiskWatch | None,
+        *,
+        grace_s: float,
+        on_change: Callable[[], None],
+    ) -> None:
+        self._engine, self._leases, self._meter, self._clock = engine, leases, meter, clock
+        self._ending, self._disk, self._grace_s, self._on_change = ending, disk, grace_s, on_change
+        self._wake, self._stopped = threading.Event(), threading.Event()
+        self._seen: dict[str, _Seen] = {}
+        self._reports: tuple[ContainerReport, ...] = ()
+        self._ended_by_us: set[str] = set()
+
+    def start(self) -> None:
+        for name, work in (("watch", self._run), ("events", self._listen)):
+            threading.Thread(target=work, name=name, daemon=True).start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._wake.set()
+
+    def wake(self) -> None:
+        self._wake.set()
+
+    def reports(self) -> tuple[ContainerReport, ...]:
+        return self._reports
+
+    def tick(self) -> None:
+        self._enforce()
+        seen_ms = self._clock.now_ms()
+        held = {each.lease.allocation_uid: each for each in self._leases.held()}
+        found: dict[str, _Seen] = {}
+        reports = []
+        for entry in self._engine.containers():
+            lease = held.get(entry["Labels"].get(ALLOCATION_LABEL, ""))
+            if lease is None or entry["Labels"].get(GENERATION_LABEL) != str(lease.lease.generation):
+                continue
+            seen = self._look(entry, lease, seen_ms)
+            if seen is not None:
+                found[entry["Id"]] = seen
+                reports.append(_report(entry, lease, seen))
+        changed = {key: seen.state for key, seen in found.items()} != {
+            key: seen.state for key, seen in dict(self._seen).items()
+        }
+        self._seen, self._reports = found, tuple(reports)
+        if changed:
+            self._on_change()
+        if self._disk is not None:
+            self._disk.check([seen.inspected for seen in found.values()], held)
+
+    def _look(self, entry: Json, held: HeldLease, seen_ms: int) -> _Seen | None:
+        state = _STATES.get(entry["State"], ContainerState.EXITED)
+        before = self._seen.get(entry["Id"])
+        if before is not None and before.state == state and before.run is not None:
+            run = before.run
+            # The list does not tell one start from the next: Docker's "Up" time is no proof, so the events wake us.
+            if state in (ContainerState.RUNNING, ContainerState.PAUSED):
+                run = self._meter.prove(run, seen_ms, held)
+            return _Seen(state, run, before.inspected)
+        try:
+            inspected = self._engine.api.inspect_container(entry["Id"])
+        except DOCKER_ERRORS:
+            return before  # gone in between, or Docker is away
+        return _Seen(state, self._meter.observe(inspected, seen_ms, held), inspected)
+
+    def _enforce(self) -> None:
+        """End what ran out of time: by this daemon alone, whoever else is away."""
+        now = self._clock.now_ms()
+        for held in self._leases.held():
+            uid = held.lease.allocation_uid
+            if held.state == LeaseState.ACTIVE and held.run_until_ms <= now:
+                self.end_in_background(uid, held.lease.generation)
+
+    def end_in_background(self, allocation_uid: str, generation: int) -> None:
+        if allocation_uid in self._ended_by_us:
+            return
+        self._ended_by_us.add(allocation_uid)
+
+        def work() -> None:
+            try:
+                self._ending.end(allocation_uid, generation, self._grace_s)
+            except Exception:
+                log.exception("lease %s could not be ended; it is tried again", allocation_uid)
+                time.sleep(_RETRY_S)
+            finally:
+                self._ended_by_us.discard(allocation_uid)
+
+        threading.Thread(target=work, name=f"end-{allocation_uid[:8]}", daemon=True).start()
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            self._wake.clear()
+            try:
+                self.tick()
+            except Exception:
+                # Whatever it was, the next second's look may work; the meter extends nothing meanwhile.
+                log.exception("the watch failed")
+                self._stopped.wait(_RETRY_S)
+            self._wake.wait(_TICK_S)
+
+    def _listen(self) -> None:
+        filters: Mapping[str, object] = {**self._engine.filters, "type": "container", "event": list(_EVENTS)}
+        while not self._stopped.is_set():
+            try:
+                for event in self._engine.api.events(decode=True, filters=dict(filters)):
+                    if event["Action"] == "start":
+                        self._seen.pop(event["id"], None)  # a new run: its start time must be read again
+                    self._wake.set()
+            except DOCKER_ERRORS as error:
+                log.debug("Docker's events broke off: %s", error)
+            self._stopped.wait(_RETRY_S)
+
+
+def _states(seen: Mapping[str, _Seen]) -> dict[str, ContainerState]:
+    return {key: each.state for key, each in seen.items()}
+
+
+def _report(entry: Json, held: HeldLease, seen: _Seen) -> ContainerReport:
+    state, run = seen.inspected["State"], seen.run
+    exited = seen.state == ContainerState.EXITED
+    return ContainerReport(
+        allocation_uid=held.lease.allocation_uid,
+        generation=held.lease.generation,
+        container_id=entry["Id"],
+        name=held.lease.container_name,
+        state=seen.state,
+        started_at_ms=run.started_ms if run else None,
+        finished_at_ms=run.finished_ms if run else None,
+        exit_code=int(state["ExitCode"]) if exited else None,
+        oom_killed=bool(state.get("OOMKilled")) and exited,
+    )

@@ -1,0 +1,23 @@
+"""Taking a host's things off its machine: containers, networks, firewall; home volumes only when asked."""
+
+from node.daemon.config import HostConfig
+from node.daemon.engine import Engine
+from node.daemon.firewall import Firewall
+
+
+def leave(config: HostConfig, *, volumes: bool = False) -> None:
+    """Call it with the daemon stopped. Idempotent; only what carries the host's label is touched.
+
+    Raises:
+        docker.errors.DockerException, FirewallError
+    """
+    engine = Engine(config.docker_host, config.host_id)
+    for container in engine.containers():
+        engine.api.remove_container(container["Id"], force=True)
+    for network in engine.api.networks(filters=engine.filters):
+        engine.api.remove_network(network["Id"])
+    if volumes:
+        for volume in engine.api.volumes(filters=engine.filters)["Volumes"] or []:
+            engine.api.remove_volume(volume["Name"])
+    Firewall(config).remove()
+    engine.api.close()
