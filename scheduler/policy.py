@@ -66,6 +66,7 @@ class _Pool:
     total: int
     actually_free: int  # whether or not somebody earlier waits for them
     free: list[FreeDevice]  # that may be given out in this decision, in the order of their index
+    reserved: bool = False
 
     def could_ever_hold(self, request: QueuedRequest) -> bool:
         host = self.room.host
@@ -82,9 +83,31 @@ class _Pool:
         return self.actually_free >= request.gpus and self.room.would_fit_alone(request)
 
     def reserve(self, request: QueuedRequest) -> None:
-        """Keep everything that is free here for a request that waits."""
-        self.free.clear()
-        self.room.keep(request)
+        """Keep everything that is free here for a request that waits; CPU and memory for the first one only."""
+        if not self.reserved:
+            self.reserved = True
+            self.free.clear()
+            self.room.keep(request)
+
+
+_Sides = tuple[list[_Pool], list[_Pool], frozenset[PoolKey]]
+
+
+@dataclass(slots=True)
+class _Market:
+    """All pools, and which of them concern a request: looked up once for each shape, since queues repeat themselves."""
+
+    pools: list[_Pool]
+    _known: dict[tuple[int | None, str | None, int, int, int], _Sides] = field(default_factory=dict)
+
+    def sides(self, request: QueuedRequest) -> _Sides:
+        """The pools of matching devices, of those the ones that could take it if they were empty, and all the keys."""
+        shape = (request.bound_host_id, request.gpu_model, request.gpus, request.cpu_milli, request.memory_bytes)
+        if shape not in self._known:
+            matching = [pool for pool in self.pools if _may_use(request, pool)]
+            usable = [pool for pool in matching if pool.room.host.schedulable and pool.could_ever_hold(request)]
+            self._known[shape] = matching, usable, frozenset(pool.key for pool in matching)
+        return self._known[shape]
 
 
 @dataclass(slots=True)
@@ -115,14 +138,12 @@ class FirstComeFirstServed:
     """
 
     def decide(self, snapshot: Snapshot, now: datetime) -> Decision:
-        pools = [pool for host in snapshot.hosts for pool in _pools(host)]
+        market = _Market([pool for host in snapshot.hosts for pool in _pools(host)])
         placements: list[Placement] = []
         waits: dict[int, WaitReason] = {}
         queue = _Queue()
         for request in sorted(snapshot.queue, key=_order):
-            matching = [pool for pool in pools if _may_use(request, pool)]
-            usable = [pool for pool in matching if pool.room.host.schedulable and pool.could_ever_hold(request)]
-            keys = frozenset(pool.key for pool in matching)
+            matching, usable, keys = market.sides(request)
             backing_off = request.not_before is not None and request.not_before > now
             fitting = [] if backing_off else [pool for pool in usable if pool.holds_now(request)]
             if fitting:

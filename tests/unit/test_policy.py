@@ -113,6 +113,13 @@ def test_an_idle_group_is_given_to_one_only() -> None:
     assert [placement.gpu_ids for placement in placements] == [(100,), (101,)]
 
 
+def test_many_who_wait_for_one_model_leave_cpu_for_the_other_on_a_mixed_host() -> None:
+    a100, h100 = host(1, "xx", cpu=8000), host(1, "..", model=H100)
+    mixed = replace(a100, devices=(*a100.devices, *(replace(d, gpu_id=d.gpu_id + 50) for d in h100.devices)))
+    decision = decide([mixed], [*(ask(n) for n in range(1, 21)), ask(30, model="H100")])
+    assert [placement.allocation_id for placement in decision.placements] == [30]
+
+
 def test_deciding_is_pure() -> None:
     hosts, queue = [host(1, "..x"), host(2, "x...")], [ask(n, 1 + n % 3) for n in range(1, 8)]
     assert decide(hosts, queue) == decide(hosts, queue[::-1])
