@@ -134,13 +134,20 @@ class World:
         return self.database.transact(work)
 
     def place(
-        self, allocation_id: int, price: PriceVersion, gpus: tuple[Gpu, ...], *, milli: int = 1000, active: bool = True
+        self,
+        allocation_id: int,
+        price: PriceVersion,
+        gpus: tuple[Gpu, ...],
+        *,
+        milli: int = 1000,
+        active: bool = True,
+        limits: int = 2,
     ) -> Lease | None:
-        """`queued -> placing -> active`; None if the balance does not cover it."""
+        """`queued -> placing -> active`, holding `limits` disconnect limits; None if the balance does not cover it."""
 
         def work(session: Session) -> Lease | None:
             allocation = session.get_one(Allocation, allocation_id, with_for_update=True)
-            until = self.now + timedelta(seconds=2 * allocation.disconnect_s)
+            until = self.now + timedelta(seconds=limits * allocation.disconnect_s)
             if not place_hold(
                 session,
                 allocation=allocation,

@@ -6,6 +6,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from api.audit.tables import AuditEntry
+from api.billing import statement
+from api.billing.holds import sweep_holds
 from api.clock import utc_now
 from api.db import Database
 from tests.db.conftest import Person, Tenant
@@ -143,3 +145,51 @@ def test_prices(app_client: TestClient, admin: Person) -> None:
     ):
         answer = app_client.post("/api/v1/admin/prices", headers=admin.headers, json={**body, **wrong})
         assert answer.status_code == 422, answer.text
+
+
+def test_the_life_that_the_explanation_tells(world: World, database: Database) -> None:
+    """The figures of docs/explanation/ledger.md, posting by posting."""
+    customer, (host, gpus) = world.customer(balance_micro=MICRO), world.host(gpus=1)
+    lease = world.place(world.queue(customer, gpus=1), world.price(3_600_000), gpus, limits=1)
+    assert lease is not None
+
+    def at(milliseconds: int) -> None:
+        world.pass_time(lease.starts_ms + milliseconds - world.now_ms)
+
+    def report(*pieces: tuple[int, int]) -> None:
+        start = lease.starts_ms
+        world.deliver(host.id, *(world.window(lease, start + begin, start + end) for begin, end in pieces))
+
+    at(2000)
+    world.renew(lease)
+    at(9000)
+    report((5000, 9000))
+    at(11_000)
+    report((10_000, 11_000))
+    at(12_000)
+    report((9000, 10_000))
+    report((9000, 10_000))
+    at(40_000)
+    report((11_000, 40_000))
+    at(40_500)
+    world.release(lease, ended_at_ms=world.now_ms)
+    at(41_000)
+    report((40_000, 40_400))
+    at(941_000)
+    database.transact(lambda session: sweep_holds(session, world.now))
+    with database.session() as session:
+        rows, _ = statement.journal(session, customer.id, cursor=None, limit=200)
+    moved = [(row.kind, max(posting["amount_micro"] for posting in row.postings)) for row in reversed(rows)]
+    assert moved == [
+        ("top_up", 1_000_000),
+        ("hold", 60_001),
+        ("hold", 62_000),
+        ("usage", 4000),
+        ("usage", 1000),
+        ("usage", 1000),
+        ("usage", 29_000),
+        ("hold_release", 81_500),
+        ("usage", 400),
+        ("hold_release", 5101),
+    ]
+    assert world.balance(customer).available_micro == 964_600
