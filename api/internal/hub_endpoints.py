@@ -17,13 +17,15 @@ from api.environments.changes import ChangeFeed
 from api.environments.containers import Operation, call_container
 from api.environments.hub_service import HubOptions, StartOptions
 from api.environments.views import ServerView, server_view
-from api.errors import NotFound
+from api.errors import Conflict, NotFound
 from api.hostlink import Hostlink
 from api.internal.peer import HubPeer
 
 router = APIRouter(prefix="/internal/hub", tags=["hub"])
 
 MAX_WAIT_S = 60.0
+STOPPING_S = 5.0  # how long a start waits for the end of the run before
+LOOK_AGAIN_STOPPING_S = 0.1
 LOOK_AGAIN_S = 1.0  # a lost notification costs this much at most
 
 Username = Annotated[str, Path(pattern=r"^[a-z][a-z0-9-]{0,30}[a-z0-9]$")]
@@ -62,7 +64,17 @@ def start_server(
 ) -> ServerView:
     """Create the environment, or start it again, and queue it. Idempotent while it is on its way."""
     wanted = body.options if body is not None else None
-    database.transact(partial(hub_service.start, settings=settings, username=username, name=name, wanted=wanted))
+    work = partial(hub_service.start, settings=settings, username=username, name=name, wanted=wanted)
+    deadline = time.monotonic() + STOPPING_S
+    while True:
+        try:
+            database.transact(work)
+            break
+        except Conflict as error:
+            # The Hub calls a server stopped when its container is gone; its GPUs are given back a moment later.
+            if error.code != "environment_stopping" or time.monotonic() > deadline:
+                raise
+            time.sleep(LOOK_AGAIN_STOPPING_S)
     return _view(database, username, name)[1]
 
 

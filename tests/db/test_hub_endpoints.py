@@ -15,9 +15,10 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
 from api.db import Database
+from api.environments.reconciler import EnvironmentReconciler
 from api.settings import Settings
 from scheduler.states import AllocationState, EnvironmentState
-from tests.db.environment_world import World
+from tests.db.environment_world import RecordingHosts, RecordingHub, World
 from tests.db.fleet import Fleet
 from tests.db.listener import Listener
 
@@ -126,6 +127,32 @@ def test_a_long_poll_answers_when_something_changes(hub: httpx.Client, world: Wo
     ((answered_at, answer),) = answers
     assert answer["version"] > view["version"]
     assert answered_at - placed_at < 1.0
+
+
+def test_a_restart_waits_for_the_end_of_the_run_before(
+    hub: httpx.Client, world: World, listener: Listener, database: Database, settings: Settings
+) -> None:
+    hub.post(f"{SERVER}/start", json=OPTIONS)
+    world.place()
+    hub.post(f"{SERVER}/ready")
+    hub.post(f"{SERVER}/stop")
+    answers: list[httpx.Response] = []
+
+    def start() -> None:
+        with listener.client("hub") as client:
+            answers.append(client.post(f"{SERVER}/start"))
+
+    thread = threading.Thread(target=start)
+    thread.start()
+    world.release()
+    reconciler = EnvironmentReconciler(database, settings, RecordingHub(), RecordingHosts())
+    try:
+        while thread.is_alive():
+            reconciler.run_once()
+            thread.join(0.05)
+    finally:
+        reconciler.close()
+    assert (answers[0].status_code, answers[0].json()["observed"]) == (200, "queued")
 
 
 def test_operations_go_to_the_leases_container_alone(hub: httpx.Client, world: World, controller: Controller) -> None:
