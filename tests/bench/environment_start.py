@@ -89,11 +89,8 @@ def _bare(containers: Sequence[dict[str, Any]]) -> float:
 def _bare_start(container: dict[str, Any], started: list[str]) -> None:
     config, limits = container["Config"], container["HostConfig"]
     options = [part for entry in config["Env"] for part in ("--env", entry)]
-    limited = [
-        f"--cpus={limits['NanoCpus'] / 1e9}",
-        f"--memory={limits['Memory']}",
-        f"--pids-limit={limits['PidsLimit']}",
-    ]
+    cpus = limits["NanoCpus"] / 1e9
+    limited = [f"--cpus={cpus}", f"--memory={limits['Memory']}", f"--pids-limit={limits['PidsLimit']}"]
     command = [
         "docker", "run", "--detach", "--publish", "127.0.0.1::8888", *limited, *options, config["Image"], *config["Cmd"],
     ]  # fmt: skip

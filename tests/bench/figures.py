@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One measured value. `at_most` tells whether `bound` is an upper or a lower one; `samples` are what it is the median of."""
+    """One measured value, the median of `samples`. `at_most` tells whether `bound` is an upper or a lower one."""
 
     name: str
     value: float
