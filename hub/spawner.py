@@ -16,6 +16,7 @@ from traitlets import Float, Unicode
 
 from hub.docker_calls import HostUnreachable, UnsupportedDockerCall, docker_error, typed_operation
 from hub.environment_form import parse_form
+from hub.late_stops import LateStops
 from hub.platform_client import PlatformClient, PlatformError, PlatformUnreachable, ServerView
 from hub.server_wait import answers, wait_until_answers
 from hub.spawn_errors import SpawnRefused, StartFailed, StillQueued, waiting_message
@@ -39,6 +40,7 @@ class PlatformSpawner(DockerSpawner):
     )
 
     _platform: PlatformClient | None = None
+    _late_stops = LateStops()
     object_name: str
     image: str
 
@@ -117,6 +119,7 @@ class PlatformSpawner(DockerSpawner):
         """
         if not self.name:
             raise SpawnRefused("Every environment has a name: start a named one from the home page.")
+        self._late_stops.withdraw((self.user.name, self.name))
         self.spawn_progress = SpawnProgress()
         self._interrupted = False
         try:
@@ -246,12 +249,9 @@ class PlatformSpawner(DockerSpawner):
     async def stop(self, now: bool = False) -> None:
         """Tell the platform, which ends the allocation; then end the container, with its grace. Idempotent."""
         self._interrupted = False
-        try:
-            await self.platform.stop(self.user.name, self.name)
-        except PlatformError as error:
-            if error.status != 404:
-                raise
-        if self.object_id:
+        if not await self._tell_stop():
+            self._late_stops.add((self.user.name, self.name), self._tell_stop)
+        elif self.object_id:
             try:
                 await self.stop_object()
                 await self.remove_object()
@@ -259,6 +259,18 @@ class PlatformSpawner(DockerSpawner):
                 # The platform has it on record: the host ends the lease as soon as it hears of it, or by itself.
                 self.log.warning("%s will be ended by its host: %s", self._log_name, error)
         self.clear_state()
+
+    async def _tell_stop(self) -> bool:
+        """Whether the platform has heard that this environment is to stop."""
+        try:
+            await self.platform.stop(self.user.name, self.name)
+        except PlatformError as error:
+            if error.status != 404:
+                self.log.error("The platform refused to stop %s: %s", self._log_name, error)
+        except PlatformUnreachable as error:
+            self.log.warning("The platform will be told later to stop %s: %s", self._log_name, error)
+            return False
+        return True
 
     def clear_state(self) -> None:
         super().clear_state()
