@@ -92,7 +92,8 @@ def _bare_start(container: dict[str, Any], started: list[str]) -> None:
     cpus = limits["NanoCpus"] / 1e9
     limited = [f"--cpus={cpus}", f"--memory={limits['Memory']}", f"--pids-limit={limits['PidsLimit']}"]
     command = [
-        "docker", "run", "--detach", "--publish", "127.0.0.1::8888", *limited, *options, config["Image"], *config["Cmd"],
+        "docker", "run", "--detach", "--publish", "127.0.0.1::8888", *limited, *options,
+        config["Image"], *config["Cmd"],
     ]  # fmt: skip
     container_id = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     started.append(container_id)
