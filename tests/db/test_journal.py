@@ -100,14 +100,14 @@ def test_no_account_of_a_customer_goes_below_zero(world: World, database: Databa
     assert world.balance(customer).available_micro == 10
 
 
-@pytest.mark.parametrize("table", HISTORY)
-@pytest.mark.parametrize("statement", ["delete from {}", "update {} set id = id", "truncate {} cascade"])
-def test_history_can_not_be_changed(world: World, database: Database, table: str, statement: str) -> None:
+def test_history_can_not_be_changed(world: World, database: Database) -> None:
     _make_history(world, database)
-    with database.engine.begin() as connection:
-        assert connection.scalar(text(f"select count(*) from {table}"))
-    with pytest.raises(DBAPIError, match="append-only"), database.engine.begin() as connection:
-        connection.execute(text(statement.format(table)))
+    for table in HISTORY:
+        with database.engine.begin() as connection:
+            assert connection.scalar(text(f"select count(*) from {table}")), table
+        for statement in ("delete from {}", "update {} set id = id", "truncate {} cascade"):
+            with pytest.raises(DBAPIError, match="append-only"), database.engine.begin() as connection:
+                connection.execute(text(statement.format(table)))
 
 
 def _make_history(world: World, database: Database) -> None:
