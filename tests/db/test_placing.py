@@ -231,10 +231,16 @@ def test_what_could_never_run_is_refused(fleet: Fleet, asked: dict[str, object],
 
 
 def test_more_than_the_quota_allows_at_all_is_refused(fleet: Fleet) -> None:
-    fleet.host(gpus=32)
+    fleet.host()
     fleet.price()
+    acme = fleet.customer()
+    fleet.database.transact(
+        lambda session: session.execute(
+            text("insert into quotas (customer_id, gpus) values (:id, 2)"), {"id": acme[0].id}
+        )
+    )
     with pytest.raises(ApiError) as caught:
-        fleet.submit(fleet.customer(), gpus=17)
+        fleet.submit(acme, gpus=3)
     assert caught.value.code == "quota_exceeded"
 
 
