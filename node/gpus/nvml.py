@@ -116,7 +116,7 @@ class NvmlGpus:
                 return GpuReading(device.uuid, simulated=False, healthy=False, last_xid=xid, error=str(error))
         utilisation = _optional(pynvml.nvmlDeviceGetUtilizationRates, handle)
         memory = _optional(pynvml.nvmlDeviceGetMemoryInfo, handle)
-        processes = _optional(pynvml.nvmlDeviceGetComputeRunningProcesses, handle)
+        processes = _processes(handle)
         return GpuReading(
             uuid=device.uuid,
             simulated=False,
@@ -152,6 +152,12 @@ def _throttling(handle: Handle) -> tuple[str, ...]:
 
 def _ecc(handle: Handle, kind: int) -> int | None:
     return _optional(pynvml.nvmlDeviceGetTotalEccErrors, handle, kind, pynvml.NVML_VOLATILE_ECC)
+
+
+def _processes(handle: Handle) -> list[object] | None:
+    """Compute processes; drivers before 510 have the older function alone."""
+    found = _optional(pynvml.nvmlDeviceGetComputeRunningProcesses_v3, handle)
+    return _optional(pynvml.nvmlDeviceGetComputeRunningProcesses_v2, handle) if found is None else found
 
 
 def _optional(function: Callable[..., T], *arguments: object) -> T | None:

@@ -1,0 +1,230 @@
+"""The host daemon as a process on a real Docker Engine: leases, bills over `kill -9`, isolation, nothing left over."""
+
+import itertools
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+
+from node.agent import Agent
+from node.daemon.engine import HOST_LABEL, docker_time_ms
+from tests.process.daemon_platform import FakePlatform, make_certificates
+from tests.process.daemon_process import IMAGE, DaemonHost, wait_for
+
+SLEEP = ("sleep", "300")
+
+
+@pytest.fixture
+def certificates(tmp_path: Path) -> Path:
+    make_certificates(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def platform(certificates: Path) -> Iterator[FakePlatform]:
+    platform = FakePlatform(certificates)
+    platform.start()
+    yield platform
+    platform.stop()
+
+
+@pytest.fixture
+def allowed() -> Iterator[socket.socket]:
+    """A listener of this machine that tenants may reach, on all its addresses."""
+    with socket.create_server(("0.0.0.0", 0)) as listener:
+        yield listener
+
+
+@pytest.fixture
+def host(
+    scratch: Path, certificates: Path, platform: FakePlatform, allowed: socket.socket, request: pytest.FixtureRequest
+) -> Iterator[DaemonHost]:
+    ports = (allowed.getsockname()[1],)
+    host = DaemonHost(scratch / f"h{time.monotonic_ns() % 10**9}", certificates, platform, tenant_ports=ports)
+    host.start()
+    yield host
+    host.close()
+    assert host.engine.host_id not in str(docker_leftovers(host))
+
+
+def docker_leftovers(host: DaemonHost) -> list[str]:
+    client = docker.APIClient()
+    label = {"label": f"{HOST_LABEL}={host.config.host_id}"}
+    found = [*client.containers(all=True, filters=label), *client.networks(filters=label)]
+    found += client.volumes(filters=label)["Volumes"] or []
+    client.close()
+    tables = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=True).stdout
+    assert found == []
+    assert host.config.host_id.replace("-", "") not in tables
+    return found
+
+
+def bill(windows: list[dict[str, Any]], lease: Any) -> dict[str, int]:
+    """Milliseconds per device, after a check that windows follow each other without gap or overlap."""
+    totals: dict[str, int] = {}
+    for device in ("SIM-a", "SIM-b"):
+        mine = [w for w in windows if w["allocation_uid"] == lease["allocation_uid"] and w["device_uuid"] == device]
+        for before, after in itertools.pairwise(mine):
+            assert before["to_ms"] == after["from_ms"]
+        totals[device] = sum(window["to_ms"] - window["from_ms"] for window in mine)
+    return totals
+
+
+def test_container_is_built_from_its_lease(host: DaemonHost, platform: FakePlatform) -> None:
+    lease = host.lease(volume=True)
+    host.run(lease, *SLEEP)
+    details = host.inspect(lease)
+    limits = details["HostConfig"]
+    assert (limits["NanoCpus"], limits["Memory"], limits["MemorySwap"]) == (500_000_000, 2**27, 2**27)
+    assert (limits["PidsLimit"], limits["Privileged"], limits["CapDrop"]) == (64, False, ["ALL"])
+    assert limits["SecurityOpt"] == ["no-new-privileges"] and limits["Init"] is True
+    assert not limits["DeviceRequests"]
+    assert details["Config"]["Image"] == IMAGE
+    assert {m["Destination"]: m["RW"] for m in details["Mounts"]} == {
+        "/home/jovyan": True,
+        "/run/remotegpu/allocation.json": False,
+    }
+    assert "REMOTEGPU_DEVICES=SIM-a,SIM-b" in details["Config"]["Env"]
+    assert host.container(lease, "port")[1][0]["HostIp"] == "127.0.0.1"
+    wait_for(lambda: any(beat["containers"] for beat in platform.beats), timeout_s=5)
+    assert platform.facts[0]["simulated"] is True
+    assert host.end_lease(lease)[0] == 200
+    assert host.inspect(lease) is None
+    assert host.call("delete_volume", volume=lease["home_volume"]) == (200, {})
+    reserved = host.lease()
+    host.call("grant_lease", **reserved)
+    status, problem = host.container(
+        reserved, "create_container", command=[], environment={"NVIDIA_VISIBLE_DEVICES": "all"}
+    )
+    assert (status, problem["code"]) == (422, "validation")
+
+
+def test_bill_is_the_run_time_over_kills_of_the_daemon(host: DaemonHost) -> None:
+    lease = host.lease()
+    host.run(lease, *SLEEP)
+    host.end()
+    host.start()
+    wait_for(host.windows, timeout_s=10)
+    host.end()
+    assert host.inspect(lease)["State"]["Running"]
+    host.engine.api.kill(lease["container_name"])  # it ends while no daemon looks
+    state = host.inspect(lease)["State"]
+    time.sleep(0.5)
+    host.start()
+    finished = docker_time_ms(state["FinishedAt"])
+    started = docker_time_ms(state["StartedAt"])
+    assert finished is not None and started is not None
+    wait_for(lambda: abs(bill(host.windows(), lease)["SIM-a"] - (finished - started)) < 50, timeout_s=5)
+    assert bill(host.windows(), lease)["SIM-b"] == bill(host.windows(), lease)["SIM-a"]
+    status, ended = host.end_lease(lease)
+    assert status == 200
+    assert abs(ended["ended_at_ms"] - finished) < 100
+    assert host.end_lease(lease) == (200, ended)
+    total = bill(host.windows(), lease)["SIM-a"]
+    assert abs(total - (finished - started)) < 50
+
+
+def test_run_until_is_enforced_without_the_platform(host: DaemonHost, platform: FakePlatform) -> None:
+    lease = host.lease(run_s=4)
+    host.run(lease, "python3", "-c", "import signal; signal.signal(15, signal.SIG_IGN); signal.pause()")
+    platform.stop()
+    wait_for(lambda: host.inspect(lease) is None, timeout_s=12)
+    assert time.time() * 1000 >= lease["run_until_ms"]
+    assert max(window["to_ms"] for window in host.windows()) == lease["run_until_ms"]
+    assert host.container(lease, "start")[1]["code"] == "lease_ended"
+
+
+def test_a_renewed_lease_runs_on(host: DaemonHost, platform: FakePlatform) -> None:
+    lease = host.lease(run_s=3)
+    platform.run_until[lease["allocation_uid"]] = lease["run_until_ms"] + 60_000
+    host.run(lease, *SLEEP)
+    wait_for(lambda: time.time() * 1000 > lease["run_until_ms"] + 1500)
+    assert host.inspect(lease)["State"]["Running"]
+
+
+def test_an_older_generation_changes_nothing(host: DaemonHost) -> None:
+    lease = host.lease(generation=2)
+    host.run(lease, *SLEEP)
+    older = {**lease, "generation": 1}
+    assert host.call("grant_lease", **older)[0] == 409
+    assert host.end_lease(older)[1]["code"] == "stale_generation"
+    assert host.container(lease, "stop", generation=1, timeout=0)[0] == 409
+    assert host.inspect(lease)["State"]["Running"]
+    assert host.end_lease(lease)[0] == 200
+    assert host.call("grant_lease", **lease)[1]["code"] == "lease_ended"
+    assert host.call("grant_lease", **{**lease, "generation": 3}) == (200, {})
+
+
+def test_adoption_ends_what_has_no_lease_and_nothing_of_others(host: DaemonHost) -> None:
+    lease = host.lease()
+    host.run(lease, *SLEEP)
+    host.end()
+    api = host.engine.api
+    mine = api.create_container(IMAGE, list(SLEEP), labels={HOST_LABEL: host.config.host_id})["Id"]
+    other = api.create_container(IMAGE, list(SLEEP), labels={HOST_LABEL: "somebody-else"})["Id"]
+    try:
+        host.start()
+        names = {entry["Id"] for entry in api.containers(all=True)}
+        assert mine not in names and other in names
+        assert host.inspect(lease)["State"]["Running"]
+    finally:
+        api.remove_container(other, force=True)
+
+
+def test_tenants_reach_the_allowed_ports_alone(host: DaemonHost, allowed: socket.socket) -> None:
+    one, two = host.lease(), host.lease()
+    host.run(one, "python3", "-m", "http.server", "8888")
+    host.run(two, *SLEEP)
+    networks = host.inspect(two)["NetworkSettings"]["Networks"]
+    gateway = next(iter(networks.values()))["Gateway"]
+    neighbour = next(iter(host.inspect(one)["NetworkSettings"]["Networks"].values()))["IPAddress"]
+    published = host.container(one, "port")[1][0]["HostPort"]
+    wait_for(lambda: _connects("127.0.0.1", int(published)))
+    with socket.create_server(("0.0.0.0", 0)) as forbidden:
+        threading.Thread(target=lambda: allowed.accept()[0].close(), daemon=True).start()
+        assert _reaches(host, two, gateway, allowed.getsockname()[1])
+        assert not _reaches(host, two, gateway, forbidden.getsockname()[1])
+    assert not _reaches(host, two, neighbour, 8888)
+    assert not _reaches(host, two, gateway, int(published))
+    assert not _reaches(host, two, "169.254.169.254", 80)
+    assert "/var/run/docker.sock" not in str(host.inspect(two)["Mounts"])
+
+
+def _connects(address: str, port: int) -> bool:
+    try:
+        socket.create_connection((address, port), 1).close()
+    except OSError:
+        return False
+    return True
+
+
+def _reaches(host: DaemonHost, lease: Any, address: str, port: int) -> bool:
+    code = f"import socket; socket.create_connection(({address!r}, {port}), 1)"
+    api = host.engine.api
+    made = api.exec_create(lease["container_name"], ["python3", "-c", code])["Id"]
+    api.exec_start(made)
+    return bool(api.exec_inspect(made)["ExitCode"] == 0)
+
+
+@pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning")  # httpcore
+def test_agent_passes_operations_and_ships_usage(host: DaemonHost, platform: FakePlatform) -> None:
+    lease = host.lease()
+    host.run(lease, *SLEEP)
+    agent = Agent(str(host.directory.path))
+    try:
+        assert agent.call("health", {})["body"]["leases"] == 1
+        ended = agent.call("end_lease", {"allocation_uid": lease["allocation_uid"], "generation": 1, "grace_s": 0})
+        assert ended["status"] == 200
+        wait_for(lambda: len(platform.windows) >= 2)
+        wait_for(lambda: host.windows() == [])
+        host.end(signal.SIGTERM)
+        assert agent.call("health", {})["status"] == 503
+    finally:
+        agent.close()
