@@ -34,7 +34,7 @@ from deploy.ray_head import ray_head_program
 from deploy.secrets import ensure_secrets
 from deploy.supervisor import Program, Supervisor
 
-_READY_S = 120
+_READY_S = 180  # a raylet on a machine that is busy takes its time
 _DYING_S = 15  # one that keeps dying this long will not come
 _LOG_LINES = 15
 
