@@ -12,6 +12,13 @@ from api.settings import Settings
 CONNECT_TIMEOUT_S = 2.0
 TIMEOUT_S = 30.0  # the Hub answers a start at the latest after its `slow_spawn_timeout` (10 s)
 MAX_CONNECTIONS = 32
+# Answers of the spawner itself. A 503 is the Hub's or the platform's own trouble, and passes.
+SPAWN_FAILURES = (
+    HTTPStatus.INTERNAL_SERVER_ERROR,
+    HTTPStatus.CONFLICT,
+    HTTPStatus.UNPROCESSABLE_ENTITY,
+    HTTPStatus.FAILED_DEPENDENCY,
+)
 
 
 class HubError(Exception):
@@ -68,7 +75,7 @@ class HubClient:
             response = self._call("POST", _server(username, name), json={})
         if response.status_code == HTTPStatus.BAD_REQUEST:
             return False  # running, or stopping
-        if response.status_code == HTTPStatus.INTERNAL_SERVER_ERROR:
+        if response.status_code in SPAWN_FAILURES:
             raise SpawnFailed(_message(response))
         self._expect(response, HTTPStatus.CREATED, HTTPStatus.ACCEPTED)
         return True
