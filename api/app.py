@@ -11,6 +11,7 @@ from api import openapi, problems
 from api.allocations import endpoints as allocations
 from api.audit import endpoints as audit
 from api.billing import endpoints as billing
+from api.body_limit import BodyLimit
 from api.db import Database
 from api.environments import endpoints as environments
 from api.identity import admin_users, api_keys
@@ -48,7 +49,6 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
         openapi_url=f"{API}/openapi.json",
         docs_url=None,  # FastAPI's pages load scripts from elsewhere, which the content security policy refuses
         redoc_url=None,
-        max_body_size=settings.max_body_bytes,
         lifespan=_lifespan,
         dependencies=[Depends(authorise)],
     )
@@ -60,6 +60,7 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
     app.state.ray_dashboard = ray_dashboard.dashboard_client(settings)
     app.state.authenticator = Authenticator(database, keys, settings.public_url, settings)
     app.state.rate_limits = RateLimits(settings)
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     app.add_middleware(SecurityHeaders, hsts=settings.tls)
     if settings.cors_origins:
         app.add_middleware(

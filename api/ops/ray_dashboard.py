@@ -6,6 +6,7 @@ everything but the first page must therefore come from the dashboard's own pages
 """
 
 from collections.abc import AsyncIterator
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import cast
 from urllib.parse import quote
 
@@ -26,7 +27,7 @@ _PASSED_BACK = (
     "content-type", "content-length", "content-encoding", "content-range", "etag", "last-modified", "cache-control",
 )  # fmt: skip
 # GET requests of the dashboard that change something, or attach debuggers to processes.
-_ORDERS = ("api/actors/kill", "worker/", "task/", "memory_profile", "api/packages", "api/serve")
+_ORDERS = ("api/actors/kill", "worker/", "task/", "memory_profile", "test/", "api/packages")
 _TIMEOUT = httpx.Timeout(30.0, connect=5.0)
 _LIMITS = httpx.Limits(max_connections=32)
 _POLICY = (
@@ -36,9 +37,15 @@ _POLICY = (
 
 
 def dashboard_client(settings: Settings) -> httpx.AsyncClient:
-    """The connection pool to the dashboard; closed with the application."""
+    """The connection pool to the dashboard; closed with the application. It keeps no cookies: it serves everybody."""
+    no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
     return httpx.AsyncClient(
-        base_url=settings.ray_dashboard_url, timeout=_TIMEOUT, limits=_LIMITS, trust_env=False, follow_redirects=False
+        base_url=settings.ray_dashboard_url,
+        cookies=no_cookies,
+        timeout=_TIMEOUT,
+        limits=_LIMITS,
+        trust_env=False,
+        follow_redirects=False,
     )
 
 
@@ -89,5 +96,6 @@ def _check(request: Request, path: str, user: WebUser | None, settings: Settings
         ours = request.headers.get("referer", "").startswith(f"{origin_of(settings.public_url)}{PREFIX}")
     if not ours:
         raise Forbidden("This address is for the dashboard's own pages.", code="cross_site")
-    if ".." in path.split("/") or path.startswith(_ORDERS):
+    parts = path.split("/")
+    if "" in parts[:-1] or "." in parts or ".." in parts or path.startswith(_ORDERS):
         raise NotFound("The dashboard is for reading only.")
