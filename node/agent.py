@@ -33,7 +33,8 @@ class Agent:
         self._daemon = httpx.Client(transport=transport, base_url="http://daemon", timeout=_TIMEOUT_S)
         self._platform = Platform(config, self._directory)
         self._stopped = threading.Event()
-        threading.Thread(target=self._ship, name="ship", daemon=True).start()
+        self._shipper = threading.Thread(target=self._ship, name="ship", daemon=True)
+        self._shipper.start()
 
     def call(self, operation: str, body: dict[str, Any]) -> dict[str, Any]:
         """The daemon's answer, `{"status", "body"}`; 503 `host_unreachable` when it gives none."""
@@ -60,6 +61,9 @@ class Agent:
 
     def close(self) -> None:
         self._stopped.set()
+        self._shipper.join(timeout=_SHIP_S * 5)
+        self._daemon.close()
+        self._platform.close()
 
     def _ship(self) -> None:
         wait_s = _SHIP_S
