@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import ray
-from ray._raylet import AuthenticationTokenLoader, Config, GcsClient
+from ray._raylet import AuthenticationTokenLoader, Config, GcsClient  # type: ignore[attr-defined]  # a C extension
 from ray.exceptions import AuthenticationError, RayError
 
 from cluster.config import environment

@@ -17,11 +17,13 @@ from api.allocations.tables import Allocation
 from api.clock import utc_now
 from api.db import Database
 from api.machines.tables import Host
+from cluster.connection import disconnect
 from cluster.fabric import find_group, remove_orphans
 from cluster.membership import Membership
 from deploy.postgres import EmbeddedPostgres
 from scheduler.states import AllocationState, DeviceStatus, EndReason
 from tests.db.fleet import GIB, Fleet
+from tests.process.conftest import connected
 from tests.process.ray_cluster import REPOSITORY, RayCluster, host_uid, wait_until
 
 
@@ -196,11 +198,13 @@ def test_without_ray_it_ends_to_be_started_again(
 ) -> None:
     controller = start()
     membership.stop()
+    disconnect()  # this process is a driver too, and its calls would hang
     cluster.kill("head")
     try:
         code = controller.process.wait(timeout=25)
     finally:
         cluster.start_head()
+        connected(cluster).stop()
     assert code == 75, controller.log.read_text()[-3000:]
     again = start()
     wait_until(lambda: again.leads, timeout_s=15, what="leading")
