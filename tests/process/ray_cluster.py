@@ -22,6 +22,7 @@ from cluster.head import RayHead
 REPOSITORY = Path(__file__).resolve().parents[2]
 _PORTS_EACH = 120
 _READY_S = 120.0
+_HEAD_ATTEMPTS = 3
 
 
 def wait_until(condition: Callable[[], bool], *, timeout_s: float, what: str) -> float:
@@ -85,7 +86,14 @@ class RayCluster:
         return f"127.0.0.1:{self.head.port}"
 
     def start_head(self) -> None:
-        self._start("head", self.head.arguments(), {})
+        """As under its supervisor: Ray gives up when a raylet takes more than 30 s on a loaded machine."""
+        for attempt in range(1, _HEAD_ATTEMPTS + 1):
+            try:
+                return self._start("head", self.head.arguments(), {})
+            except AssertionError:
+                if attempt == _HEAD_ATTEMPTS:
+                    raise
+                self.kill("head")
 
     def start_host(self, number: int, *, devices: int = 2) -> None:
         """Start raylet `number` (1..hosts) of host `host_uid(NUMBER)` with devices `GPU-hNUMBER-0`, ..."""
