@@ -17,10 +17,12 @@ class CommandFailed(AssertionError):
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Someone signed in at `address`; the session is kept in `profile`."""
+    """Someone at `address`; the session is kept in `profile`, the password is the one they chose."""
 
     address: str
     profile: Path
+    username: str
+    password: str
 
     def run(self, *arguments: str, stdin: str = "", check: bool = True) -> subprocess.CompletedProcess[str]:
         command = Path(sys.executable).with_name("remotegpu")
@@ -41,7 +43,18 @@ class Person:
     def json(self, *arguments: str) -> Any:
         return json.loads(self.run(*arguments, "--json").stdout)
 
-    def sign_in(self, username: str, *passwords: str) -> None:
-        """With a first password and a new one, the first is changed."""
+    def sign_in(self, first_password: str | None = None) -> None:
+        """With the password they chose, or by choosing it in place of a first one."""
+        passwords = (first_password, self.password) if first_password else (self.password,)
         lines = "".join(f"{password}\n" for password in passwords)
-        self.run("login", self.address, "--username", username, "--password-stdin", stdin=lines)
+        self.run("login", self.address, "--username", self.username, "--password-stdin", stdin=lines)
+
+
+@dataclass(frozen=True, slots=True)
+class Customer:
+    """`balance` is what it started with, in whole units of currency."""
+
+    customer_id: str
+    name: str
+    balance: int
+    owner: Person

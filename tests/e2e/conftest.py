@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from tests.e2e.commands import Customer, Person
+
 REPOSITORY = Path(__file__).parent.parent.parent
 _UP_S = 900  # the first one on a machine bootstraps an image
 _DOWN_S = 180
@@ -107,6 +109,42 @@ def platform(scratch: Path) -> Iterator[Platform]:
         if (platform.data / "instance.json").exists():
             platform.down()
     assert platform.processes() == []
+
+
+@pytest.fixture(scope="session")
+def profiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the people of the session keep who they are signed in as."""
+    return tmp_path_factory.mktemp("profiles")
+
+
+@pytest.fixture(scope="session")
+def operator(platform: Platform, profiles: Path) -> Person:
+    """The platform's administrator, with a password of their own, and a price for the GPUs that there are.
+
+    A GPU costs a unit of currency per second, so that every millisecond shows in a bill without rounding.
+    """
+    operator = Person(platform.public_url, profiles / "operator.json", "admin", "a pass phrase of an operator 1")
+    operator.sign_in(platform.admin_password)
+    operator.run("admin", "price", "set", "A100", "3600")
+    return operator
+
+
+@pytest.fixture(scope="session")
+def lovelace(operator: Person, profiles: Path) -> Customer:
+    return new_customer(operator, profiles, name="Lovelace Labs", owner="ada")
+
+
+@pytest.fixture(scope="session")
+def hopper(operator: Person, profiles: Path) -> Customer:
+    return new_customer(operator, profiles, name="Hopper Computing", owner="grace")
+
+
+def new_customer(operator: Person, profiles: Path, *, name: str, owner: str, balance: int = 10_000_000) -> Customer:
+    """A customer with money, whose owner has signed in and chosen a password."""
+    created = operator.json("admin", "customer", "create", name, "--owner", owner, "--balance", str(balance))
+    person = Person(operator.address, profiles / f"{owner}.json", owner, f"a pass phrase of {owner} 1")
+    person.sign_in(created["owner"]["password"])
+    return Customer(created["id"], name, balance, person)
 
 
 def _free_port() -> int:

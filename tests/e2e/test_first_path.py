@@ -4,40 +4,20 @@ import json
 import re
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
-from decimal import Decimal
 
 import httpx
 import pytest
 from playwright.sync_api import Page, expect
 
 from tests.e2e.browser import browsing, keep_screenshot
-from tests.e2e.commands import Person
+from tests.e2e.commands import Customer, Person
 from tests.e2e.conftest import Platform
 from tests.waiting import wait_for
 
-PRICE = Decimal("3600")  # a unit of currency per GPU-second, so that every millisecond shows
-OWNER_PASSWORD = "a pass phrase of their own 1"
-pytestmark = pytest.mark.usefixtures("platform")
-
-
-@dataclass(frozen=True, slots=True)
-class Customer:
-    admin: Person
-    owner: Person
-    username: str
-
 
 @pytest.fixture(scope="module")
-def customer(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Customer:
-    directory = tmp_path_factory.mktemp("profiles")
-    admin = Person(platform.public_url, directory / "admin.json")
-    admin.sign_in("admin", platform.admin_password)
-    admin.run("admin", "price", "set", "A100", str(PRICE))
-    created = admin.json("admin", "customer", "create", "Lovelace Labs", "--owner", "ada", "--balance", "10000000")
-    owner = Person(platform.public_url, directory / "owner.json")
-    owner.sign_in("ada", created["owner"]["password"], OWNER_PASSWORD)
-    return Customer(admin, owner, "ada")
+def customer(lovelace: Customer) -> Customer:
+    return lovelace
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +38,8 @@ def test_the_hub_takes_a_visitor_through_the_platforms_sign_in(
     page.goto(platform.hub_url)
     assert page.url.startswith(platform.public_url), "sign-in is the platform's page, not the Hub's"
     keep_screenshot(page, "sign-in")
-    page.get_by_label("Username").fill(customer.username)
-    page.get_by_label("Password").fill(OWNER_PASSWORD)
+    page.get_by_label("Username").fill(customer.owner.username)
+    page.get_by_label("Password").fill(customer.owner.password)
     page.get_by_role("button", name="Sign in").click()
     page.wait_for_url(re.compile(re.escape(platform.hub_url)))
     keep_screenshot(page, "hub-home")
@@ -111,7 +91,7 @@ def test_usage_statement_and_balance_agree_to_the_unit(customer: Customer) -> No
     bill = customer.owner.json("bill")
     charged = sum(line["amount_micro"] for line in bill["statement"]["lines"])
     assert charged > 0
-    assert bill["balance"]["balance_micro"] == 10_000_000 * 10**6 - charged
+    assert bill["balance"]["balance_micro"] == customer.balance * 10**6 - charged
     for line in bill["statement"]["lines"]:
         # one unit per second is 1000 micro-units per millisecond: no rounding is possible
         assert line["amount_micro"] == line["duration_ms"] * 1000
@@ -180,17 +160,15 @@ def test_a_name_is_taken_once(customer: Customer) -> None:
     assert done.returncode == 5 and "lab" in done.stderr
 
 
-def test_the_administrator_sees_machines_and_the_ray_dashboard(
-    platform: Platform, customer: Customer, page: Page
-) -> None:
-    machines = customer.admin.json("admin", "machine", "list")
+def test_the_administrator_sees_machines_and_the_ray_dashboard(platform: Platform, operator: Person) -> None:
+    machines = operator.json("admin", "machine", "list")
     assert [(m["device_status"], m["simulated"], len(m["gpus"])) for m in machines] == [("online", True, 4)] * 2
     assert httpx.get(f"{platform.public_url}/ops/ray/", follow_redirects=False).status_code in (302, 303, 307, 401, 403)
     with browsing() as context:
         admin_page = context.new_page()
         admin_page.goto(f"{platform.public_url}/ops/ray/")
-        admin_page.get_by_label("Username").fill("admin")
-        admin_page.get_by_label("Password").fill(platform.admin_password)
+        admin_page.get_by_label("Username").fill(operator.username)
+        admin_page.get_by_label("Password").fill(operator.password)
         admin_page.get_by_role("button", name="Sign in").click()
         expect(admin_page.get_by_text("Cluster", exact=True).first).to_be_visible()
         keep_screenshot(admin_page, "ray-dashboard")
