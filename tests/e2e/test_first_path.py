@@ -38,7 +38,7 @@ def test_the_hub_takes_a_visitor_through_the_platforms_sign_in(
     page.goto(platform.hub_url)
     assert page.url.startswith(platform.public_url), "sign-in is the platform's page, not the Hub's"
     keep_screenshot(page, "sign-in")
-    page.get_by_label("Username").fill(customer.owner.username)
+    page.get_by_label("User name").fill(customer.owner.username)
     page.get_by_label("Password").fill(customer.owner.password)
     page.get_by_role("button", name="Sign in").click()
     page.wait_for_url(re.compile(re.escape(platform.hub_url)))
@@ -167,7 +167,7 @@ def test_the_administrator_sees_machines_and_the_ray_dashboard(platform: Platfor
     with browsing() as context:
         admin_page = context.new_page()
         admin_page.goto(f"{platform.public_url}/ops/ray/")
-        admin_page.get_by_label("Username").fill(operator.username)
+        admin_page.get_by_label("User name").fill(operator.username)
         admin_page.get_by_label("Password").fill(operator.password)
         admin_page.get_by_role("button", name="Sign in").click()
         expect(admin_page.get_by_text("Cluster", exact=True).first).to_be_visible()
