@@ -61,6 +61,6 @@ def _complete(operation: dict[str, Any], *, method: str, path: str) -> None:
     if "422" in responses or "requestBody" in operation:
         responses["422"] = problem_response(422)
     if "requestBody" in operation:
-        statuses += [413]
+        statuses += [400, 413]
     for status in statuses:
         responses.setdefault(str(status), problem_response(status))

@@ -29,7 +29,7 @@ _CODES = {
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The value of an endpoint's `responses=` for the error statuses that it answers itself.
 
-    401, 403, 413, 422 and 429 are documented for every endpoint that can answer them without being named.
+    401, 403, 413, 422, 429, and 400 for a body that can't be read, are documented without being named.
     """
     return {status: problem_response(status) for status in statuses}
 
