@@ -33,15 +33,14 @@ def lint_checks() -> list[Check]:
 
 
 def test_checks(arguments: tuple[str, ...] = ()) -> list[Check]:
-    """The suite: what is quick and self-contained in parallel, what starts whole systems one after another."""
+    """What is quick and self-contained, in parallel; or the tests that `arguments` name, such as `tests/e2e`.
+
+    The suites that start whole systems (`tests/process`, `tests/e2e`) take minutes and are run by name.
+    """
     if arguments:
         return [Check("pytest", (_python(), "-m", "pytest", *arguments), _PYTEST_S)]
-    suites = [folder for folder in ("unit", "db", "process", "e2e", "gpu") if _has_tests(folder)]
-    parallel = [f"tests/{folder}" for folder in suites if folder in ("unit", "db")]
-    serial = [f"tests/{folder}" for folder in suites if folder not in ("unit", "db")]
     return [
-        Check("pytest: unit, db", (_python(), "-m", "pytest", "-q", "-n", "2", *parallel), _PYTEST_S),
-        Check("pytest: process, e2e", (_python(), "-m", "pytest", "-q", *serial), _PYTEST_S),
+        Check("pytest: unit, db", (_python(), "-m", "pytest", "-q", "-n", "2", "tests/unit", "tests/db"), _PYTEST_S)
     ]
 
 
@@ -92,10 +91,6 @@ def _passes(check: Check) -> bool:
 
 def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(REPOSITORY), "RAY_USAGE_STATS_ENABLED": "0"}
-
-
-def _has_tests(folder: str) -> bool:
-    return any((REPOSITORY / "tests" / folder).glob("test_*.py"))
 
 
 def _python() -> str:

@@ -20,6 +20,7 @@ NEEDED: dict[str, str] = {
     "iptables": "iptables",
     "ip": "iproute2",
 }
+FOR_TESTS: dict[str, str] = {"chromium": "chromium"}
 
 
 def missing_packages(

@@ -1,17 +1,24 @@
 """A machine made ready for the test suite, which starts its own platforms: packages, an engine, images, the proxy."""
 
+import shutil
 import subprocess
 from pathlib import Path
 
 from deploy.engine import DEFAULT_HOST, Engine, daemon_command, start_with_systemd
 from deploy.instance import Instance
 from deploy.machine import ensure_hub_proxy, ensure_images, ensure_packages
+from deploy.packages import FOR_TESTS, install_packages
 from deploy.progress import step
 
 
 def prepare_for_tests() -> None:
     instance = Instance()
     ensure_packages(instance)
+    with step("packages of the tests") as current:
+        missing = [package for command, package in FOR_TESTS.items() if shutil.which(command) is None]
+        if missing:
+            install_packages(missing)
+        current.note = f"installed {' '.join(missing)}" if missing else "all there"
     with step("Docker Engine") as current:
         current.note = _ensure_engine()
     ensure_images(instance)
