@@ -1,41 +1,44 @@
-"""What endpoints depend on, taken from the application that serves them."""
+"""What endpoints depend on, taken from the application that serves them.
+
+They are coroutines because they never wait: plain functions would each be sent to a thread.
+"""
 
 from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
 from api.db import Database
+from api.identity.authorisation import client_address
 from api.identity.signing_keys import KeyRing
 from api.principal import Principal
 from api.rate_limit import RateLimits
 from api.settings import Settings
 
 
-def _database(request: Request) -> Database:
+async def _database(request: Request) -> Database:
     return cast(Database, request.app.state.database)
 
 
-def _settings(request: Request) -> Settings:
+async def _settings(request: Request) -> Settings:
     return cast(Settings, request.app.state.settings)
 
 
-def _principal(request: Request) -> Principal:
+async def _principal(request: Request) -> Principal:
     """Set by the policy's dependency, which has run before every endpoint."""
     return cast(Principal, request.state.principal)
 
 
-def _keys(request: Request) -> KeyRing:
+async def _keys(request: Request) -> KeyRing:
     return cast(KeyRing, request.app.state.keys)
 
 
-def _address(request: Request) -> str:
-    """The address that the connection came from."""
-    return request.client.host if request.client is not None else "unknown"
+async def _address(request: Request) -> str:
+    return client_address(request)
 
 
 def _sign_in_limit(request: Request) -> None:
     """Counts an attempt to prove a secret: for endpoints that take one from anybody."""
-    cast(RateLimits, request.app.state.rate_limits).hit_sign_in(_address(request))
+    cast(RateLimits, request.app.state.rate_limits).hit_sign_in(client_address(request))
 
 
 DatabaseDep = Annotated[Database, Depends(_database)]

@@ -2,13 +2,17 @@
 
 import base64
 import binascii
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import chain
 from typing import Annotated, Any, Generic, TypeVar
 
-from fastapi import Query
+from fastapi import Query, Response
 from pydantic import BaseModel
-from sqlalchemy import ColumnElement, Select
+from sqlalchemy import ColumnElement, Select, Text, bindparam, cast, func, literal_column
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
+from api.db import Database
 from api.errors import BadRequest
 
 Item = TypeVar("Item")
@@ -51,3 +55,51 @@ def page_rows(
     more = len(rows) > limit
     rows = rows[:limit]
     return rows, encode_cursor(rows[-1].page_key) if more else None
+
+
+@dataclass(frozen=True, slots=True)
+class JsonList:
+    """A list whose rows leave the database as the JSON that the API answers; no object is built of them here.
+
+    `query` selects a column for each field of `item`, by the field's name, and `key` is its unique integer. Each of the
+    `filters` is a condition with a `bindparam` of the filter's name. The statement of each set of filters is made once.
+
+    Raises:
+        TypeError: the columns are not the fields.
+    """
+
+    item: type[BaseModel]
+    query: Select[*tuple[Any, ...]]
+    key: InstrumentedAttribute[int]
+    filters: Mapping[str, ColumnElement[bool]]
+    _statements: dict[frozenset[str], Select[*tuple[Any, ...]]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if set(self.query.selected_columns.keys()) != self.item.model_fields.keys():
+            raise TypeError(f"the columns are not the fields of {self.item.__name__}")
+
+    def page(self, database: Database, filters: Mapping[str, Any], *, cursor: str | None, limit: int) -> Response:
+        """One page of the rows that pass all `filters` named, newest first: the JSON of `Page[item]`."""
+        values = {**filters, "limit": limit + 1}
+        if cursor is not None:
+            values["before"] = decode_cursor(cursor)
+        rows = database.read(self._statement(frozenset(values)), values)
+        following = f'"{encode_cursor(rows[limit - 1][1])}"' if len(rows) > limit else "null"
+        items = ",".join([row[0] for row in rows[:limit]])
+        return Response(f'{{"items":[{items}],"next_cursor":{following}}}', media_type="application/json")
+
+    def _statement(self, names: frozenset[str]) -> Select[*tuple[Any, ...]]:
+        if names not in self._statements:
+            self._statements[names] = self._compose(names)
+        return self._statements[names]
+
+    def _compose(self, names: frozenset[str]) -> Select[*tuple[Any, ...]]:
+        columns = chain.from_iterable(
+            (literal_column(f"'{name}'"), column) for name, column in self.query.selected_columns.items()
+        )
+        query = self.query.with_only_columns(cast(func.json_build_object(*columns), Text), self.key)
+        for name in sorted(names - {"limit", "before"}):
+            query = query.where(self.filters[name])
+        if "before" in names:
+            query = query.where(self.key < bindparam("before"))
+        return query.order_by(self.key.desc()).limit(bindparam("limit"))

@@ -1,6 +1,5 @@
 """Headers that every answer carries unless its endpoint set its own."""
 
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _DEFAULTS = {
@@ -20,9 +19,8 @@ class SecurityHeaders:
 
     def __init__(self, app: ASGIApp, *, hsts: bool) -> None:
         self._app = app
-        self._defaults = dict(_DEFAULTS)
-        if hsts:
-            self._defaults["strict-transport-security"] = "max-age=31536000"
+        defaults = _DEFAULTS | ({"strict-transport-security": "max-age=31536000"} if hsts else {})
+        self._defaults = [(name.encode(), value.encode()) for name, value in defaults.items()]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -31,9 +29,9 @@ class SecurityHeaders:
 
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in self._defaults.items():
-                    headers.setdefault(name, value)
+                headers = message.setdefault("headers", [])
+                own = {name.lower() for name, _ in headers}
+                message["headers"] = [*headers, *(each for each in self._defaults if each[0] not in own)]
             await send(message)
 
         await self._app(scope, receive, with_headers)

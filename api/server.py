@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import uvicorn
+import uvloop
 
 from api.app import create_app
 from api.db import Database
@@ -73,7 +74,7 @@ def main() -> None:
     database = Database(settings.database_url)
     check_schema(database.engine)
     try:
-        asyncio.run(serve(settings, database))
+        uvloop.run(serve(settings, database))
     finally:
         database.close()
 

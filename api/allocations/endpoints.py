@@ -1,23 +1,20 @@
 """Allocations over HTTP: administrators see and end all, customers see theirs."""
 
-from typing import Annotated, Any
+from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Query
-from sqlalchemy import Select, select
+from fastapi import APIRouter, Query, Response
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from api.allocations import repository, service
 from api.allocations.schemas import AllocationDetail, AllocationEnd, AllocationSummary
 from api.allocations.tables import Allocation
 from api.audit.service import record
-from api.db import Database
 from api.deps import DatabaseDep, PrincipalDep
 from api.errors import NotFound
-from api.machines.tables import Host
-from api.pagination import CursorQuery, LimitQuery, Page, page_rows
+from api.pagination import CursorQuery, LimitQuery, Page
 from api.problems import problems
-from api.tenants.tables import Customer
 from scheduler.states import AllocationState, EndReason
 
 router = APIRouter(tags=["allocations"])
@@ -25,7 +22,7 @@ router = APIRouter(tags=["allocations"])
 StateQuery = Annotated[AllocationState | None, Query(description="Only those in this state")]
 
 
-@router.get("/admin/allocations", responses=problems(400))
+@router.get("/admin/allocations", response_model=Page[AllocationSummary], responses=problems(400))
 def list_all_allocations(
     database: DatabaseDep,
     limit: LimitQuery = 50,
@@ -33,14 +30,11 @@ def list_all_allocations(
     state: StateQuery = None,
     customer: Annotated[UUID | None, Query(description="Only this customer's")] = None,
     host: Annotated[UUID | None, Query(description="Only those on this machine, now or at last")] = None,
-) -> Page[AllocationSummary]:
+) -> Response:
     """Newest first."""
-    query = repository.ALL
-    if customer is not None:
-        query = query.where(Customer.uid == customer)
-    if host is not None:
-        query = query.where(Host.uid == host)
-    return _page(database, query, state=state, limit=limit, cursor=cursor)
+    named = {"state": state, "customer": customer, "host": host}
+    filters = {name: value for name, value in named.items() if value is not None}
+    return repository.LIST.page(database, filters, cursor=cursor, limit=limit)
 
 
 @router.get("/admin/allocations/{allocation_id}", responses=problems(404))
@@ -76,34 +70,20 @@ def end_allocation(
     return database.transact(work)
 
 
-@router.get("/customer/allocations", responses=problems(400))
+@router.get("/customer/allocations", response_model=Page[AllocationSummary], responses=problems(400))
 def list_allocations(
     database: DatabaseDep,
     principal: PrincipalDep,
     limit: LimitQuery = 50,
     cursor: CursorQuery = None,
     state: StateQuery = None,
-) -> Page[AllocationSummary]:
+) -> Response:
     """Members see their own, owners their customer's; newest first."""
-    return _page(database, repository.visible_to(principal), state=state, limit=limit, cursor=cursor)
+    filters = repository.scope_of(principal) | ({"state": state} if state is not None else {})
+    return repository.LIST.page(database, filters, cursor=cursor, limit=limit)
 
 
 @router.get("/customer/allocations/{allocation_id}", responses=problems(404))
 def get_allocation(allocation_id: UUID, database: DatabaseDep, principal: PrincipalDep) -> AllocationDetail:
     with database.session() as session:
         return repository.find(session, repository.visible_to(principal), allocation_id)
-
-
-def _page(
-    database: Database,
-    query: Select[*tuple[Any, ...]],
-    *,
-    state: AllocationState | None,
-    limit: int,
-    cursor: str | None,
-) -> Page[AllocationSummary]:
-    if state is not None:
-        query = query.where(Allocation.state == state)
-    with database.session() as session:
-        rows, following = page_rows(session, query, key=Allocation.id, cursor=cursor, limit=limit)
-        return Page(items=repository.summaries(session, rows), next_cursor=following)

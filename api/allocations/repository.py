@@ -1,51 +1,118 @@
 """Reading allocations, a tenant's only through a query of that tenant's, with what belongs to them."""
 
-from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Select, select, tuple_
+from sqlalchemy import ColumnElement, Select, bindparam, case, func, select
+from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.orm import Session
 
 from api.allocations.schemas import AllocationDetail, AllocationEventOut, AllocationSummary
 from api.allocations.tables import Allocation, AllocationDevice, AllocationEvent
 from api.billing.tables import PriceVersion
-from api.environments.schemas import DeviceOut, WaitOut
 from api.errors import NotFound
 from api.identity.tables import User
 from api.machines.tables import Gpu, Host
+from api.pagination import JsonList
 from api.principal import Principal, Role
 from api.tenants.tables import Customer, Workspace
-from scheduler.states import AllocationState, EndReason
+from scheduler.states import AllocationState
 
 MAX_EVENTS = 200
 
+
+def _devices() -> ColumnElement[Any]:
+    """Those of the current generation, as a JSON array; a queued one has none, whatever it had before."""
+    device = func.json_build_object(
+        "uuid", Gpu.uuid, "model", Gpu.model, "simulated", Gpu.simulated,
+        "milli", AllocationDevice.milli_to - AllocationDevice.milli_from,
+    )  # fmt: skip
+    return (
+        select(func.coalesce(func.json_agg(aggregate_order_by(device, Gpu.index)), func.json_build_array()))
+        .select_from(AllocationDevice)
+        .join(Gpu, Gpu.id == AllocationDevice.gpu_id)
+        .where(
+            AllocationDevice.allocation_id == Allocation.id,
+            AllocationDevice.generation == Allocation.generation,
+            Allocation.state != AllocationState.QUEUED,
+        )
+        .correlate(Allocation)
+        .scalar_subquery()
+    )
+
+
+def _wait() -> ColumnElement[Any]:
+    reason = Allocation.wait_reason
+    told = func.json_build_object(
+        "code", func.coalesce(reason["code"].astext, "queued"),
+        "detail", func.coalesce(reason["detail"].astext, "It waits for the scheduler to look at it."),
+        "position", reason["position"],
+    )  # fmt: skip
+    return case((Allocation.state == AllocationState.QUEUED, told))
+
+
 ALL: Select[*tuple[Any, ...]] = (
     select(
-        Allocation,
-        Customer.uid.label("customer_uid"),
+        Allocation.uid.label("id"),
+        Allocation.kind,
+        Allocation.state,
+        Allocation.end_reason,
+        Allocation.end_detail,
+        Allocation.generation,
+        Customer.uid.label("customer_id"),
         Customer.name.label("customer"),
         Workspace.name.label("workspace"),
-        User.username.label("username"),
+        User.username.label("user"),
+        Allocation.gpus,
+        Allocation.gpu_model,
+        Allocation.cpu_milli,
+        Allocation.memory_bytes,
+        Allocation.disk_bytes,
         Host.name.label("host"),
-        PriceVersion.price_micro_per_gpu_hour.label("price_micro_per_gpu_hour"),
-        PriceVersion.currency.label("currency"),
+        _devices().label("devices"),
+        Allocation.run_until,
+        PriceVersion.price_micro_per_gpu_hour,
+        PriceVersion.currency,
+        _wait().label("wait"),
+        Allocation.queued_at,
+        Allocation.placed_at,
+        Allocation.active_at,
+        Allocation.releasing_at,
+        Allocation.released_at,
     )
+    .select_from(Allocation)
     .join(Customer, Customer.id == Allocation.customer_id)
     .join(Workspace, Workspace.id == Allocation.workspace_id)
     .join(User, User.id == Allocation.user_id)
     .outerjoin(Host, Host.id == Allocation.host_id)
     .outerjoin(PriceVersion, PriceVersion.id == Allocation.price_version_id)
 )
-"""Every tenant's: for administrators."""
+"""Every tenant's: for administrators. Its columns are the fields of `AllocationSummary`."""
+
+LIST = JsonList(
+    AllocationSummary,
+    ALL,
+    key=Allocation.id,
+    filters={
+        "tenant": Allocation.customer_id == bindparam("tenant"),
+        "user": Allocation.user_id == bindparam("user"),
+        "state": Allocation.state == bindparam("state"),
+        "customer": Customer.uid == bindparam("customer"),
+        "host": Host.uid == bindparam("host"),
+    },
+)
+
+
+def scope_of(principal: Principal) -> dict[str, int]:
+    """The filters of `LIST` for a customer's people: members see their own, owners all of their customer's."""
+    scope = {"tenant": principal.tenant_id}
+    return scope if principal.role is Role.OWNER else scope | {"user": principal.user_id}
 
 
 def visible_to(principal: Principal) -> Select[*tuple[Any, ...]]:
-    """A customer's: members see their own, owners all of their customer's."""
-    query = ALL.where(Allocation.customer_id == principal.tenant_id)
-    if principal.role is not Role.OWNER:
-        query = query.where(Allocation.user_id == principal.user_id)
-    return query
+    """The same as a query."""
+    scope = scope_of(principal)
+    return ALL.where(*(LIST.filters[name] for name in scope)).params(scope)
 
 
 def find(session: Session, query: Select[*tuple[Any, ...]], uid: UUID) -> AllocationDetail:
@@ -57,87 +124,15 @@ def find(session: Session, query: Select[*tuple[Any, ...]], uid: UUID) -> Alloca
     row = session.execute(query.where(Allocation.uid == uid)).one_or_none()
     if row is None:
         raise NotFound("There is no such allocation.")
-    (summary,) = summaries(session, [row])
     events = session.scalars(
         select(AllocationEvent)
-        .where(AllocationEvent.allocation_id == row.Allocation.id)
+        .join(Allocation, Allocation.id == AllocationEvent.allocation_id)
+        .where(Allocation.uid == uid)
         .order_by(AllocationEvent.id.desc())
         .limit(MAX_EVENTS)
     ).all()
-    return AllocationDetail(**dict(summary), events=[_event(event) for event in reversed(events)])
-
-
-def summaries(session: Session, rows: Sequence[Any]) -> list[AllocationSummary]:
-    """Rows of `ALL` or `visible_to`, as the API shows them."""
-    devices = _devices(session, [row.Allocation for row in rows])
-    return [_summary(row, devices.get(row.Allocation.id, [])) for row in rows]
-
-
-def _summary(row: Any, devices: list[DeviceOut]) -> AllocationSummary:
-    allocation: Allocation = row.Allocation
-    return AllocationSummary(
-        id=allocation.uid,
-        kind=allocation.kind,
-        state=AllocationState(allocation.state),
-        end_reason=EndReason(allocation.end_reason) if allocation.end_reason else None,
-        end_detail=allocation.end_detail,
-        generation=allocation.generation,
-        customer_id=row.customer_uid,
-        customer=row.customer,
-        workspace=row.workspace,
-        user=row.username,
-        gpus=allocation.gpus,
-        gpu_model=allocation.gpu_model,
-        cpu_milli=allocation.cpu_milli,
-        memory_bytes=allocation.memory_bytes,
-        disk_bytes=allocation.disk_bytes,
-        host=row.host,
-        devices=devices,
-        run_until=allocation.run_until,
-        price_micro_per_gpu_hour=row.price_micro_per_gpu_hour,
-        currency=row.currency,
-        wait=_wait(allocation),
-        queued_at=allocation.queued_at,
-        placed_at=allocation.placed_at,
-        active_at=allocation.active_at,
-        releasing_at=allocation.releasing_at,
-        released_at=allocation.released_at,
-    )
-
-
-def _wait(allocation: Allocation) -> WaitOut | None:
-    if allocation.state != AllocationState.QUEUED:
-        return None
-    if allocation.wait_reason is None:
-        return WaitOut(code="queued", detail="It waits for the scheduler to look at it.")
-    return WaitOut.model_validate(allocation.wait_reason)
-
-
-def _devices(session: Session, allocations: Sequence[Allocation]) -> dict[int, list[DeviceOut]]:
-    placed = [row for row in allocations if row.state != AllocationState.QUEUED and row.generation > 0]
-    if not placed:
-        return {}
-    query = (
-        select(
-            AllocationDevice.allocation_id,
-            Gpu.uuid,
-            Gpu.model,
-            Gpu.simulated,
-            (AllocationDevice.milli_to - AllocationDevice.milli_from).label("milli"),
-        )
-        .join(Gpu, Gpu.id == AllocationDevice.gpu_id)
-        .where(
-            tuple_(AllocationDevice.allocation_id, AllocationDevice.generation).in_(
-                [(row.id, row.generation) for row in placed]
-            )
-        )
-        .order_by(Gpu.index)
-    )
-    found: dict[int, list[DeviceOut]] = {}
-    for row in session.execute(query):
-        device = DeviceOut(uuid=row.uuid, model=row.model, milli=row.milli, simulated=row.simulated)
-        found.setdefault(row.allocation_id, []).append(device)
-    return found
+    shown = [_event(event) for event in reversed(events)]
+    return AllocationDetail.model_validate({**row._mapping, "events": shown})
 
 
 def _event(event: AllocationEvent) -> AllocationEventOut:

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, or_, select, update
+from sqlalchemy import Row, bindparam, or_, select, update
 from sqlalchemy.orm import Session
 
 from api.clock import utc_now
@@ -27,6 +27,22 @@ _LAST_USED_STEP = timedelta(minutes=1)  # `last_used_at` is written no more ofte
 _USER = (
     User.id, User.uid, User.username, User.role, User.customer_id, User.must_change_password,
 )  # fmt: skip
+_BY_SESSION = (
+    select(*_USER)
+    .join(LoginSession, LoginSession.user_id == User.id)
+    .outerjoin(Customer, Customer.id == User.customer_id)
+    .where(User.uid == bindparam("user"), LoginSession.uid == bindparam("session"), LoginSession.revoked_at.is_(None))
+    .where(User.disabled_at.is_(None), Customer.disabled_at.is_(None))
+)
+_BY_KEY = (
+    select(*_USER, ApiKey.uid.label("key_uid"), ApiKey.scopes, ApiKey.last_used_at)
+    .join(ApiKey, ApiKey.user_id == User.id)
+    .join(Customer, Customer.id == ApiKey.customer_id)
+    .where(ApiKey.key_hash == bindparam("key_hash"), ApiKey.revoked_at.is_(None))
+    .where(or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > bindparam("now")))
+    .where(User.customer_id == ApiKey.customer_id)
+    .where(User.disabled_at.is_(None), Customer.disabled_at.is_(None))
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,32 +79,18 @@ class Authenticator:
             user_uid, session_uid = UUID(claims["sub"]), UUID(claims["sid"])
         except (KeyError, ValueError, TypeError, AttributeError) as error:
             raise Unauthenticated("The access token is not valid; sign in again.") from error
-        with self.database.session() as session:
-            row = session.execute(
-                select(*_USER)
-                .join(LoginSession, LoginSession.user_id == User.id)
-                .outerjoin(Customer, Customer.id == User.customer_id)
-                .where(User.uid == user_uid, LoginSession.uid == session_uid, LoginSession.revoked_at.is_(None))
-                .where(User.disabled_at.is_(None), Customer.disabled_at.is_(None))
-            ).one_or_none()
-        if row is None:
+        rows = self.database.read(_BY_SESSION, {"user": user_uid, "session": session_uid})
+        if not rows:
             raise Unauthenticated("The session has ended, or the account is disabled; sign in again.")
+        (row,) = rows
         principal = _principal(row, address=address, session_uid=session_uid)
         return Authenticated(principal, row.must_change_password)
 
     def _by_key(self, key: str, address: str | None) -> Authenticated:
-        with self.database.session() as session:
-            row = session.execute(
-                select(*_USER, ApiKey.uid.label("key_uid"), ApiKey.scopes, ApiKey.last_used_at)
-                .join(ApiKey, ApiKey.user_id == User.id)
-                .join(Customer, Customer.id == ApiKey.customer_id)
-                .where(ApiKey.key_hash == tokens.hash_secret(key), ApiKey.revoked_at.is_(None))
-                .where(or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > utc_now()))
-                .where(User.customer_id == ApiKey.customer_id)
-                .where(User.disabled_at.is_(None), Customer.disabled_at.is_(None))
-            ).one_or_none()
-        if row is None:
+        rows = self.database.read(_BY_KEY, {"key_hash": tokens.hash_secret(key), "now": utc_now()})
+        if not rows:
             raise Unauthenticated("The API key is unknown, expired or revoked, or its owner is disabled.")
+        (row,) = rows
         self._note_use(row.key_uid, row.last_used_at)
         principal = _principal(row, address=address, scopes=frozenset(row.scopes), key_uid=row.key_uid)
         return Authenticated(principal, row.must_change_password)

@@ -1,0 +1,169 @@
+"""What the fuzzer finds on the platform: people, hosts, environments, usage and money; and how it is made good again.
+
+The fuzzer does damage: it disables people, ends sessions, changes passwords. `mend` takes that back, so that what
+comes after is not all refused; `known` tells it the ids and names that exist at this moment.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx
+from sqlalchemy import select, text
+from sqlalchemy.orm import Session
+
+from api.allocations.tables import Allocation
+from api.clock import to_ms, utc_now
+from api.db import Database
+from api.environments import service as environments
+from api.environments.schemas import EnvironmentCreate
+from api.environments.tables import Environment
+from api.identity.passwords import hash_password
+from api.identity.scopes import grantable
+from api.identity.tables import LoginSession, User
+from api.metering.service import ingest
+from api.principal import Role
+from api.settings import Settings
+from scheduler.host_protocol import UsageBatch, UsageWindow
+from tests.db.environment_world import BOOT, World
+from tests.db.fleet import Fleet
+
+PASSWORD = "correct-horse-battery"
+PEOPLE = ("admin", "acme-owner", "acme-member")
+
+# Where a parameter, or a field of a body, gets values that exist, by its name; the oldest, which this file made.
+_EXISTING = {
+    "customer_id": "select uid from customers",
+    "customer": "select uid from customers",
+    "user_id": "select uid from users",
+    "key_id": "select uid from api_keys",
+    "invitation_id": "select uid from invitations",
+    "allocation_id": "select uid from allocations",
+    "environment_id": "select uid from environments where desired <> 'deleted'",
+    "machine_id": "select uid from hosts",
+    "host": "select uid from hosts",
+    "token_id": "select uid from enrolment_tokens",
+    "image_id": "select uid from images",
+    "image": "select name from images where enabled",
+    "workspace": "select name from workspaces",
+}
+_MENDING = (
+    "update users set disabled_at = null, locked_until = null, must_change_password = false, failed_logins = 0,"
+    " password_hash = :password_hash where username = any(:people)",
+    "update customers set disabled_at = null where name = 'acme'",
+    "update login_sessions set revoked_at = null where uid = any(:sessions)",
+    "update refresh_tokens set used_at = null",
+    "update api_keys set revoked_at = null where name = 'fuzz'",
+    "update invitations set revoked_at = null, accepted_at = null where email = 'invited@example.test'",
+    "update images set enabled = true where name = 'base'",
+    "update hosts set admin_state = 'available', device_status = 'online', heartbeat_at = now()",
+    "delete from quotas",
+    "delete from settings",
+    "insert into settings (key, value) values ('self_registration', 'true')",
+)
+
+
+@dataclass(slots=True)
+class FuzzWorld:
+    """`headers` of those who ask: the three people by name, `key` for the member's API key, `nobody`."""
+
+    database: Database
+    settings: Settings
+    public_url: str
+    headers: dict[str, dict[str, str]] = field(default_factory=lambda: {"nobody": {}})
+    secrets: dict[str, list[str]] = field(default_factory=lambda: {"refresh_token": [], "token": []})
+    sessions: list[UUID] = field(default_factory=list)
+    password_hash: str = field(default_factory=lambda: hash_password(PASSWORD))
+
+    def mend(self) -> None:
+        """Take back what would make the rest of the run vacuous."""
+        values = {"people": list(PEOPLE), "sessions": self.sessions, "password_hash": self.password_hash}
+
+        def work(session: Session) -> None:
+            for statement in map(text, _MENDING):
+                session.execute(statement, {name: values[name] for name in statement.compile().params})
+
+            for user in session.scalars(select(User).where(User.username.in_(PEOPLE), User.customer_id.is_not(None))):
+                self._keep_an_environment(session, user)
+
+        self.database.transact(work)
+
+    def _keep_an_environment(self, session: Session, user: User) -> None:
+        """Another one for a person whose own are all being deleted."""
+        live = select(Environment.id).where(Environment.user_id == user.id, Environment.desired != "deleted")
+        if user.customer_id is not None and session.scalar(live.limit(1)) is None:
+            caller = environments.Caller(user.id, user.customer_id, "cli")
+            wanted = EnvironmentCreate(name=f"new-{uuid4().hex[:12]}", image="base", gpus=1, gpu_model="A100")
+            environments.create(session, self.settings, caller, wanted)
+
+    def known(self) -> dict[str, list[Any]]:
+        """Values that exist now, by the name of the parameter or field that takes them."""
+        with self.database.session() as session:
+            existing = {
+                name: [str(value) for value in session.scalars(text(f"{query} order by id limit 5"))]
+                for name, query in _EXISTING.items()
+            }
+        new_names = [f"new-{uuid4().hex[:12]}" for _ in PEOPLE]
+        return existing | self.secrets | {
+            "username": [*PEOPLE, *new_names], "password": [PASSWORD], "current_password": [PASSWORD],
+            "gpu_model": ["A100"], "gpus": [1], "scopes": [["environments:read"], ["billing:read"]],
+            "currency": ["USD"], "email": [f"{name}@example.test" for name in new_names], "customer_name": new_names,
+        }  # fmt: skip
+
+
+def make_world(database: Database, settings: Settings, public_url: str) -> FuzzWorld:
+    """A customer with two people, three environments, a running and an ended allocation, usage, money and tokens."""
+    world = World.make(Fleet(database), settings)
+    host = world.host("h1")
+    running, stopped = world.create("runs"), world.create("stopped")
+    world.place()
+    _use(world, host.id, world.allocation(running))
+    world.stop(stopped)
+    world.release()
+    world.create("waits", gpus=4)
+    fuzz = FuzzWorld(database, settings, public_url)
+    database.transact(lambda session: _add_people(session, fuzz.password_hash, world.owner[0].id))
+    fuzz.mend()
+    _sign_in(fuzz)
+    return fuzz
+
+
+def _use(world: World, host_id: int, allocation: Allocation) -> None:
+    """A second of proven usage, on the device that the allocation has."""
+    started = to_ms(allocation.placed_at or utc_now()) + 1
+    window = UsageWindow(
+        boot_id=BOOT, sequence=1, allocation_uid=str(allocation.uid), generation=allocation.generation,
+        container_id="c1", device_uuid="GPU-h1-0", milli=1000, from_ms=started, to_ms=started + 1000,
+    )  # fmt: skip
+    ingest(world.fleet.database, host_id, UsageBatch((window,)))
+
+
+def _add_people(session: Session, password_hash: str, customer_id: int) -> None:
+    session.add_all(
+        [
+            User(username="admin", role=Role.ADMIN, password_hash=password_hash),
+            User(username="acme-member", role=Role.MEMBER, customer_id=customer_id, password_hash=password_hash),
+        ]
+    )
+
+
+def _sign_in(fuzz: FuzzWorld) -> None:
+    """Sessions for all, sessions to refresh and to end, a key of the member's, and rows that they may delete."""
+    with httpx.Client(base_url=f"{fuzz.public_url}/api/v1", trust_env=False, timeout=30) as client:
+        for username in PEOPLE:
+            for kept in (True, False):
+                reply = client.post("/auth/login", json={"username": username, "password": PASSWORD}).raise_for_status()
+                if kept:
+                    fuzz.headers[username] = {"Authorization": f"Bearer {reply.json()['access_token']}"}
+                else:
+                    fuzz.secrets["refresh_token"].append(reply.json()["refresh_token"])
+        wanted = {"name": "fuzz", "scopes": sorted(grantable(Role.MEMBER))}
+        key = client.post("/customer/api-keys", json=wanted, headers=fuzz.headers["acme-member"]).raise_for_status()
+        fuzz.headers["key"] = {"Authorization": f"Bearer {key.json()['key']}"}
+        invited = client.post(
+            "/customer/invitations", json={"email": "invited@example.test"}, headers=fuzz.headers["acme-owner"]
+        ).raise_for_status()
+        fuzz.secrets["token"].append(invited.json()["token"])
+        client.post("/admin/machines/enrolment-tokens", json={}, headers=fuzz.headers["admin"]).raise_for_status()
+    with fuzz.database.session() as session:
+        fuzz.sessions = list(session.scalars(select(LoginSession.uid)))
