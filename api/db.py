@@ -64,7 +64,7 @@ class Database:
                 time.sleep(0.01 * 2**attempt)
         raise AssertionError("unreachable")
 
-    def read(self, statement: Executable, values: Mapping[str, Any]) -> Sequence[Row[Any]]:
+    def read(self, statement: Executable, values: Mapping[str, Any]) -> Sequence[Row[*tuple[Any, ...]]]:
         """The rows of one statement that changes nothing, in one round trip: no transaction, no ping before.
 
         For what every request asks. Make `statement` once, with `bindparam`s, so that its plan is kept. A connection
@@ -77,7 +77,7 @@ class Database:
                 raise
             return self._read(statement, values)
 
-    def _read(self, statement: Executable, values: Mapping[str, Any]) -> Sequence[Row[Any]]:
+    def _read(self, statement: Executable, values: Mapping[str, Any]) -> Sequence[Row[*tuple[Any, ...]]]:
         with self._reading.connect() as connection:
             return connection.execute(statement, values).all()
 

@@ -9,13 +9,15 @@ from typing import Annotated, Any, Generic, TypeVar
 
 from fastapi import Query, Response
 from pydantic import BaseModel
-from sqlalchemy import ColumnElement, Select, Text, bindparam, cast, func, literal_column
+from sqlalchemy import ColumnElement, DateTime, Select, Text, bindparam, cast, func, literal_column
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from api.db import Database
 from api.errors import BadRequest
 
 Item = TypeVar("Item")
+
+_MICROSECONDS = 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'  # of connections that only read, whose time zone is UTC
 
 LimitQuery = Annotated[int, Query(ge=1, le=200, description="How many items at most")]
 CursorQuery = Annotated[str | None, Query(max_length=200, description="`next_cursor` of the page before")]
@@ -61,8 +63,9 @@ def page_rows(
 class JsonList:
     """A list whose rows leave the database as the JSON that the API answers; no object is built of them here.
 
-    `query` selects a column for each field of `item`, by the field's name, and `key` is its unique integer. Each of the
-    `filters` is a condition with a `bindparam` of the filter's name. The statement of each set of filters is made once.
+    `query` selects a column for each field of `item`, by the field's name and in its order, and `key` is its unique
+    integer. Each of the `filters` is a condition with a `bindparam` of the filter's name. The statement of each set of
+    filters is made once.
 
     Raises:
         TypeError: the columns are not the fields.
@@ -75,7 +78,7 @@ class JsonList:
     _statements: dict[frozenset[str], Select[*tuple[Any, ...]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if set(self.query.selected_columns.keys()) != self.item.model_fields.keys():
+        if list(self.query.selected_columns.keys()) != list(self.item.model_fields):
             raise TypeError(f"the columns are not the fields of {self.item.__name__}")
 
     def page(self, database: Database, filters: Mapping[str, Any], *, cursor: str | None, limit: int) -> Response:
@@ -95,7 +98,7 @@ class JsonList:
 
     def _compose(self, names: frozenset[str]) -> Select[*tuple[Any, ...]]:
         columns = chain.from_iterable(
-            (literal_column(f"'{name}'"), column) for name, column in self.query.selected_columns.items()
+            (literal_column(f"'{name}'"), _as_answered(column)) for name, column in self.query.selected_columns.items()
         )
         query = self.query.with_only_columns(cast(func.json_build_object(*columns), Text), self.key)
         for name in sorted(names - {"limit", "before"}):
@@ -103,3 +106,10 @@ class JsonList:
         if "before" in names:
             query = query.where(self.key < bindparam("before"))
         return query.order_by(self.key.desc()).limit(bindparam("limit"))
+
+
+def _as_answered(column: ColumnElement[Any]) -> ColumnElement[Any]:
+    """Times as pydantic writes them, so that a list and a single answer never differ by a character."""
+    if not isinstance(column.type, DateTime):
+        return column
+    return func.replace(func.to_char(column, _MICROSECONDS), ".000000Z", "Z")

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
 from ray.exceptions import RaySystemError
 from ray.util.placement_group import (
     PlacementGroup,
@@ -16,7 +17,7 @@ from ray.util.placement_group import (
 
 from cluster.agents import Agents, Answer
 from cluster.config import HOST_LABEL, device_resource
-from scheduler.host_protocol import Lease
+from scheduler.host_protocol import Lease, LeaseEnd
 from scheduler.money import MILLI_PER_GPU
 from scheduler.ports import CapacityError, FabricError, HostShare, StaleGenerationError
 
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 _GRANT_S = 10.0  # the daemon prepares network and volume
 _END_MARGIN_S = 15.0  # beyond the containers' grace
 _OK, _CONFLICT = 200, 409
+_LEASE_END = TypeAdapter(LeaseEnd)
 
 
 def bundle(share: HostShare) -> dict[str, float]:
@@ -62,11 +64,13 @@ class RayFabric:
         answer = self._agents.call(host_uid, "grant_lease", dataclasses.asdict(lease), timeout_s=_GRANT_S)
         _check(answer, "grant_lease", host_uid)
 
-    def end(self, host_uid: str, *, allocation_uid: str, generation: int, grace_s: int) -> int | None:
+    def end(self, host_uid: str, *, allocation_uid: str, generation: int, grace_s: int) -> LeaseEnd:
         body = {"allocation_uid": allocation_uid, "generation": generation, "grace_s": grace_s}
         answer = self._agents.call(host_uid, "end_lease", body, timeout_s=grace_s + _END_MARGIN_S)
-        ended_at_ms = _check(answer, "end_lease", host_uid).get("ended_at_ms")
-        return None if ended_at_ms is None else int(ended_at_ms)
+        try:
+            return _LEASE_END.validate_python(_check(answer, "end_lease", host_uid))
+        except ValidationError as error:
+            raise FabricError(f"{host_uid} answered end_lease with something else: {error}") from error
 
     def _create(self, name: str, shares: Sequence[HostShare]) -> PlacementGroup:
         # One bundle per host, each bound to its host: Ray never moves one to another host by itself.

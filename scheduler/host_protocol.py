@@ -161,6 +161,27 @@ class UsageWindow:
 
 
 @dataclass(frozen=True, slots=True)
+class WindowId:
+    """Names a window among those of one host."""
+
+    boot_id: str
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseEnd:
+    """The end of a lease, confirmed by its host: its containers are gone and its last window is written.
+
+    `last_window` is the last of its windows that waits to be shipped, None if none does. Windows are shipped in
+    their order, so when that one has arrived no more proof of the lease can come.
+    """
+
+    ended_at_ms: int
+    exit_code: int | None
+    last_window: WindowId | None
+
+
+@dataclass(frozen=True, slots=True)
 class UsageBatch:
     windows: tuple[UsageWindow, ...]
 

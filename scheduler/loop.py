@@ -139,10 +139,10 @@ class Scheduler:
                 log.info("allocation %s: lease not taken back, it runs out: %s", admitted.allocation_id, error)
 
     def _release(self, ending: Releasing) -> None:
-        ended_at_ms = None
+        ended = None
         if ending.host_uid is not None and not ending.host_lost:
             try:
-                ended_at_ms = self.fabric.end(
+                ended = self.fabric.end(
                     ending.host_uid,
                     allocation_uid=ending.allocation_uid,
                     generation=ending.generation,
@@ -151,7 +151,7 @@ class Scheduler:
             except StaleGenerationError:
                 # The host never held this generation, or holds another that is ended by its own heartbeat.
                 log.warning("allocation %s: its host knows another generation", ending.allocation_id)
-        self.store.released(ending.allocation_id, generation=ending.generation, ended_at_ms=ended_at_ms)
+        self.store.released(ending.allocation_id, generation=ending.generation, ended=ended)
 
     def _drop(self, groups: Sequence[str]) -> None:
         failed: FabricError | None = None

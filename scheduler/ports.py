@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from scheduler.host_protocol import DeviceShare, Lease
+from scheduler.host_protocol import DeviceShare, Lease, LeaseEnd
 
 
 class FabricError(Exception):
@@ -167,7 +167,7 @@ class Store(Protocol):
 
     def releasing(self) -> Sequence[Releasing]: ...
 
-    def released(self, allocation_id: int, *, generation: int, ended_at_ms: int | None) -> None:
+    def released(self, allocation_id: int, *, generation: int, ended: LeaseEnd | None) -> None:
         """`releasing -> released`: closes the device rows and settles the hold.
 
         Its group, if it is known to be reserved on a living host, stays for the next allocation of the same shape,
@@ -200,8 +200,8 @@ class Fabric(Protocol):
             HostUnreachableError, StaleGenerationError
         """
 
-    def end(self, host_uid: str, *, allocation_uid: str, generation: int, grace_s: int) -> int | None:
-        """Stop and remove a lease's containers and wait for it; the moment it ended in server ms, None if it never ran.
+    def end(self, host_uid: str, *, allocation_uid: str, generation: int, grace_s: int) -> LeaseEnd | None:
+        """Stop and remove a lease's containers and wait for it; None if the host never had it.
 
         Raises:
             HostUnreachableError, StaleGenerationError

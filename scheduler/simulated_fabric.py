@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from scheduler.host_protocol import Lease
+from scheduler.host_protocol import Lease, LeaseEnd
 from scheduler.ports import CapacityError, FabricError, HostShare, HostUnreachableError, StaleGenerationError
 
 
@@ -65,7 +65,7 @@ class MemoryFabric:
                 raise StaleGenerationError(lease.allocation_uid)
             machine.leases[lease.allocation_uid] = lease
 
-    def end(self, host_uid: str, *, allocation_uid: str, generation: int, grace_s: int) -> int | None:
+    def end(self, host_uid: str, *, allocation_uid: str, generation: int, grace_s: int) -> LeaseEnd | None:
         machine = self._reach(host_uid)
         with self._fault(HostUnreachableError):
             held = machine.leases.get(allocation_uid)
@@ -75,7 +75,7 @@ class MemoryFabric:
                 raise StaleGenerationError(allocation_uid)
             del machine.leases[allocation_uid]
             machine.running.discard(allocation_uid)
-            return self.now_ms
+            return LeaseEnd(self.now_ms, exit_code=0, last_window=None)
 
     def start_container(self, host_uid: str, allocation_uid: str, generation: int) -> None:
         """What the Hub does with an active allocation. No device may be in two containers."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from scheduler.host_protocol import DeviceShare, Lease
+from scheduler.host_protocol import DeviceShare, Lease, LeaseEnd
 from scheduler.loop import Clock
 from scheduler.money import MILLI_PER_GPU
 from scheduler.ports import (
@@ -156,7 +156,7 @@ class MemoryStore:
     def releasing(self) -> Sequence[Releasing]:
         return [self._releasing(allocation) for allocation in self._in(AllocationState.RELEASING)]
 
-    def released(self, allocation_id: int, *, generation: int, ended_at_ms: int | None) -> None:
+    def released(self, allocation_id: int, *, generation: int, ended: LeaseEnd | None) -> None:
         allocation = self.allocations[allocation_id]
         if allocation.state is not AllocationState.RELEASING or allocation.generation != generation:
             return

@@ -90,7 +90,7 @@ def unplace(session: Session, allocation_id: int, *, generation: int, reason: st
         return False
     devices.vacate(session, allocation, at=locked_at)
     groups.abandon(session, allocation)
-    settle_hold(session, allocation, ended_at_ms=None)
+    settle_hold(session, allocation, ended=None)
     allocation.price_version_id = None
     allocation.not_before = retry_at
     move(session, allocation, AllocationState.QUEUED, actor=ACTOR, reason=reason)

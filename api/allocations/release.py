@@ -12,6 +12,7 @@ from api.allocations.transitions import move
 from api.billing.holds import settle_hold
 from api.machines.tables import Host
 from api.settings import Settings
+from scheduler.host_protocol import LeaseEnd
 from scheduler.ports import Releasing
 from scheduler.states import AllocationState, DeviceStatus
 
@@ -38,7 +39,7 @@ def load_releasing(session: Session, *, settings: Settings) -> list[Releasing]:
     ]
 
 
-def release(session: Session, allocation_id: int, *, generation: int, ended_at_ms: int | None, now: datetime) -> None:
+def release(session: Session, allocation_id: int, *, generation: int, ended: LeaseEnd | None, now: datetime) -> None:
     """Close the device rows, settle the hold, hand back the group. Idempotent; an older generation changes nothing."""
     locked_at = devices.lock_placement(session)
     _, allocation = lock_with_customer(session, allocation_id)
@@ -46,5 +47,5 @@ def release(session: Session, allocation_id: int, *, generation: int, ended_at_m
         return
     devices.vacate(session, allocation, at=locked_at)
     groups.hand_back(session, allocation, now=now)
-    settle_hold(session, allocation, ended_at_ms=ended_at_ms)
+    settle_hold(session, allocation, ended=ended)
     move(session, allocation, AllocationState.RELEASED, actor=ACTOR)

@@ -24,8 +24,8 @@ MAX_EVENTS = 200
 def _devices() -> ColumnElement[Any]:
     """Those of the current generation, as a JSON array; a queued one has none, whatever it had before."""
     device = func.json_build_object(
-        "uuid", Gpu.uuid, "model", Gpu.model, "simulated", Gpu.simulated,
-        "milli", AllocationDevice.milli_to - AllocationDevice.milli_from,
+        "uuid", Gpu.uuid, "model", Gpu.model,
+        "milli", AllocationDevice.milli_to - AllocationDevice.milli_from, "simulated", Gpu.simulated,
     )  # fmt: skip
     return (
         select(func.coalesce(func.json_agg(aggregate_order_by(device, Gpu.index)), func.json_build_array()))

@@ -14,6 +14,7 @@ from api.allocations.snapshot import load_snapshot, record_waits
 from api.clock import utc_now
 from api.db import Database
 from api.settings import Settings
+from scheduler.host_protocol import LeaseEnd
 from scheduler.ports import Admitted, Placement, Releasing, Snapshot, WaitReason
 
 Result = TypeVar("Result")
@@ -65,10 +66,10 @@ class PostgresStore:
     def releasing(self) -> Sequence[Releasing]:
         return self._transact(lambda session: release.load_releasing(session, settings=self._settings))
 
-    def released(self, allocation_id: int, *, generation: int, ended_at_ms: int | None) -> None:
+    def released(self, allocation_id: int, *, generation: int, ended: LeaseEnd | None) -> None:
         self._transact(
             lambda session: release.release(
-                session, allocation_id, generation=generation, ended_at_ms=ended_at_ms, now=self._clock()
+                session, allocation_id, generation=generation, ended=ended, now=self._clock()
             )
         )
 

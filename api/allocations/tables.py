@@ -22,6 +22,7 @@ class Allocation(Base):
         CheckConstraint("state not in ('releasing', 'released') or end_reason is not null", name="has_end_reason"),
         CheckConstraint("gpus >= 1 and cpu_milli >= 1 and memory_bytes >= 1", name="request"),
         Index("ix_allocations_queue", "priority", "queued_at", postgresql_where=text("state = 'queued'")),
+        Index("ix_allocations_customer", "customer_id", "id"),
         Index("ix_allocations_live", "customer_id", postgresql_where=text("state <> 'released'")),
     )
     id: Mapped[int] = mapped_column(BigId, primary_key=True)

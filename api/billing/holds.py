@@ -16,7 +16,8 @@ from api.billing.tables import Hold, PriceVersion
 from api.clock import from_ms, to_ms, utc_now
 from api.environments.tables import Environment
 from api.machines.tables import Host
-from api.metering.tables import UsageMeter
+from api.metering.tables import UsageMeter, UsageWindow
+from scheduler.host_protocol import LeaseEnd
 from scheduler.money import affordable_ms, worst_case_charge_micro
 from scheduler.states import AllocationState, DeviceStatus
 
@@ -26,7 +27,7 @@ SMALLEST_STEP_MS = 1000
 AHEAD = 2
 """Disconnect limits that an extension buys."""
 SETTLE_CONFIRMED = timedelta(minutes=15)
-"""How long proof may be on its way from a host that answers: it ships its spool every second."""
+"""How long proof is waited for from a host that answers: it ships its spool every second."""
 SETTLE_UNCONFIRMED = timedelta(days=7)
 """The same from a host that was lost: its spool comes back with it."""
 SWEEP_LIMIT = 100
@@ -97,32 +98,56 @@ def extend_hold(
 
 
 def settle_hold(
-    session: Session, allocation: Allocation, *, ended_at_ms: int | None, now: datetime | None = None
+    session: Session, allocation: Allocation, *, ended: LeaseEnd | None, now: datetime | None = None
 ) -> None:
-    """Keep only what time before the end may still cost, at release or when a placement is taken back.
+    """Keep only what may still be proven, at release or when a placement is taken back.
 
-    The end is `ended_at_ms`, and never after `run_until` or what was paid for. With None, nobody knows it: what ran
-    may be proven until `run_until`, unless the allocation never became active. Proof from a lost host is waited for
-    much longer than from one that answers. Idempotent.
+    The end is what the host says, and never after `run_until` or what was paid for. If the lease's last window is in,
+    or there was none to come, nothing is kept. With None nobody knows the end: what ran may be proven until
+    `run_until`, unless the allocation never became active. Proof from a lost host is waited for much longer than from
+    one that answers. Idempotent.
     """
     hold = session.get(Hold, (allocation.id, allocation.generation))
     if hold is None or _lock(session, hold).billable_until_ms is not None:
         return
-    never_ran = ended_at_ms is None and allocation.active_at is None
+    never_ran = ended is None and allocation.active_at is None
     limits = [hold.covers_until_ms]
     if allocation.run_until is not None:
         limits.append(to_ms(allocation.run_until))
-    if ended_at_ms is not None:
-        limits.append(ended_at_ms)
+    if ended is not None:
+        limits.append(ended.ended_at_ms)
     now = now or utc_now()
     # Asked before the row changes: a query flushes, and the two columns may only change together.
-    waits = ended_at_ms is None and _host_is_lost(session, allocation)
+    waits = ended is None and _host_is_lost(session, allocation)
     hold.billable_until_ms = hold.starts_ms if never_ran else max(hold.starts_ms, min(limits))
     hold.release_at = now + (SETTLE_UNCONFIRMED if waits else SETTLE_CONFIRMED)
-    kept = unproven_micro(session, hold)
+    if ended is not None and ended.last_window is not None:
+        hold.last_boot_id, hold.last_sequence = ended.last_window.boot_id, ended.last_window.sequence
+    complete = ended is not None and (ended.last_window is None or proof_is_complete(session, hold))
+    kept = 0 if complete else unproven_micro(session, hold)
     _give_back(session, hold, max(0, hold.amount_micro - kept))
     if kept == 0:
         hold.closed_at = now
+    session.flush()
+
+
+def proof_is_complete(session: Session, hold: Hold) -> bool:
+    """Whether the last window that the host announced at the lease's end is in: hosts ship in order."""
+    if hold.last_boot_id is None:
+        return False
+    query = (
+        select(UsageWindow.id)
+        .join(Allocation, Allocation.host_id == UsageWindow.host_id)
+        .where(Allocation.id == hold.allocation_id)
+        .where(UsageWindow.boot_id == hold.last_boot_id, UsageWindow.sequence == hold.last_sequence)
+    )
+    return session.scalar(query.limit(1)) is not None
+
+
+def close_hold(session: Session, hold: Hold, now: datetime) -> None:
+    """Give back all that is left of a settled hold, which the caller has locked."""
+    _give_back(session, hold, hold.amount_micro)
+    hold.closed_at = now
     session.flush()
 
 
@@ -148,9 +173,7 @@ def sweep_holds(session: Session, now: datetime) -> int:
     accounts = [customer_accounts(session, *owner) for owner in sorted(owners)]
     lock_accounts(session, [account for each in accounts for account in (each.wallet, each.holds)])
     for hold in holds:
-        _give_back(session, hold, hold.amount_micro)
-        hold.closed_at = now
-    session.flush()
+        close_hold(session, hold, now)
     return len(holds)
 
 

@@ -88,13 +88,15 @@ class Hold(Base):
 
     `bought_micro` is what was held in all, enough for every device until `covers_until_ms`; `amount_micro` is what is
     left of it on the holds account: bought, less charged, less given back. From settlement on, no time after
-    `billable_until_ms` is billed, and what is left goes back to the wallet at `release_at`.
+    `billable_until_ms` is billed, and what is left goes back to the wallet when the window (`last_boot_id`,
+    `last_sequence`) of its host is in, if the host has named one, and at `release_at` at the latest.
     """
 
     __tablename__ = "holds"
     __table_args__ = (
         CheckConstraint("amount_micro >= 0 and bought_micro >= amount_micro", name="amount"),
         CheckConstraint("(billable_until_ms is null) = (release_at is null)", name="settled"),
+        CheckConstraint("(last_boot_id is null) = (last_sequence is null)", name="last_window"),
         CheckConstraint("closed_at is null or (amount_micro = 0 and release_at is not null)", name="closed"),
         Index("ix_holds_release", "release_at", postgresql_where=text("closed_at is null")),
         Index("ix_holds_customer", "customer_id", postgresql_where=text("closed_at is null")),
@@ -113,4 +115,6 @@ class Hold(Base):
     steps: Mapped[int] = mapped_column(server_default=text("0"))  # numbers its journal transactions
     billable_until_ms: Mapped[int | None] = mapped_column(BigId)
     release_at: Mapped[datetime | None] = mapped_column(Moment)
+    last_boot_id: Mapped[str | None]
+    last_sequence: Mapped[int | None] = mapped_column(BigId)
     closed_at: Mapped[datetime | None] = mapped_column(Moment)

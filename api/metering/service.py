@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from api.billing.accounts import customer_accounts, lock_accounts
 from api.billing.charges import charge
-from api.billing.holds import reopen_hold
+from api.billing.holds import close_hold, proof_is_complete, reopen_hold
 from api.billing.tables import PriceVersion
 from api.clock import to_ms, utc_now
 from api.db import Database
@@ -58,6 +58,7 @@ def _ingest(session: Session, host_id: int, windows: Sequence[UsageWindow], now:
     screened = _fund(session, screened, grants)
     _store(session, host_id, screened)
     _bill(session, screened, grants, actor=f"host:{host_uid}")
+    _close_complete(session, grants, now)
 
 
 def _unknown(
@@ -130,10 +131,11 @@ def _judge(
 
 
 def _lock_money(session: Session, screened: Iterable[_Screened], grants: dict[str, LockedGrant]) -> None:
-    """Lock the accounts of every customer that is going to be charged, all at once, in their order."""
+    """Lock the accounts of every customer that may be charged or paid back, all at once, in their order."""
+    charged = {each.window.allocation_uid for each in screened if each.verdict.billed}
     owners = set()
-    for each in screened:
-        if each.verdict.billed and (hold := grants[each.window.allocation_uid].hold):
+    for uid, hold in ((uid, known.hold) for uid, known in grants.items() if known.hold is not None):
+        if uid in charged or hold.last_boot_id is not None:
             price = session.get_one(PriceVersion, hold.price_version_id)
             owners.add((hold.customer_id, price.currency))
     accounts = [customer_accounts(session, *owner) for owner in sorted(owners)]
@@ -177,3 +179,11 @@ def _bill(session: Session, screened: Iterable[_Screened], grants: dict[str, Loc
         assert hold is not None  # nothing is billed without one
         milli = {device.gpu_id: device.milli for device in grants[uid].grant.devices.values()}
         charge(session, hold, proof[uid], milli=milli, actor=actor)
+
+
+def _close_complete(session: Session, grants: dict[str, LockedGrant], now: datetime) -> None:
+    """Pay back what is left of holds whose last proof has now come: their customers need not wait for a sweep."""
+    for _, known in sorted(grants.items()):
+        hold = known.hold
+        if hold is not None and hold.closed_at is None and proof_is_complete(session, hold):
+            close_hold(session, hold, now)

@@ -12,13 +12,15 @@ from node.daemon.engine import ALLOCATION_LABEL, GENERATION_LABEL, Engine, Json
 from node.daemon.leases import HeldLease, Leases, LeaseState
 from node.daemon.meter import Meter
 from node.daemon.networks import Networks
+from node.daemon.spool import Spool
+from scheduler.host_protocol import LeaseEnd
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
-    ended_at_ms: int
+class _Ended:
+    at_ms: int
     exit_code: int | None
 
 
@@ -30,13 +32,15 @@ class Ending:
         containers: Containers,
         networks: Networks,
         meter: Meter,
+        spool: Spool,
         clock: ServerClock,
         on_change: Callable[[], None],
     ) -> None:
         self._engine, self._leases, self._containers = engine, leases, containers
-        self._networks, self._meter, self._clock, self._on_change = networks, meter, clock, on_change
+        self._networks, self._meter, self._spool = networks, meter, spool
+        self._clock, self._on_change = clock, on_change
 
-    def end(self, allocation_uid: str, generation: int, grace_s: float) -> Ended:
+    def end(self, allocation_uid: str, generation: int, grace_s: float) -> LeaseEnd:
         """Stop and remove the lease's containers; returns when they are gone. Idempotent.
 
         Raises:
@@ -48,16 +52,16 @@ class Ending:
         with self._leases.lock(allocation_uid):
             held = self._leases.get(allocation_uid, generation)
             if held.state == LeaseState.ENDED:
-                return Ended(held.ended_at_ms or self._clock.now_ms(), held.exit_code)
-            ended = Ended(self._clock.now_ms(), None)
+                return self._told(held, _Ended(held.ended_at_ms or self._clock.now_ms(), held.exit_code))
+            ended = _Ended(self._clock.now_ms(), None)
             for entry in self._containers.of_lease(allocation_uid, generation):
                 ended = self._end_container(entry["Id"], held, grace_s)
             self._containers.forget(allocation_uid)
-            self._leases.finish_end(allocation_uid, ended.ended_at_ms, ended.exit_code)
+            self._leases.finish_end(allocation_uid, ended.at_ms, ended.exit_code)
             if held.network:
                 self._networks.give_back(held.network)
         self._on_change()
-        return ended
+        return self._told(held, ended)
 
     def adopt(self) -> None:
         """After a restart: finish what was being ended, and end what runs here without a lease."""
@@ -72,7 +76,11 @@ class Ending:
             if held.state == LeaseState.ENDING:
                 self.end(held.lease.allocation_uid, held.lease.generation, grace_s=0)
 
-    def _end_container(self, container_id: str, held: HeldLease, grace_s: float) -> Ended:
+    def _told(self, held: HeldLease, ended: _Ended) -> LeaseEnd:
+        last = self._spool.last_of(held.lease.allocation_uid, held.lease.generation)
+        return LeaseEnd(ended.at_ms, ended.exit_code, last)
+
+    def _end_container(self, container_id: str, held: HeldLease, grace_s: float) -> _Ended:
         try:
             if self._paused(container_id):
                 self._engine.api.unpause(container_id)
@@ -80,12 +88,12 @@ class Ending:
             seen_ms = self._clock.now_ms()
             inspected: Json = self._engine.api.inspect_container(container_id)
         except docker.errors.NotFound:
-            return Ended(self._clock.now_ms(), None)
+            return _Ended(self._clock.now_ms(), None)
         run = self._meter.observe(inspected, seen_ms, held)
         self._containers.remove(container_id)
         if run is None:  # it never started
-            return Ended(seen_ms, None)
-        return Ended(run.finished_ms or seen_ms, int(inspected["State"]["ExitCode"]))
+            return _Ended(seen_ms, None)
+        return _Ended(run.finished_ms or seen_ms, int(inspected["State"]["ExitCode"]))
 
     def _paused(self, container_id: str) -> bool:
         return bool(self._engine.api.inspect_container(container_id)["State"]["Paused"])

@@ -10,7 +10,7 @@ from node.daemon.clock import ServerClock, read_boot_id
 from node.daemon.config import HostConfig, HostDirectory
 from node.daemon.containers import Containers
 from node.daemon.disk import PROJECT_QUOTA, WATCHER, DiskWatch, limit_kind
-from node.daemon.ending import Ended, Ending
+from node.daemon.ending import Ending
 from node.daemon.engine import Engine, Json
 from node.daemon.facts import host_facts
 from node.daemon.firewall import Firewall
@@ -26,7 +26,7 @@ from node.daemon.watch import Watch
 from node.gpus.provider import open_gpus
 from node.platform import Platform
 from node.raylet import Raylet
-from scheduler.host_protocol import Heartbeat, HeldLease, HostFacts, Lease, UsageBatch
+from scheduler.host_protocol import Heartbeat, HeldLease, HostFacts, Lease, LeaseEnd, UsageBatch
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +56,9 @@ class Host:
             quota=self._disk_limit == PROJECT_QUOTA,
         )
         self._ending = Ending(
-            self._engine, self._leases, self._containers, self._networks, self._meter, self._clock, self._changed
-        )
+            self._engine, self._leases, self._containers, self._networks,
+            self._meter, self._spool, self._clock, self._changed,
+        )  # fmt: skip
         self._watch = self._make_watch()
         self._heartbeats = Heartbeats(
             Platform(config, directory),
@@ -148,7 +149,7 @@ class Host:
             if lease.home_volume:
                 self._volumes.ensure(lease.home_volume)
 
-    def end_lease(self, allocation_uid: str, generation: int, grace_s: float) -> Ended:
+    def end_lease(self, allocation_uid: str, generation: int, grace_s: float) -> LeaseEnd:
         return self._ending.end(allocation_uid, generation, grace_s)
 
     def container(self, allocation_uid: str, generation: int, operation: str, arguments: Json) -> Any:

@@ -114,7 +114,7 @@ class Meter:
         try:
             with self._store.transaction():
                 if to_ms > run.billed_to_ms:
-                    self._spool.add(self._windows(run, to_ms, held))
+                    self._spool.add(self._windows(run, to_ms, held), last=final)
                 self._store.execute(
                     "update runs set billed_to_ms = ?, finished_ms = ? where container_id = ? and started_at = ?",
                     max(to_ms, run.billed_to_ms),

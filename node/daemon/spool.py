@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 from node.daemon.store import Store
-from scheduler.host_protocol import UsageBatch, UsageWindow
+from scheduler.host_protocol import UsageBatch, UsageWindow, WindowId
 
 CAPACITY = 500_000  # windows; eight GPUs fill it in four days without the platform
 _MAX_READ = 1_000
@@ -23,13 +23,15 @@ class Spool:
         row = self._store.one("select count(*) from windows")
         return int(row[0]) if row else 0
 
-    def add(self, windows: Sequence[UsageWindow]) -> None:
+    def add(self, windows: Sequence[UsageWindow], *, last: bool) -> None:
         """Number and keep the windows. Call it inside the transaction that says they are billed.
+
+        The `last` ones of a run always have room: nothing could prove their time later.
 
         Raises:
             SpoolFullError
         """
-        if self.backlog() + len(windows) > self._capacity:
+        if not last and self.backlog() + len(windows) > self._capacity:
             raise SpoolFullError
         row = self._store.one("select next from sequences where boot_id = ?", self._boot_id)
         first = int(row[0]) if row else 0
@@ -42,6 +44,16 @@ class Spool:
         """The oldest windows, boot after boot in the order in which they were made."""
         rows = self._store.all("select window from windows order by rowid limit ?", min(limit, _MAX_READ))
         return UsageBatch(tuple(UsageWindow(**json.loads(text)) for (text,) in rows))
+
+    def last_of(self, allocation_uid: str, generation: int) -> WindowId | None:
+        """The last window of a lease that is still here."""
+        row = self._store.one(
+            "select boot_id, sequence from windows where json_extract(window, '$.allocation_uid') = ?"
+            " and json_extract(window, '$.generation') = ? order by rowid desc limit 1",
+            allocation_uid,
+            generation,
+        )
+        return None if row is None else WindowId(*row)
 
     def acknowledge(self, boot_id: str, through: int) -> None:
         self._store.execute("delete from windows where boot_id = ? and sequence <= ?", boot_id, through)

@@ -26,6 +26,7 @@ from scheduler.host_protocol import (
     Heartbeat,
     HeartbeatReply,
     HeldLease,
+    LeaseEnd,
 )
 from tests.db.fleet import Fleet, decide
 
@@ -92,8 +93,8 @@ class World:
         """What the controller does with all that ends."""
         store = self.fleet.lead()
         for ending in store.releasing():
-            ended_at_ms = to_ms(ended_at or utc_now())
-            store.released(ending.allocation_id, generation=ending.generation, ended_at_ms=ended_at_ms)
+            ended = LeaseEnd(to_ms(ended_at or utc_now()), exit_code=0, last_window=None)
+            store.released(ending.allocation_id, generation=ending.generation, ended=ended)
 
     def rows(self) -> Sequence[Environment]:
         with self.fleet.database.session() as session:

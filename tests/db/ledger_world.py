@@ -23,7 +23,7 @@ from api.identity.tables import User
 from api.machines.tables import Gpu, Host
 from api.metering.service import ingest
 from api.tenants.tables import Customer, Workspace
-from scheduler.host_protocol import UsageBatch, UsageReceipt, UsageWindow
+from scheduler.host_protocol import LeaseEnd, UsageBatch, UsageReceipt, UsageWindow, WindowId
 from scheduler.states import AllocationState, DeviceStatus, EndReason
 
 GIB = 1 << 30
@@ -196,17 +196,22 @@ class World:
 
         return self.database.transact(work)
 
-    def release(self, lease: Lease, *, ended_at_ms: int | None) -> None:
-        """`-> releasing -> released`, with the end confirmed by the host; with None, the host is lost."""
+    def release(self, lease: Lease, *, ended_at_ms: int | None, last: UsageWindow | None = None) -> None:
+        """`-> releasing -> released`, with the end confirmed by the host; with None, the host is lost.
+
+        `last` is the last window that the host has not delivered yet.
+        """
+        last_window = None if last is None else WindowId(last.boot_id, last.sequence)
+        ended = None if ended_at_ms is None else LeaseEnd(ended_at_ms, exit_code=0, last_window=last_window)
 
         def work(session: Session) -> None:
             allocation = session.get_one(Allocation, lease.allocation_id, with_for_update=True)
-            end_reason = EndReason.HOST_LOST if ended_at_ms is None else EndReason.CANCELLED
-            if ended_at_ms is None:
+            end_reason = EndReason.HOST_LOST if ended is None else EndReason.CANCELLED
+            if ended is None:
                 session.get_one(Host, allocation.host_id).device_status = DeviceStatus.LOST
             move(session, allocation, AllocationState.RELEASING, actor="test", end_reason=end_reason)
             move(session, allocation, AllocationState.RELEASED, actor="test")
-            settle_hold(session, allocation, ended_at_ms=ended_at_ms, now=self.now)
+            settle_hold(session, allocation, ended=ended, now=self.now)
             for device in session.scalars(
                 select(AllocationDevice).where(AllocationDevice.allocation_id == allocation.id)
             ):

@@ -7,7 +7,6 @@ from fastapi.testclient import TestClient
 
 from api.audit.tables import AuditEntry
 from api.billing import statement
-from api.billing.holds import sweep_holds
 from api.clock import utc_now
 from api.db import Database
 from tests.db.conftest import Person, Tenant
@@ -172,11 +171,10 @@ def test_the_life_that_the_explanation_tells(world: World, database: Database) -
     at(40_000)
     report((11_000, 40_000))
     at(40_500)
-    world.release(lease, ended_at_ms=world.now_ms)
+    last = world.window(lease, lease.starts_ms + 40_000, lease.starts_ms + 40_400)
+    world.release(lease, ended_at_ms=world.now_ms, last=last)
     at(41_000)
-    report((40_000, 40_400))
-    at(941_000)
-    database.transact(lambda session: sweep_holds(session, world.now))
+    world.deliver(host.id, last)
     with database.session() as session:
         rows, _ = statement.journal(session, customer.id, cursor=None, limit=200)
     moved = [(row.kind, max(posting["amount_micro"] for posting in row.postings)) for row in reversed(rows)]

@@ -133,25 +133,78 @@ def test_settling_keeps_what_may_still_be_proven(world: World, database: Databas
     customer, (host, gpus) = world.customer(balance_micro=1000 * MICRO), world.host(gpus=1)
     lease = world.start(customer, world.price(PRICE), gpus)
     world.pass_time(10_000)
-    world.deliver(host.id, world.window(lease, lease.starts_ms, lease.starts_ms + 4000))
-    world.release(lease, ended_at_ms=world.now_ms)
-    assert world.balance(customer).held_micro == 6 * MICRO + 1
+    start, end = lease.starts_ms, world.now_ms
+    world.deliver(host.id, world.window(lease, start + 3000, start + 4000))
+    late, last = world.window(lease, start + 4000, start + 9000), world.window(lease, start + 9000, end - 200)
+    world.release(lease, ended_at_ms=end, last=last)
+    assert world.balance(customer).held_micro == 9 * MICRO + 1
     assert database.transact(lambda session: sweep_holds(session, world.now)) == 0
-    world.deliver(host.id, world.window(lease, lease.starts_ms + 4000, lease.starts_ms + 10_000))
-    assert database.transact(lambda session: sweep_holds(session, world.now)) == 1, "every millisecond is proven"
+    world.deliver(host.id, late)
+    assert world.balance(customer).held_micro == 4 * MICRO + 1
+    world.deliver(host.id, last)
     found = world.balance(customer)
-    assert (found.available_micro, found.held_micro) == (990 * MICRO, 0)
+    assert (found.available_micro, found.held_micro) == (1000 * MICRO - 6800 * 1000, 0), "at once, with no sweep"
+
+
+def test_the_last_proof_may_come_before_the_release_is_recorded(world: World) -> None:
+    customer, (host, gpus) = world.customer(balance_micro=1000 * MICRO), world.host(gpus=1)
+    lease = world.start(customer, world.price(PRICE), gpus)
+    world.pass_time(10_000)
+    last = world.window(lease, lease.starts_ms + 2000, world.now_ms)
+    world.deliver(host.id, last)
+    world.release(lease, ended_at_ms=world.now_ms, last=last)
+    found = world.balance(customer)
+    assert (found.available_micro, found.held_micro) == (992 * MICRO, 0)
+
+
+def test_a_last_window_that_counts_for_nothing_ends_the_wait_too(world: World) -> None:
+    customer, (host, gpus) = world.customer(balance_micro=1000 * MICRO), world.host(gpus=1)
+    lease = world.start(customer, world.price(PRICE), gpus)
+    world.pass_time(10_000)
+    last = world.window(lease, world.now_ms, world.now_ms + 500)
+    world.release(lease, ended_at_ms=world.now_ms, last=last)
+    assert world.balance(customer).held_micro == 10 * MICRO + 1
+    world.deliver(host.id, last)
+    assert world.balance(customer).held_micro == 0
+
+
+def test_another_hosts_window_of_that_number_changes_nothing(world: World) -> None:
+    customer, (host, gpus) = world.customer(balance_micro=1000 * MICRO), world.host(gpus=1)
+    other, _ = world.host(gpus=1)
+    lease = world.start(customer, world.price(PRICE), gpus)
+    world.pass_time(10_000)
+    last = world.window(lease, lease.starts_ms, world.now_ms)
+    world.release(lease, ended_at_ms=world.now_ms, last=last)
+    world.deliver(other.id, last)
+    assert world.balance(customer).held_micro == 10 * MICRO + 1
+    world.deliver(host.id, last)
+    assert (world.balance(customer).held_micro, world.balance(customer).balance_micro) == (0, 990 * MICRO)
+
+
+def test_a_settled_hold_goes_back_without_the_last_proof_in_the_end(world: World, database: Database) -> None:
+    """Its host answers, but its spool does not come: every millisecond proven, or a quarter of an hour."""
+    customer, (host, gpus) = world.customer(balance_micro=1000 * MICRO), world.host(gpus=2)
+    price = world.price(PRICE)
+    leases = [world.start(customer, price, (gpu,)) for gpu in gpus]
+    world.pass_time(10_000)
+    for lease in leases:
+        world.release(lease, ended_at_ms=world.now_ms, last=world.window(lease, lease.starts_ms, world.now_ms))
+    world.deliver(host.id, world.window(leases[0], leases[0].starts_ms, world.now_ms))
+    assert database.transact(lambda session: sweep_holds(session, world.now)) == 1, "every millisecond is proven"
+    assert database.transact(lambda session: sweep_holds(session, world.now + timedelta(minutes=14))) == 0
+    assert database.transact(lambda session: sweep_holds(session, world.now + timedelta(minutes=16))) == 1
+    assert world.balance(customer).held_micro == 0
 
 
 def test_settling_twice_and_an_end_beyond_the_limit(world: World, database: Database) -> None:
     customer, (_, gpus) = world.customer(balance_micro=1000 * MICRO), world.host(gpus=1)
     lease = world.start(customer, world.price(PRICE), gpus)
     world.pass_time(90_000)
-    world.release(lease, ended_at_ms=world.now_ms)
+    world.release(lease, ended_at_ms=world.now_ms, last=world.window(lease, lease.starts_ms, world.now_ms))
     assert world.balance(customer).held_micro == 60 * MICRO + 1, "run_until came before what the host says"
     before = _transactions(database)
     with database.session() as session, session.begin():
-        settle_hold(session, session.get_one(Allocation, lease.allocation_id), ended_at_ms=lease.starts_ms)
+        settle_hold(session, session.get_one(Allocation, lease.allocation_id), ended=None)
     assert _transactions(database) == before
 
 

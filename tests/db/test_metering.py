@@ -188,9 +188,10 @@ def test_clocks(world: World, customer: Customer, host: Host, lease: Lease) -> N
 
 def test_proof_after_a_confirmed_end(world: World, customer: Customer, host: Host, lease: Lease) -> None:
     end = world.now_ms
-    world.release(lease, ended_at_ms=end)
+    late = world.window(lease, end - 1000, end + 1000)
+    world.release(lease, ended_at_ms=end, last=late)
     world.pass_time(60_000)
-    world.deliver(host.id, world.window(lease, end - 1000, end + 1000))
+    world.deliver(host.id, late)
     assert _reasons(world.database) == [Quarantine.AFTER_END]
     assert _spent(world, customer) == 1000 * 1000
 
@@ -215,7 +216,7 @@ def test_late_proof_of_a_lost_host_is_paid_from_its_hold(
 def test_proof_after_its_hold_was_given_back(
     world: World, customer: Customer, host: Host, lease: Lease, database: Database
 ) -> None:
-    world.release(lease, ended_at_ms=world.now_ms)
+    world.release(lease, ended_at_ms=world.now_ms, last=world.window(lease, lease.starts_ms, world.now_ms))
     world.pass_time(3_600_000)
     assert database.transact(lambda session: sweep_holds(session, world.now)) == 1
     assert world.balance(customer).held_micro == 0
@@ -234,8 +235,6 @@ def test_proof_that_nobody_can_pay_any_more(
     lease = world.start(customer, price, gpus[:1])
     world.pass_time(60_000)
     world.release(lease, ended_at_ms=world.now_ms)
-    world.pass_time(3_600_000)
-    database.transact(lambda session: sweep_holds(session, world.now))
     assert world.place(world.queue(customer, gpus=1), price, gpus[1:]) is not None
     world.deliver(host.id, world.window(lease, lease.starts_ms, lease.starts_ms + 1000))
     assert _reasons(database) == [Quarantine.UNFUNDED]
@@ -253,7 +252,7 @@ def test_a_placement_taken_back_costs_nothing(
         with database.session() as session, session.begin():
             allocation = session.get_one(Allocation, lease.allocation_id, with_for_update=True)
             move(session, allocation, AllocationState.QUEUED, actor="test")
-            settle_hold(session, allocation, ended_at_ms=None)
+            settle_hold(session, allocation, ended=None)
 
     unplace()
     assert world.balance(customer).held_micro == 0
@@ -281,7 +280,10 @@ def test_everything_at_once(world: World, price: PriceVersion, hardware: tuple[H
     start = leases[0].starts_ms
     windows = [world.window(lease, start + at, start + at + 1000) for lease in leases for at in range(0, 20_000, 1000)]
     batches = [windows[at : at + 10] for at in range(0, len(windows), 5)]
-    ends = [lambda lease=lease: world.release(lease, ended_at_ms=start + 20_000) for lease in leases]
+    ends = [
+        lambda lease=lease, last=last: world.release(lease, ended_at_ms=start + 20_000, last=last)
+        for lease, last in zip(leases, (windows[19], windows[39]), strict=True)
+    ]
     renewals = [lambda lease=lease: world.renew(lease) for lease in leases]
     deliveries = [lambda batch=batch: world.deliver(host.id, *batch) for batch in batches for _ in range(3)]
     with ThreadPoolExecutor(12) as threads:
@@ -289,5 +291,4 @@ def test_everything_at_once(world: World, price: PriceVersion, hardware: tuple[H
             done.result()
     assert _spent(world, customer) == 2 * 20_000 * 1000
     assert _reasons(world.database) == [None] * len(windows)
-    world.database.transact(lambda session: sweep_holds(session, world.now))
     assert world.balance(customer).held_micro == 0

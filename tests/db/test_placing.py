@@ -139,7 +139,7 @@ def test_a_leader_of_yesterday_changes_nothing(fleet: Fleet) -> None:
     for call in (
         lambda: old.activate(allocation.id, generation=1),
         lambda: old.unplace(allocation.id, generation=1, reason="", retry_at=retry_at),
-        lambda: old.released(allocation.id, generation=1, ended_at_ms=None),
+        lambda: old.released(allocation.id, generation=1, ended=None),
         lambda: old.admit(fleet.placement(allocation, host, 1)),
         lambda: old.record_waits({}),
         old.groups_to_drop,

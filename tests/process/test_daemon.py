@@ -126,6 +126,8 @@ def test_bill_is_the_run_time_over_kills_of_the_daemon(host: DaemonHost) -> None
     status, ended = host.end_lease(lease)
     assert status == 200
     assert abs(ended["ended_at_ms"] - finished) < 100
+    last = host.windows()[-1]
+    assert ended["last_window"] == {"boot_id": last["boot_id"], "sequence": last["sequence"]}
     assert host.end_lease(lease) == (200, ended)
     total = bill(host.windows(), lease)["SIM-a"]
     assert abs(total - (finished - started)) < 50

@@ -106,8 +106,8 @@ def test_leases_travel_to_the_host(fabric: RayFabric) -> None:
     fabric.grant(host_uid(1), lease(1))
     with pytest.raises(StaleGenerationError):
         fabric.grant(host_uid(1), lease(0))
-    ended_at_ms = fabric.end(host_uid(1), allocation_uid="a1", generation=1, grace_s=1)
-    assert ended_at_ms is not None and abs(ended_at_ms - time.time() * 1000) < 5000
+    ended = fabric.end(host_uid(1), allocation_uid="a1", generation=1, grace_s=1)
+    assert abs(ended.ended_at_ms - time.time() * 1000) < 5000
 
 
 def test_calls_are_bounded_and_side_by_side(agents: Agents) -> None:

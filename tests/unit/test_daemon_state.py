@@ -1,6 +1,7 @@
 """The daemon's time, spool and leases on a real SQLite file, with clocks that the test turns."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from node.daemon.meter import Meter
 from node.daemon.spool import Spool, SpoolFullError
 from node.daemon.store import Store
 from node.gpus.simulated import SimulatedGpus
-from scheduler.host_protocol import DeviceShare, Lease, UsageWindow
+from scheduler.host_protocol import DeviceShare, Lease, UsageWindow, WindowId
 
 
 class Clocks:
@@ -63,13 +64,35 @@ def test_a_step_of_the_servers_clock_is_followed_slowly(store: Store) -> None:
 
 def test_spool_is_bounded_and_numbers_survive_acknowledgement(store: Store) -> None:
     spool = Spool(store, "boot-1", capacity=2)
-    spool.add([window(), window()])
+    spool.add([window(), window()], last=False)
     with pytest.raises(SpoolFullError):
-        spool.add([window()])
+        spool.add([window()], last=False)
     spool.acknowledge("boot-1", 1)
     assert spool.read(10).windows == ()
-    Spool(store, "boot-1").add([window()])
+    Spool(store, "boot-1").add([window()], last=False)
     assert [each.sequence for each in spool.read(10).windows] == [2]
+
+
+def test_the_last_windows_have_room_in_a_full_spool(store: Store) -> None:
+    spool = Spool(store, "boot-1", capacity=1)
+    spool.add([window()], last=False)
+    spool.add([window()], last=True)
+    assert spool.backlog() == 2
+
+
+def test_the_last_window_of_a_lease_is_known_until_it_is_shipped(store: Store) -> None:
+    """Over boots, and beside other leases and generations."""
+    spool = Spool(store, "boot-1")
+    spool.add([window(), window(), replace(window(), generation=2)], last=False)
+    assert spool.last_of("a", 1) == WindowId("boot-1", 1)
+    assert spool.last_of("b", 1) is None
+    later = Spool(store, "boot-2")
+    assert later.last_of("a", 1) == WindowId("boot-1", 1)
+    later.add([window()], last=True)
+    assert later.last_of("a", 1) == WindowId("boot-2", 0)
+    later.acknowledge("boot-2", 0)
+    later.acknowledge("boot-1", 1)
+    assert later.last_of("a", 1) is None and later.last_of("a", 2) == WindowId("boot-1", 2)
 
 
 def test_generations_fence(store: Store) -> None:

@@ -351,6 +351,7 @@ def upgrade() -> None:
     sa.PrimaryKeyConstraint('id', name=op.f('pk_allocations')),
     sa.UniqueConstraint('uid', name=op.f('uq_allocations_uid'))
     )
+    op.create_index('ix_allocations_customer', 'allocations', ['customer_id', 'id'], unique=False)
     op.create_index(op.f('ix_allocations_host_id'), 'allocations', ['host_id'], unique=False)
     op.create_index('ix_allocations_live', 'allocations', ['customer_id'], unique=False, postgresql_where=sa.text("state <> 'released'"))
     op.create_index('ix_allocations_queue', 'allocations', ['priority', 'queued_at'], unique=False, postgresql_where=sa.text("state = 'queued'"))
@@ -550,8 +551,11 @@ def upgrade() -> None:
     sa.Column('steps', sa.Integer(), server_default=sa.text('0'), nullable=False),
     sa.Column('billable_until_ms', sa.BigInteger(), nullable=True),
     sa.Column('release_at', sa.DateTime(timezone=True), nullable=True),
+    sa.Column('last_boot_id', sa.String(), nullable=True),
+    sa.Column('last_sequence', sa.BigInteger(), nullable=True),
     sa.Column('closed_at', sa.DateTime(timezone=True), nullable=True),
     sa.CheckConstraint('(billable_until_ms is null) = (release_at is null)', name=op.f('ck_holds_settled')),
+    sa.CheckConstraint('(last_boot_id is null) = (last_sequence is null)', name=op.f('ck_holds_last_window')),
     sa.CheckConstraint('amount_micro >= 0 and bought_micro >= amount_micro', name=op.f('ck_holds_amount')),
     sa.CheckConstraint('closed_at is null or (amount_micro = 0 and release_at is not null)', name=op.f('ck_holds_closed')),
     sa.ForeignKeyConstraint(['allocation_id'], ['allocations.id'], name=op.f('fk_holds_allocation_id')),

@@ -1,0 +1,115 @@
+"""Lists that leave the database as JSON: to the character what the model of their items would have written."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from api.allocations.schemas import AllocationSummary
+from api.allocations.tables import Allocation
+from api.billing.journal import top_up
+from api.db import Database
+from api.pagination import JsonList, Page
+from api.tenants.tables import Workspace
+from scheduler.host_protocol import LeaseEnd
+from scheduler.ports import WaitReason
+from scheduler.states import EndReason
+from tests.db.conftest import Person, Tenant
+from tests.db.fleet import DOLLAR, Fleet, decide
+
+ADMIN = "/api/v1/admin/allocations"
+CUSTOMER = "/api/v1/customer/allocations"
+MICROSECONDS = (0, 1, 123_456, 120_000, 500_000, 999_999)
+TIMES = [datetime(2026, 11, 24, 18, 0, 7, microsecond, tzinfo=UTC) for microsecond in MICROSECONDS]
+NASTY = 'quo"te back\\slash é \U0001f600 \u2028 tab\t line\n </script>'
+
+
+@pytest.fixture
+def fleet(database: Database) -> Fleet:
+    return Fleet(database)
+
+
+@pytest.fixture
+def allocations(fleet: Fleet, tenant: Tenant) -> list[Allocation]:
+    """One in each stage of life, with times of all forms, and texts that want escaping."""
+    fleet.host("h1", gpus=8)
+    fleet.price()
+    fleet.database.transact(
+        lambda session: top_up(
+            session, customer_id=tenant.customer.id, amount_micro=100 * DOLLAR, actor="cli", key="first"
+        )
+    )
+    owner = (tenant.customer, tenant.workspace, tenant.owner.user)
+    made = [fleet.submit(owner, gpus=1 + number % 2) for number in range(len(TIMES))]
+    store = fleet.lead()
+    for placement in decide(store)[:4]:
+        store.admit(placement)
+    for admitted in store.unfinished_placements()[:3]:
+        store.activate(admitted.allocation_id, generation=1)
+    store.record_waits({made[4].id: WaitReason("no_capacity", NASTY, 3)})
+    fleet.end(made[0], EndReason.CANCELLED)
+    fleet.end(made[1], EndReason.FAILED)
+    store.released(made[1].id, generation=1, ended=LeaseEnd(0, exit_code=1, last_window=None))
+    fleet.database.transact(_make_awkward)
+    return made
+
+
+def _make_awkward(session: Session) -> None:
+    for at, allocation in zip(TIMES, session.scalars(select(Allocation).order_by(Allocation.id)), strict=True):
+        allocation.queued_at = at
+        allocation.end_detail = NASTY
+        allocation.memory_bytes = 2**53 + 1
+        if allocation.run_until is not None:
+            allocation.run_until = at.astimezone() + timedelta(days=1)
+    session.execute(update(Workspace).values(name="wörk"))
+
+
+def listed(client: TestClient, path: str, person: Person, **params: str | int) -> dict[str, Any]:
+    answer = client.get(path, headers=person.headers, params=params)
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"] == "application/json"
+    document: dict[str, Any] = answer.json()
+    # Same fields, same order, same values, as the model that the API's document names would write them.
+    assert json.dumps(document) == json.dumps(Page[AllocationSummary].model_validate(document).model_dump(mode="json"))
+    return document
+
+
+def test_the_list_is_what_its_model_writes(
+    app_client: TestClient, admin: Person, tenant: Tenant, allocations: list[Allocation]
+) -> None:
+    document = listed(app_client, ADMIN, admin)
+    assert {item["state"] for item in document["items"]} == {"queued", "placing", "active", "releasing", "released"}
+    assert [len(item["devices"]) for item in document["items"]] == [0, 0, 2, 1, 2, 1]
+    assert listed(app_client, CUSTOMER, tenant.owner) == document
+    for item in document["items"]:
+        alone = app_client.get(f"{ADMIN}/{item['id']}", headers=admin.headers).json()
+        assert item == {name: value for name, value in alone.items() if name != "events"}
+
+
+def test_pages_join_up(app_client: TestClient, tenant: Tenant, allocations: list[Allocation]) -> None:
+    whole = listed(app_client, CUSTOMER, tenant.owner)["items"]
+    for limit in (1, 2, 5, 6):
+        page = listed(app_client, CUSTOMER, tenant.owner, limit=limit)
+        found = page["items"]
+        while page["next_cursor"] is not None:
+            assert len(page["items"]) == limit
+            page = listed(app_client, CUSTOMER, tenant.owner, limit=limit, cursor=page["next_cursor"])
+            found = found + page["items"]
+        assert found == whole
+
+
+def test_a_cursor_leads_no_further_than_the_list_it_is_used_on(
+    app_client: TestClient, admin: Person, tenant: Tenant, other_tenant: Tenant, allocations: list[Allocation]
+) -> None:
+    cursor = listed(app_client, ADMIN, admin, limit=1)["next_cursor"]
+    for person in (other_tenant.owner, other_tenant.member, tenant.member):
+        assert listed(app_client, CUSTOMER, person, cursor=cursor) == {"items": [], "next_cursor": None}
+
+
+def test_every_field_has_its_column() -> None:
+    with pytest.raises(TypeError, match="AllocationSummary"):
+        JsonList(AllocationSummary, select(Allocation.id, Allocation.state), key=Allocation.id, filters={})
