@@ -103,6 +103,7 @@ class Raylet:
             "--max-worker-port=0",
             f"--dashboard-agent-listen-port={_free_port()}",
             "--disable-usage-stats",
+            "--include-log-monitor=false",  # it sends workers' output to drivers, and ours want none
             "--log-color=false",
         ]  # fmt: skip
 

@@ -22,7 +22,7 @@ from cluster.head import RayHead
 REPOSITORY = Path(__file__).resolve().parents[2]
 _PORTS_EACH = 120
 _READY_S = 120.0
-_HEAD_ATTEMPTS = 3
+_ATTEMPTS = 3
 
 
 def wait_until(condition: Callable[[], bool], *, timeout_s: float, what: str) -> float:
@@ -86,14 +86,7 @@ class RayCluster:
         return f"127.0.0.1:{self.head.port}"
 
     def start_head(self) -> None:
-        """As under its supervisor: Ray gives up when a raylet takes more than 30 s on a loaded machine."""
-        for attempt in range(1, _HEAD_ATTEMPTS + 1):
-            try:
-                return self._start("head", self.head.arguments(), {})
-            except AssertionError:
-                if attempt == _HEAD_ATTEMPTS:
-                    raise
-                self.kill("head")
+        self._start("head", self.head.arguments(), {})
 
     def start_host(self, number: int, *, devices: int = 2) -> None:
         """Start raylet `number` (1..hosts) of host `host_uid(NUMBER)` with devices `GPU-hNUMBER-0`, ..."""
@@ -113,8 +106,8 @@ class RayCluster:
             sys.executable, "-m", "ray.scripts.scripts", "start", "--block", f"--address={self.address}",
             f"--temp-dir={self.root}/{number}", f"--labels={HOST_LABEL}={host_uid(number)}",
             f"--resources={json.dumps(resources)}", "--num-cpus=8", "--num-gpus=0", "--memory=8000000000",
-            "--object-store-memory=80000000", "--disable-usage-stats", "--log-color=false",
-            *(f"{option}={value}" for option, value in ports.items()),
+            "--object-store-memory=80000000", "--disable-usage-stats", "--include-log-monitor=false",
+            "--log-color=false", *(f"{option}={value}" for option, value in ports.items()),
         ]  # fmt: skip
         self._start(f"host-{number}", command, environment(token_file=self.token_file))
 
@@ -145,6 +138,16 @@ class RayCluster:
         return any(str(self.root) in word for word in words)
 
     def _start(self, name: str, command: list[str], extra: dict[str, str]) -> None:
+        """As under a supervisor, again: Ray gives up when a raylet takes more than 30 s on a loaded machine."""
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                return self._start_once(name, command, extra)
+            except AssertionError:
+                if attempt == _ATTEMPTS:
+                    raise
+                self.kill(name)
+
+    def _start_once(self, name: str, command: list[str], extra: dict[str, str]) -> None:
         log = self.root / f"{name}.log"
         home = self.root / "home"
         home.mkdir(exist_ok=True)
@@ -159,7 +162,14 @@ class RayCluster:
         try:
             wait_until(lambda: _started(process, log), timeout_s=_READY_S, what=f"{name} to start")
         except AssertionError as error:
-            raise AssertionError(f"{error}\n{log.read_text()[-3000:]}") from error
+            raise AssertionError(f"{error}\n{log.read_text()[-3000:]}\n{self._ray_logs()}") from error
+
+    def _ray_logs(self) -> str:
+        """The ends of what Ray's own processes said."""
+        paths = sorted(self.root.glob("*/session_2*/logs/gcs_server.out")) + sorted(
+            self.root.glob("*/session_2*/logs/raylet*.out")
+        )
+        return "\n".join(f"{path}:\n{path.read_text(errors='replace')[-1500:]}" for path in paths)
 
 
 def host_uid(number: int) -> str:

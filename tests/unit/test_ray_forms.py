@@ -36,6 +36,7 @@ def test_the_head_is_authenticated_keeps_its_state_and_has_a_home_of_its_own() -
     environment = HEAD.environment()
     assert environment["RAY_AUTH_MODE"] == "token" and environment["RAY_AUTH_TOKEN_PATH"] == "/x/token"
     assert environment["RAY_gcs_storage"] == "rocksdb" and environment["HOME"].startswith("/x/ray/")
+    assert environment["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"] == "0"
 
 
 def test_preparing_forgets_the_last_heads_address(tmp_path: Path) -> None:
