@@ -20,6 +20,8 @@ class Settings(BaseSettings):
     """Where browsers and clients reach the platform; the OIDC issuer."""
     hub_url: str = "http://127.0.0.1:8080"
     """Where browsers reach the Hub."""
+    hub_subdomains: bool = False
+    """Whether each user of the Hub has a subdomain of its host name."""
     hub_api_url: str = "http://127.0.0.1:8081/hub/api"
     """Where the platform reaches the Hub's REST API."""
     listen_host: str = "127.0.0.1"

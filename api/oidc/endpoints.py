@@ -16,7 +16,7 @@ from api.oidc.clients import SCOPES, find_client
 from api.oidc.provider import Provider, claims_of, userinfo_audience
 from api.settings import Settings
 from api.web import sessions
-from api.web.browser import FormDep, WebUserDep, check_form, drop_cookie, session_cookie
+from api.web.browser import LOGIN, PASSWORD, FormDep, WebUserDep, check_form, drop_cookie, session_cookie
 from api.web.pages import page
 
 router = APIRouter(include_in_schema=False)
@@ -71,9 +71,9 @@ def authorize(request: Request, user: WebUserDep) -> Response:
     if user is None or _must_sign_in_again(query, user):
         for answered in ("prompt", "max_age"):  # the sign-in that follows is the answer to them
             query.pop(answered, None)
-        return _to("/login", query, again=user is not None)
+        return _to(LOGIN, query, again=user is not None)
     if user.must_change_password:
-        return _to("/password", query)
+        return _to(PASSWORD, query)
     return cast(Response, provider.create_authorization_response(request, grant_user=user, grant=grant))
 
 
@@ -133,7 +133,7 @@ def logout(request: Request, user: WebUserDep, form: FormDep, database: Database
 def _after_logout(settings: Settings, client_id: str | None, target: str | None, state: str | None) -> str:
     client = find_client(settings, client_id)
     if client is None or target not in client.post_logout_redirect_uris:
-        return "/login"
+        return LOGIN
     return f"{target}?{urlencode({'state': state})}" if state else target
 
 

@@ -17,7 +17,7 @@ from fastapi.responses import RedirectResponse, Response, StreamingResponse
 from api.deps import SettingsDep
 from api.errors import Forbidden, NotFound, Unavailable
 from api.settings import Settings
-from api.web.browser import WebUserDep, origin_of
+from api.web.browser import LOGIN, WebUserDep, origin_of
 from api.web.sessions import WebUser
 
 router = APIRouter(include_in_schema=False)
@@ -53,7 +53,7 @@ def dashboard_client(settings: Settings) -> httpx.AsyncClient:
 async def proxy(request: Request, path: str, user: WebUserDep, settings: SettingsDep) -> Response:
     """Pass a request of an administrator on to the dashboard and stream its answer back."""
     if user is None and path == "":
-        return RedirectResponse(f"/login?next={quote(PREFIX, safe='')}", 303)
+        return RedirectResponse(f"{LOGIN}?next={quote(PREFIX, safe='')}", 303)
     _check(request, path, user, settings)
     client = cast(httpx.AsyncClient, request.app.state.ray_dashboard)
     headers = {name: value for name in _PASSED_ON if (value := request.headers.get(name)) is not None}

@@ -16,6 +16,10 @@ from api.rate_limit import RateLimits
 from api.settings import Settings
 from api.web import sessions
 from api.web.browser import (
+    HOME,
+    LOGIN,
+    LOGOUT,
+    PASSWORD,
     FormDep,
     WebUserDep,
     check_form,
@@ -33,12 +37,18 @@ _SEE_OTHER = 303
 
 
 @router.get("/")
+def root() -> Response:
+    """To the start page, which is where the session's cookie is."""
+    return RedirectResponse(HOME, _SEE_OTHER)
+
+
+@router.get(HOME)
 def home(request: Request, user: WebUserDep) -> Response:
     """Where to go from here."""
     if user is None:
-        return RedirectResponse("/login", _SEE_OTHER)
+        return RedirectResponse(LOGIN, _SEE_OTHER)
     if user.must_change_password:
-        return RedirectResponse("/password", _SEE_OTHER)
+        return RedirectResponse(PASSWORD, _SEE_OTHER)
     return page(request, "home.html", user=user)
 
 
@@ -48,7 +58,7 @@ def style() -> FileResponse:
     return FileResponse(STATIC / "style.css", media_type="text/css", headers={"cache-control": "public, max-age=3600"})
 
 
-@router.get("/login")
+@router.get(LOGIN)
 def login_page(request: Request, user: WebUserDep, target: NextQuery = None, again: bool = False) -> Response:
     """The sign-in form; straight on for who is signed in, unless a fresh sign-in is asked for."""
     if user is not None and not again:
@@ -56,7 +66,7 @@ def login_page(request: Request, user: WebUserDep, target: NextQuery = None, aga
     return page(request, "login.html", target=local_path(target), username="", problem=None)
 
 
-@router.post("/login")
+@router.post(LOGIN)
 def login(
     request: Request, before: WebUserDep, form: FormDep, database: DatabaseDep, settings: SettingsDep,
     address: AddressDep,
@@ -81,22 +91,22 @@ def login(
     return response
 
 
-@router.get("/password")
+@router.get(PASSWORD)
 def password_page(request: Request, user: WebUserDep, target: NextQuery = None) -> Response:
     """The form for a new password."""
     if user is None:
-        return RedirectResponse("/login?" + urlencode({"next": "/password"}), _SEE_OTHER)
+        return RedirectResponse(f"{LOGIN}?" + urlencode({"next": PASSWORD}), _SEE_OTHER)
     return page(request, "password.html", user=user, target=local_path(target), problem=None)
 
 
-@router.post("/password")
+@router.post(PASSWORD)
 def password(
     request: Request, user: WebUserDep, form: FormDep, database: DatabaseDep, settings: SettingsDep,
     address: AddressDep,
 ) -> Response:  # fmt: skip
     """Set a new password; every other session of the user ends, and this one is replaced."""
     if user is None:
-        return RedirectResponse("/login", _SEE_OTHER)
+        return RedirectResponse(LOGIN, _SEE_OTHER)
     target, new = local_path(form.get("next")), form.get("new_password", "")
     try:
         check_form(request, settings, form)
@@ -114,22 +124,22 @@ def password(
     return response
 
 
-@router.get("/logout")
+@router.get(LOGOUT)
 def logout_page(request: Request, user: WebUserDep) -> Response:
     """Asks first: a link alone signs nobody out."""
     if user is None:
-        return RedirectResponse("/login", _SEE_OTHER)
-    return page(request, "logout.html", user=user, action="/logout", query="")
+        return RedirectResponse(LOGIN, _SEE_OTHER)
+    return page(request, "logout.html", user=user, action=LOGOUT, query="")
 
 
-@router.post("/logout")
+@router.post(LOGOUT)
 def logout(request: Request, user: WebUserDep, form: FormDep, database: DatabaseDep, settings: SettingsDep) -> Response:
     """Sign out here."""
     try:
         check_form(request, settings, form)
     except ApiError as error:
         return page(request, "error.html", status=error.status, problem=error.detail)
-    response = RedirectResponse("/login", _SEE_OTHER)
+    response = RedirectResponse(LOGIN, _SEE_OTHER)
     if user is not None:
         sessions.end(database, user)
     drop_cookie(response, settings, session_cookie(settings))
@@ -138,7 +148,7 @@ def logout(request: Request, user: WebUserDep, form: FormDep, database: Database
 
 def _onwards(must_change_password: bool, target: str) -> Response:
     if must_change_password:
-        return RedirectResponse("/password?" + urlencode({"next": target}), _SEE_OTHER)
+        return RedirectResponse(f"{PASSWORD}?" + urlencode({"next": target}), _SEE_OTHER)
     return RedirectResponse(target, _SEE_OTHER)
 
 

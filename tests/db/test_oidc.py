@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import pytest
-from fastapi import FastAPI
+from fastapi import FastAPI, Response
 from fastapi.testclient import TestClient
 from joserfc import jwt
 from joserfc.jwk import KeySet
@@ -17,6 +17,8 @@ from api.clock import utc_now
 from api.db import Database
 from api.identity.tables import User
 from api.oidc.tables import AuthorizationCode
+from api.settings import Settings
+from api.web.browser import set_cookie, visit_cookie
 from tests.db.conftest import PASSWORD, Person, Tenant
 
 CALLBACK = "http://hub.testserver/hub/oauth_callback"
@@ -41,9 +43,9 @@ def form_of(page: Any) -> dict[str, str]:
 
 
 def sign_in(client: TestClient, username: str, password: str = PASSWORD, target: str = "/") -> Any:
-    form = form_of(client.get("/login"))
+    form = form_of(client.get("/account/login"))
     body = {**form, "username": username, "password": password, "next": target}
-    return client.post("/login", data=body, follow_redirects=False)
+    return client.post("/account/login", data=body, follow_redirects=False)
 
 
 def authorize(client: TestClient, **changes: str | None) -> Any:
@@ -194,7 +196,7 @@ def test_prompt_none_and_login(app_client: TestClient, tenant: Tenant) -> None:
     assert nobody.headers["location"].startswith(CALLBACK) and "error=login_required" in nobody.headers["location"]
     sign_in(app_client, "acme-owner")
     fresh = authorize(app_client, prompt="login")
-    assert fresh.headers["location"].startswith("/login?") and "again=true" in fresh.headers["location"]
+    assert fresh.headers["location"].startswith("/account/login?") and "again=true" in fresh.headers["location"]
     assert "<form" in app_client.get(fresh.headers["location"]).text
     assert "code=" in authorize(app_client, prompt="none").headers["location"]
 
@@ -205,15 +207,15 @@ def test_first_password_is_changed_on_the_way(app_client: TestClient, tenant: Te
     )
     sign_in(app_client, "acme-owner")
     held = authorize(app_client)
-    assert held.headers["location"].startswith("/password?")
+    assert held.headers["location"].startswith("/account/password?")
     page = app_client.get(held.headers["location"])
     new = "brand-new-password"
     body = {
         **{name: value.replace("&amp;", "&") for name, value in form_of(page).items()},
         "current_password": PASSWORD, "new_password": new, "repeat_password": "different-one",
     }  # fmt: skip
-    assert app_client.post("/password", data=body).status_code == 422
-    done = app_client.post("/password", data={**body, "repeat_password": new}, follow_redirects=False)
+    assert app_client.post("/account/password", data=body).status_code == 422
+    done = app_client.post("/account/password", data={**body, "repeat_password": new}, follow_redirects=False)
     assert done.headers["location"].startswith("/oauth/authorize?")
     assert code_of(app_client.get(done.headers["location"], follow_redirects=False))
 
@@ -223,7 +225,7 @@ def test_disabled_user_gets_no_code_and_no_token(app_client: TestClient, tenant:
     code = code_of(authorize(app_client))
     app_client.post(f"/api/v1/admin/users/{tenant.owner.user.uid}/disable", headers=admin.headers)
     assert redeem(app_client, code).json()["error"] == "invalid_grant"
-    assert authorize(app_client, nonce="n-2").headers["location"].startswith("/login?")
+    assert authorize(app_client, nonce="n-2").headers["location"].startswith("/account/login?")
 
 
 def test_logout_asks_and_goes_back_to_the_hub(app_client: TestClient, tenant: Tenant) -> None:
@@ -232,13 +234,13 @@ def test_logout_asks_and_goes_back_to_the_hub(app_client: TestClient, tenant: Te
     query = urlencode({"client_id": "remotegpu-hub", "post_logout_redirect_uri": home})
     page = app_client.get(f"/oauth/logout?{query}")
     assert page.status_code == 200
-    assert app_client.get("/", follow_redirects=False).status_code == 200  # a link alone signs nobody out
+    assert app_client.get("/account/", follow_redirects=False).status_code == 200  # a link alone signs nobody out
     body = {name: value.replace("&amp;", "&") for name, value in form_of(page).items()}
     done = app_client.post("/oauth/logout", data=body, follow_redirects=False)
     assert done.headers["location"] == home
-    assert app_client.get("/", follow_redirects=False).headers["location"] == "/login"
+    assert app_client.get("/account/", follow_redirects=False).headers["location"] == "/account/login"
     elsewhere = urlencode({"client_id": "remotegpu-hub", "post_logout_redirect_uri": "http://evil.test/"})
-    assert app_client.get(f"/oauth/logout?{elsewhere}", follow_redirects=False).headers["location"] == "/login"
+    assert app_client.get(f"/oauth/logout?{elsewhere}", follow_redirects=False).headers["location"] == "/account/login"
 
 
 def test_strict_cookie_comes_along_after_a_page_of_our_own(app_client: TestClient, tenant: Tenant) -> None:
@@ -254,25 +256,61 @@ def test_session_cookie_is_host_only_strict_and_out_of_scripts(app_client: TestC
     assert "HttpOnly" in cookie and "samesite=strict" in cookie.lower() and "domain" not in cookie.lower()
 
 
+def test_cookies_are_for_the_paths_of_our_pages_only(app_client: TestClient, tenant: Tenant) -> None:
+    """On one host name the browser would else send them to the Hub's port, which passes them on to tenants."""
+    answers = [app_client.get("/account/login"), sign_in(app_client, "acme-owner")]
+    paths = [re.search(r"Path=([^;]+)", c) for a in answers for c in a.headers.get_list("set-cookie")]
+    assert {found[1] if found else None for found in paths} == {"/account", "/oauth", "/ops"}
+
+
+@pytest.mark.parametrize(
+    ("public", "hub", "start", "path"),
+    [
+        ("https://gpu.test", "https://hub.test", "__Host-rg_visit=", "Path=/;"),
+        ("https://gpu.test", "https://gpu.test:8080", "__Secure-rg_visit=", "Path=/account;"),
+        ("http://gpu.test", "http://hub.test", "rg_visit=", "Path=/account;"),
+    ],
+)
+def test_cookie_prefixes(settings: Settings, public: str, hub: str, start: str, path: str) -> None:
+    response = Response()
+    urls = settings.model_copy(update={"public_url": public, "hub_url": hub})
+    set_cookie(response, urls, visit_cookie(urls), "secret")
+    first = response.headers.getlist("set-cookie")[0]
+    assert first.startswith(start) and path in f"{first};"
+
+
+def test_a_tossed_cookie_is_refused(app_client: TestClient, tenant: Tenant) -> None:
+    sign_in(app_client, "acme-owner")
+    ours = f"rg_session={app_client.cookies.get('rg_session', path='/account')}"
+    app_client.cookies.clear()
+    assert app_client.get("/account/", headers={"cookie": ours}).status_code == 200
+    for tossed in (f"{ours}; rg_session=x", f"rg_session=x; {ours}", f"{ours};  rg_session =", f"{ours};{ours}"):
+        for path in ("/account/", "/account/login", "/oauth/authorize?" + urlencode(ASKED), "/ops/ray/"):
+            answer = app_client.get(path, headers={"cookie": tossed}, follow_redirects=False)
+            assert (answer.status_code, answer.json()["code"]) == (400, "cookies"), (tossed, path)
+        answer = app_client.post("/account/logout", headers={"cookie": tossed}, data={"csrf": "x"})
+        assert answer.status_code == 400
+
+
 def test_forms_need_their_token(app_client: TestClient, tenant: Tenant) -> None:
     body = {"username": "acme-owner", "password": PASSWORD, "next": "/"}
-    assert app_client.post("/login", data=body).status_code == 403
-    form = form_of(app_client.get("/login"))
-    stolen = app_client.post("/login", data={**body, **form}, headers={"origin": "http://evil.test"})
+    assert app_client.post("/account/login", data=body).status_code == 403
+    form = form_of(app_client.get("/account/login"))
+    stolen = app_client.post("/account/login", data={**body, **form}, headers={"origin": "http://evil.test"})
     assert stolen.status_code == 403
-    assert app_client.post("/login", data={**body, "csrf": "0" * 64}).status_code == 403
+    assert app_client.post("/account/login", data={**body, "csrf": "0" * 64}).status_code == 403
     sign_in(app_client, "acme-owner")
-    for path in ("/logout", "/oauth/logout", "/password"):
+    for path in ("/account/logout", "/oauth/logout", "/account/password"):
         assert app_client.post(path, data={"csrf": form["csrf"]}).status_code == 403, path
 
 
 @pytest.mark.parametrize("target", ["//evil.test", "http://evil.test", "/\\evil.test", "javascript:x", "/\t/evil.test"])
 def test_signing_in_leads_nowhere_else(app_client: TestClient, tenant: Tenant, target: str) -> None:
-    assert sign_in(app_client, "acme-owner", target=target).headers["location"] == "/"
+    assert sign_in(app_client, "acme-owner", target=target).headers["location"] == "/account/"
 
 
 def test_pages_have_a_strict_policy(app_client: TestClient) -> None:
-    policy = app_client.get("/login").headers["content-security-policy"]
+    policy = app_client.get("/account/login").headers["content-security-policy"]
     assert policy.startswith("default-src 'none'") and "script-src" not in policy
     assert "form-action 'self' http://hub.testserver" in policy
     assert app_client.get("/static/style.css").headers["content-type"].startswith("text/css")

@@ -73,7 +73,7 @@ def test_administrator_reads_the_dashboard(client: TestClient, admin: Person, da
 
 
 def test_nobody_else_does(client: TestClient, admin: Person, tenant: Tenant, dashboard: RecordingDashboard) -> None:
-    assert client.get("/ops/ray/", follow_redirects=False).headers["location"].startswith("/login?")
+    assert client.get("/ops/ray/", follow_redirects=False).headers["location"].startswith("/account/login?")
     assert client.get("/ops/ray/api/jobs/", headers=OURS).status_code == 403
     assert (
         client.get("/ops/ray/api/jobs/", headers={**OURS, **admin.headers}).status_code == 403
