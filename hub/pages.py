@@ -1,4 +1,4 @@
-"""The Hub's pages about environments: the form that starts one, and the page on which one waits in the queue."""
+"""The Hub's pages about environments: the list, the form that starts one, and the page on which one waits."""
 
 from typing import Any
 
@@ -8,10 +8,71 @@ from jupyterhub.scopes import needs_scope
 from jupyterhub.utils import url_escape_path, url_path_join
 from tornado import web
 
-from hub.platform_client import Json, PlatformError, PlatformUnreachable, ServerView
+from hub.platform_client import Json, PlatformError, PlatformUnreachable, ServerView, Wait
 from hub.spawn_errors import waiting_message
 
 _REFRESH_S = 5
+_UNREACHABLE = "The platform does not answer. Try again in a minute."
+
+
+class HomeHandler(BaseHandler):
+    """`/hub/home`: the user's environments, whether the Hub has ever seen them or not, and a form for another."""
+
+    @web.authenticated
+    async def get(self) -> None:
+        user = self.current_user
+        problem, entries = "", []
+        try:
+            entries = await user.spawner.platform.servers(user.name)
+        except PlatformError as error:
+            problem = error.detail
+        except PlatformUnreachable:
+            problem = _UNREACHABLE
+        ready = {spawner.name for spawner in user.all_spawners(include_default=False) if spawner.ready}
+        self.set_header("Cache-Control", "no-store")
+        rows = [home_row(entry, ready=entry["name"] in ready) for entry in entries]
+        self.finish(await self.render_template("home.html", user=user, rows=rows, problem=problem))
+
+
+class StopHandler(BaseHandler):
+    """`POST /hub/stop/USER/SERVER`: stops an environment, or takes it out of the queue, as the command does."""
+
+    @web.authenticated
+    @needs_scope("delete:servers")
+    async def post(self, user_name: str, server_name: str) -> None:
+        user = self.find_user(user_name)
+        if user is None:
+            raise web.HTTPError(404, "There is no such user.")
+        try:
+            await user.spawner.platform.stop(user.name, server_name)
+        except PlatformError as error:
+            raise web.HTTPError(error.status if error.status == 404 else 503, error.detail) from error
+        except PlatformUnreachable as error:
+            raise web.HTTPError(503, _UNREACHABLE) from error
+        self.redirect(url_path_join(self.hub.base_url, "home"))
+
+
+def home_row(entry: Json, *, ready: bool) -> Json:
+    """One environment as the home page shows it: what it is, how it is, and what may be done."""
+    observed, wanted = entry["observed"], entry["desired"] == "running"
+    if observed in ("queued", "starting", "running") and not wanted:
+        observed = "stopping"
+    state = "starting" if observed == "running" and not ready else observed
+    devices = entry["devices"]
+    model = devices[0]["model"] if devices else entry["gpu_model"] or "any model"
+    simulated = " (simulated)" if any(device["simulated"] for device in devices) else ""
+    wait = entry["wait"] if state == "queued" else None
+    return {
+        "name": entry["name"],
+        "image": entry["image"],
+        "gpus": f"{entry['gpus']} x {model}{simulated}",
+        "state": "waiting" if state == "queued" else state,
+        "note": waiting_message(Wait.parse(wait)) if wait else entry["last_error"] or "",
+        "opens": state == "running",
+        "waits": state in ("queued", "starting"),
+        "stops": state in ("queued", "starting", "running"),
+        "starts": state in ("stopped", "failed"),
+    }
 
 
 class EnvironmentFormHandler(SpawnHandler):
@@ -59,13 +120,13 @@ class EnvironmentFormHandler(SpawnHandler):
             if error.status != 404:
                 return None, None, error.detail
         except PlatformUnreachable:
-            return None, None, "The platform does not answer. Try again in a minute."
+            return None, None, _UNREACHABLE
         try:
             return await platform.options(user.name), None, ""
         except PlatformError as error:
             return None, None, error.detail
         except PlatformUnreachable:
-            return None, None, "The platform does not answer. Try again in a minute."
+            return None, None, _UNREACHABLE
 
 
 class WaitingHandler(BaseHandler):
@@ -107,6 +168,8 @@ class WaitingHandler(BaseHandler):
 
 def page_handlers() -> list[tuple[str, type]]:
     return [
+        (r"/home", HomeHandler),
+        (r"/stop/([^/]+)/([^/]+)", StopHandler),
         (r"/spawn", EnvironmentFormHandler),
         (r"/spawn/([^/]+)", EnvironmentFormHandler),
         (r"/spawn/([^/]+)/([^/]+)", EnvironmentFormHandler),

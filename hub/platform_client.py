@@ -42,6 +42,10 @@ class Wait:
     detail: str
     position: int | None
 
+    @classmethod
+    def parse(cls, answer: Json) -> "Wait":
+        return cls(str(answer["code"]), str(answer["detail"]), answer.get("position"))
+
 
 @dataclass(frozen=True, slots=True)
 class ServerView:
@@ -65,7 +69,7 @@ class ServerView:
     def parse(cls, answer: Json) -> "ServerView":
         known = {field.name: answer.get(field.name) for field in fields(cls)}
         wait = answer.get("wait")
-        known["wait"] = Wait(str(wait["code"]), str(wait["detail"]), wait.get("position")) if wait else None
+        known["wait"] = Wait.parse(wait) if wait else None
         known["devices"] = tuple(answer.get("devices") or ())
         return cls(**known)  # type: ignore[arg-type]  # the values are the platform's JSON
 
@@ -98,6 +102,12 @@ class PlatformClient:
         """What this user may start: images, models with free counts and prices, balance."""
         answer: Json = await self._call("GET", "/internal/hub/options", params={"username": username})
         return answer
+
+    async def servers(self, username: str) -> list[Json]:
+        """The user's environments by name, however they were made; fields as in the platform's `ServerEntry`."""
+        answer = await self._call("GET", f"/internal/hub/servers/{quote(username, safe='')}")
+        entries: list[Json] = answer["items"]
+        return entries
 
     async def start(self, username: str, name: str, options: Mapping[str, Any]) -> ServerView:
         """Create the environment, or start it again, and queue it. Idempotent while it is on its way."""

@@ -20,6 +20,8 @@ from api.principal import Principal, Role
 from api.tenants.tables import Workspace
 from scheduler.states import AllocationState, EnvironmentState
 
+MAX_LISTED = 1000  # environments of one user on one page of the Hub
+
 
 @dataclass(frozen=True, slots=True)
 class Device:
@@ -73,6 +75,18 @@ def find_named(session: Session, *, username: str, name: str) -> Environment | N
         .where(User.username == username, Environment.name == name, Environment.observed != EnvironmentState.DELETED)
     )
     return session.scalar(query)
+
+
+def named_by(session: Session, username: str) -> Sequence[Environment]:
+    """A user's environments by name, as the Hub lists them."""
+    query = (
+        select(Environment)
+        .join(User, User.id == Environment.user_id)
+        .where(User.username == username, Environment.observed != EnvironmentState.DELETED)
+        .order_by(Environment.name)
+        .limit(MAX_LISTED)
+    )
+    return session.scalars(query).all()
 
 
 def load(session: Session, environments: Sequence[Environment]) -> list[Loaded]:

@@ -33,6 +33,24 @@ class ServerView(BaseModel):
     last_error: str | None
 
 
+class ServerEntry(BaseModel):
+    """One row of the Hub's home page."""
+
+    name: str
+    image: str
+    gpus: int
+    gpu_model: str | None
+    observed: EnvironmentState
+    desired: EnvironmentDesired
+    devices: list[DeviceOut]
+    wait: WaitOut | None
+    last_error: str | None
+
+
+class ServerList(BaseModel):
+    items: list[ServerEntry]
+
+
 def public_view(loaded: Loaded, settings: Settings) -> EnvironmentOut:
     environment = loaded.environment
     return EnvironmentOut(
@@ -72,6 +90,21 @@ def server_view(loaded: Loaded) -> ServerView:
         port=loaded.image.ports[0] if loaded.image.ports else PORT,
         cpu_milli=environment.cpu_milli,
         memory_bytes=environment.memory_bytes,
+        devices=_devices(loaded),
+        wait=_wait(loaded),
+        last_error=environment.last_error,
+    )
+
+
+def server_entry(loaded: Loaded) -> ServerEntry:
+    environment = loaded.environment
+    return ServerEntry(
+        name=environment.name,
+        image=loaded.image.name,
+        gpus=environment.gpus,
+        gpu_model=environment.gpu_model,
+        observed=EnvironmentState(environment.observed),
+        desired=EnvironmentDesired(environment.desired),
         devices=_devices(loaded),
         wait=_wait(loaded),
         last_error=environment.last_error,

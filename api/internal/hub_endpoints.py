@@ -16,7 +16,7 @@ from api.environments import hub_service, repository
 from api.environments.changes import ChangeFeed
 from api.environments.containers import Operation, call_container
 from api.environments.hub_service import HubOptions, StartOptions
-from api.environments.views import ServerView, server_view
+from api.environments.views import ServerList, ServerView, server_entry, server_view
 from api.errors import Conflict, NotFound
 from api.hostlink import Hostlink
 from api.internal.peer import HubPeer
@@ -51,6 +51,14 @@ def get_options(peer: HubPeer, database: DatabaseDep, username: Annotated[str, Q
     """What a user may start."""
     with database.session() as session:
         return hub_service.options(session, username)
+
+
+@router.get("/servers/{username}")
+def list_servers(username: Username, peer: HubPeer, database: DatabaseDep) -> ServerList:
+    """A user's environments, however they were made, by name."""
+    with database.session() as session:
+        loaded = repository.load(session, repository.named_by(session, username))
+        return ServerList(items=[server_entry(entry) for entry in loaded])
 
 
 @router.post("/servers/{username}/{name}/start")

@@ -23,6 +23,13 @@ class Billing:
         return self._transport.pages(f"{_PATH}/usage", Json)
 
     def statement(self, *, start: datetime | None = None, end: datetime | None = None) -> Json:
-        """Lines (environment, GPU model, price version, duration, amount) and totals of a period."""
+        """Every line (environment, GPU model, price version, duration, amount) and the totals of a period."""
         params = {"from": start.isoformat() if start else None, "to": end.isoformat() if end else None}
-        return self._transport.get(f"{_PATH}/statement", Json, **params)
+        statement = self._transport.get(f"{_PATH}/statement", Json, **params)
+        # The rest of the same period: by default it ends "now", which the next page must not take anew.
+        period = {"from": statement["from"], "to": statement["to"]}
+        while (cursor := statement.pop("next_cursor", None)) is not None:
+            page = self._transport.get(f"{_PATH}/statement", Json, **period, cursor=cursor)
+            statement["lines"] += page["lines"]
+            statement["next_cursor"] = page.get("next_cursor")
+        return statement

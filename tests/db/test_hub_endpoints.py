@@ -74,6 +74,18 @@ def code(answer: httpx.Response) -> tuple[int, str]:
     return answer.status_code, answer.json()["code"]
 
 
+def test_a_users_servers_are_listed_however_they_were_made(hub: httpx.Client, world: World) -> None:
+    servers = "/internal/hub/servers/acme-owner"
+    assert hub.get(servers).json() == {"items": []}
+    hub.post(f"{SERVER}/start", json=OPTIONS)
+    hub.post(f"{servers}/alpha/start", json=OPTIONS)
+    first, second = hub.get(servers).json()["items"]
+    assert (first["name"], second["name"]) == ("alpha", "lab")
+    assert (second["image"], second["gpus"], second["gpu_model"]) == ("base", 1, "A100")
+    assert (second["observed"], second["wait"]["code"]) == ("queued", "queued")
+    assert hub.get("/internal/hub/servers/nobody").json() == {"items": []}
+
+
 def test_options_are_what_the_user_may_start(hub: httpx.Client) -> None:
     options = hub.get("/internal/hub/options", params={"username": "acme-owner"}).json()
     assert [image["name"] for image in options["images"]] == ["base"]

@@ -1,5 +1,6 @@
 """The `remotegpu` command as a person runs it: a process of its own, with a profile of its own."""
 
+import functools
 import json
 import os
 import subprocess
@@ -7,6 +8,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import httpx
 
 _TIMEOUT_S = 180.0
 
@@ -40,6 +43,11 @@ class Person:
             raise CommandFailed(f"remotegpu {' '.join(arguments)}: exit {done.returncode}\n{done.stdout}{done.stderr}")
         return done
 
+    def rest(self) -> httpx.Client:
+        """The API as this person, without the command between: to be used as a context manager."""
+        headers = {"Authorization": f"Bearer {_access_token(self)}"}
+        return httpx.Client(base_url=f"{self.address}/api/v1", headers=headers, timeout=60, trust_env=False)
+
     def json(self, *arguments: str) -> Any:
         return json.loads(self.run(*arguments, "--json").stdout)
 
@@ -47,7 +55,26 @@ class Person:
         """With the password they chose, or by choosing it in place of a first one."""
         passwords = (first_password, self.password) if first_password else (self.password,)
         lines = "".join(f"{password}\n" for password in passwords)
-        self.run("login", self.address, "--username", self.username, "--password-stdin", stdin=lines)
+        self._login(lines, check=True)
+
+    def signs_in(self) -> bool:
+        """Whether the password they chose is theirs already."""
+        return self._login(f"{self.password}\n", check=False).returncode == 0
+
+    def _login(self, lines: str, *, check: bool) -> subprocess.CompletedProcess[str]:
+        arguments = ("login", self.address, "--username", self.username, "--password-stdin")
+        return self.run(*arguments, stdin=lines, check=check)
+
+
+@functools.cache  # one lives longer than a session of tests
+def _access_token(person: Person) -> str:
+    answer = httpx.post(
+        f"{person.address}/api/v1/auth/login",
+        json={"username": person.username, "password": person.password},
+        timeout=60,
+        trust_env=False,
+    )
+    return str(answer.raise_for_status().json()["access_token"])
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,9 @@ _UP_S = 900  # the first one on a machine bootstraps an image
 _DOWN_S = 180
 _PORTS = ("port", "internal-port", "hub-port", "hub-api-port", "proxy-api-port", "ray-port", "ray-dashboard-port")
 _RAY_PORTS = 1000
+_RUNNING = (
+    "REMOTEGPU_E2E_DATA"  # the data directory of an installation that runs already and stays up: for writing tests
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +104,9 @@ def new_platform(data: Path, *options: str) -> Platform:
 @pytest.fixture(scope="session")
 def platform(scratch: Path) -> Iterator[Platform]:
     """A running platform with two simulated hosts of four GPUs; after the session nothing of it is left."""
+    if running := os.environ.get(_RUNNING):
+        yield Platform(Path(running), ())
+        return
     platform = new_platform(scratch / "p")
     try:
         platform.up()
@@ -124,7 +130,8 @@ def operator(platform: Platform, profiles: Path) -> Person:
     A GPU costs a unit of currency per second, so that every millisecond shows in a bill without rounding.
     """
     operator = Person(platform.public_url, profiles / "operator.json", "admin", "a pass phrase of an operator 1")
-    operator.sign_in(platform.admin_password)
+    if not (_RUNNING in os.environ and operator.signs_in()):
+        operator.sign_in(platform.admin_password)
     operator.run("admin", "price", "set", "A100", "3600")
     return operator
 
@@ -141,10 +148,20 @@ def hopper(operator: Person, profiles: Path) -> Customer:
 
 def new_customer(operator: Person, profiles: Path, *, name: str, owner: str, balance: int = 10_000_000) -> Customer:
     """A customer with money, whose owner has signed in and chosen a password."""
+    customer, first_password = unvisited_customer(operator, profiles, name=name, owner=owner, balance=balance)
+    customer.owner.sign_in(first_password)
+    return customer
+
+
+def unvisited_customer(
+    operator: Person, profiles: Path, *, name: str, owner: str, balance: int
+) -> tuple[Customer, str]:
+    """A customer whose owner has never signed in, and that owner's first password."""
+    if _RUNNING in os.environ:  # where sessions before this one have left theirs
+        name, owner = f"{name} {os.getpid()}", f"{owner}-{os.getpid()}"
     created = operator.json("admin", "customer", "create", name, "--owner", owner, "--balance", str(balance))
     person = Person(operator.address, profiles / f"{owner}.json", owner, f"a pass phrase of {owner} 1")
-    person.sign_in(created["owner"]["password"])
-    return Customer(created["id"], name, balance, person)
+    return Customer(created["id"], name, balance, person), created["owner"]["password"]
 
 
 def _free_port() -> int:

@@ -53,6 +53,11 @@ class Environment:
             "wait": wait if queued else None,
         }  # fmt: skip
 
+    def entry(self, name: str) -> dict[str, Any]:
+        view = self.view()
+        same = {key: view[key] for key in ("observed", "desired", "devices", "wait", "last_error")}
+        return {"name": name, "image": "base", "gpus": 1, "gpu_model": "A100-80GB", **same}
+
 
 class HubPlatform:
     """State and both applications; `environments` by (username, name)."""
@@ -132,6 +137,11 @@ class HubPlatform:
             }  # fmt: skip
             image = {"name": "base", "description": "JupyterLab <plain>"}
             return {"images": [image], "models": [model], "balance_micro": 12_340_000, "max_gpus": 4}
+
+        @app.get("/internal/hub/servers/{username}")
+        def servers(username: str) -> dict[str, Any]:
+            own = {name: found for (owner, name), found in self.environments.items() if owner == username}
+            return {"items": [own[name].entry(name) for name in sorted(own)]}
 
         @app.post("/internal/hub/servers/{username}/{name}/start")
         def start(username: str, name: str, body: dict[str, Any]) -> Response:

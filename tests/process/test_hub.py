@@ -20,7 +20,7 @@ from deploy.base_image import ensure_base_image, has_image
 from deploy.environment_image import ensure_environment_image
 from deploy.postgres import EmbeddedPostgres
 from tests.process.hub_certificates import write_certificates
-from tests.process.hub_platform import IMAGE, HubPlatform, serving
+from tests.process.hub_platform import IMAGE, Environment, HubPlatform, serving
 from tests.process.hub_processes import HubProcesses, free_port, wait_for
 
 FORM = {"image": "base", "gpus": "1", "gpu_model": "A100-80GB", "cpus": "2", "memory_gib": "2"}
@@ -273,6 +273,24 @@ def test_stopping_while_it_waits_leaves_the_queue(
     start_by_form(browser, "given-up")
     stop_by_rest(hub, "given-up")
     assert platform.environments["ada", "given-up"].desired == "stopped"
+
+
+def test_the_home_page_lists_what_the_platform_has_and_stops_it_there(
+    browser: httpx.Client, platform: HubPlatform
+) -> None:
+    """The Hub has never seen this one: it was made with the command and waits."""
+    platform.environments["ada", "unseen"] = Environment(f"{platform.prefix}-unseen", {}, active=False)
+    page = browser.get("/hub/home").text
+    assert "number 3 in the queue: no free A100 now" in page
+    token = re.search(r'name="_xsrf" value="([^"]+)"', page)
+    assert token
+    assert browser.post("/hub/stop/ada/unseen").status_code == 403, "not without the form's token"
+    assert platform.environments["ada", "unseen"].desired == "running"
+    stopped = browser.post("/hub/stop/ada/unseen", data={"_xsrf": html.unescape(token[1])})
+    assert stopped.url.path == "/hub/home"
+    assert platform.environments["ada", "unseen"].desired == "stopped"
+    other = browser.post("/hub/stop/bob/lab", data={"_xsrf": html.unescape(token[1])})
+    assert other.status_code == 404
 
 
 def test_a_failing_container_is_shown_and_stopped(

@@ -30,6 +30,7 @@ def login(
     address: Annotated[str | None, typer.Argument(help="The platform's address, http(s)://HOST:PORT.")] = None,
     username: Annotated[str | None, typer.Option("--username", "-u")] = None,
     password_stdin: PasswordStdin = False,
+    as_json: JsonFlag = False,
 ) -> None:
     """Sign in and keep the session."""
     options: Options = context.obj
@@ -47,10 +48,11 @@ def login(
                 new = _password("New password", stdin=password_stdin, confirm=True)
                 client.account.change_password(current=password, new=new)
                 save_profile(Profile(address.rstrip("/"), client.sign_in(username, new)))
-        console.print(f"Signed in to {address} as {username}.")
+            me = client.account.me() if as_json else None
+        print_json(me) if as_json else console.print(f"Signed in to {address} as {username}.")
 
 
-def password(context: typer.Context, password_stdin: PasswordStdin = False) -> None:
+def password(context: typer.Context, password_stdin: PasswordStdin = False, as_json: JsonFlag = False) -> None:
     """Change your password."""
     with connected(context) as client:
         me = client.account.me()
@@ -58,10 +60,10 @@ def password(context: typer.Context, password_stdin: PasswordStdin = False) -> N
         new = _password("New password", stdin=password_stdin, confirm=True)
         client.account.change_password(current=current, new=new)
         client.sign_in(me.username, new)
-        console.print("Your password is changed.")
+        print_json({"changed": True}) if as_json else console.print("Your password is changed.")
 
 
-def logout(context: typer.Context) -> None:
+def logout(context: typer.Context, as_json: JsonFlag = False) -> None:
     """End the session and forget it."""
     with connected(context) as client:
         profile = load_profile()
@@ -69,7 +71,7 @@ def logout(context: typer.Context) -> None:
             raise RemoteGpuError("There is no session to end.")
         client.sign_out()
         save_profile(Profile(profile.address))
-        console.print("Signed out.")
+        print_json({"signed_out": True}) if as_json else console.print("Signed out.")
 
 
 def whoami(context: typer.Context, as_json: JsonFlag = False) -> None:
@@ -151,8 +153,8 @@ def list_keys(context: typer.Context, as_json: JsonFlag = False) -> None:
 
 
 @keys.command("revoke")
-def revoke_key(context: typer.Context, key_id: str) -> None:
+def revoke_key(context: typer.Context, key_id: str, as_json: JsonFlag = False) -> None:
     """Make an API key invalid, at once and for good."""
     with connected(context) as client:
         client.account.revoke_api_key(key_id)
-        console.print("Revoked.")
+        print_json({"id": key_id, "revoked": True}) if as_json else console.print("Revoked.")

@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 
-from remotegpu.cli.output import JsonFlag, console, print_json, print_rows
+from remotegpu.cli import machines
+from remotegpu.cli.output import JsonFlag, console, print_fields, print_json, print_rows
 from remotegpu.cli.session import connected
-from remotegpu.cli.units import memory, money, parse_money
+from remotegpu.cli.units import money, parse_money
 from remotegpu.client import Client
 from remotegpu.errors import NotFound
 from remotegpu.models import Json
@@ -16,10 +17,9 @@ from remotegpu.models import Json
 app = typer.Typer(help="For the platform's administrators.", no_args_is_help=True)
 customer = typer.Typer(help="Customers: their owners, money and quotas.", no_args_is_help=True)
 price = typer.Typer(help="Prices by GPU model.", no_args_is_help=True)
-machine = typer.Typer(help="Machines, their GPUs and leases.", no_args_is_help=True)
 app.add_typer(customer, name="customer")
 app.add_typer(price, name="price")
-app.add_typer(machine, name="machine")
+app.add_typer(machines.app, name="machine")
 
 
 def _customer(client: Client, name: str) -> Json:
@@ -31,13 +31,12 @@ def _customer(client: Client, name: str) -> Json:
     return found
 
 
-def _machine(client: Client, name: str) -> Json:
-    for found in client.admin.list("machines"):
-        if name in (found["id"], found["name"]):
-            return found
-    raise NotFound(
-        status=404, code="not_found", detail=f"There is no machine {name!r}; see remotegpu admin machine list."
-    )
+def _limits(quota: Json) -> str:
+    """The limits that apply, in words."""
+    limits = quota.get("effective") or quota
+    named = {"gpus": "GPUs", "cpu_milli": "CPU milli-cores", "memory_bytes": "bytes of memory", "queued": "waiting"}
+    said = [f"{limits[key]} {word}" for key, word in named.items() if limits.get(key) is not None]
+    return ", ".join(said) or "none"
 
 
 @customer.command("create")
@@ -75,6 +74,28 @@ def list_customers(context: typer.Context, as_json: JsonFlag = False) -> None:
         print_rows(["NAME", "ID", "CURRENCY", "DISABLED"], rows, empty="There are no customers.")
 
 
+@customer.command("show")
+def show_customer(context: typer.Context, name: str, as_json: JsonFlag = False) -> None:
+    """Show one customer with its balance and limits."""
+    with connected(context) as client:
+        found = _customer(client, name)
+        balance, limits = client.admin.balance(found["id"]), client.admin.quota(found["id"])
+        if as_json:
+            print_json({**found, "balance": balance, "quota": limits})
+            return
+        currency = balance.get("currency")
+        print_fields(
+            [
+                ("name", found["name"]),
+                ("id", found["id"]),
+                ("balance", money(balance["balance_micro"], currency)),
+                ("held", money(balance["held_micro"], currency)),
+                ("limits", _limits(limits)),
+                ("disabled", found.get("disabled_at")),
+            ]
+        )
+
+
 @customer.command("top-up")
 def top_up(
     context: typer.Context,
@@ -96,19 +117,19 @@ def top_up(
 
 
 @customer.command("disable")
-def disable(context: typer.Context, name: str) -> None:
+def disable(context: typer.Context, name: str, as_json: JsonFlag = False) -> None:
     """Refuse its users and stop what it runs, in order."""
     with connected(context) as client:
-        client.admin.disable_customer(_customer(client, name)["id"])
-        console.print("Disabled; what it runs is being stopped.")
+        changed = client.admin.disable_customer(_customer(client, name)["id"])
+        print_json(changed) if as_json else console.print("Disabled; what it runs is being stopped.")
 
 
 @customer.command("enable")
-def enable(context: typer.Context, name: str) -> None:
+def enable(context: typer.Context, name: str, as_json: JsonFlag = False) -> None:
     """Let its users in again."""
     with connected(context) as client:
-        client.admin.enable_customer(_customer(client, name)["id"])
-        console.print("Enabled.")
+        changed = client.admin.enable_customer(_customer(client, name)["id"])
+        print_json(changed) if as_json else console.print("Enabled.")
 
 
 @customer.command("quota")
@@ -127,7 +148,7 @@ def quota(
         if changes:
             kept = {key: limits.get(key) for key in ("gpus", "cpu_milli", "memory_bytes", "queued")}
             limits = client.admin.set_quota(found["id"], {**kept, **changes})
-        print_json(limits) if as_json else console.print(limits)
+        print_json(limits) if as_json else console.print(_limits(limits))
 
 
 @price.command("set")
@@ -163,55 +184,6 @@ def list_prices(context: typer.Context, as_json: JsonFlag = False) -> None:
         print_rows(["GPU MODEL", "PER GPU-HOUR", "FROM"], rows, empty="No price is set: nothing can be rented.")
 
 
-@machine.command("list")
-def list_machines(context: typer.Context, as_json: JsonFlag = False) -> None:
-    """Show the machines with their states and GPUs."""
-    with connected(context) as client:
-        found = list(client.admin.list("machines"))
-        if as_json:
-            print_json(found)
-            return
-        rows = [
-            (
-                m["name"],
-                m["device_status"],
-                m["admin_state"],
-                m["allocation_status"],
-                len(m.get("gpus", [])),
-                memory(m.get("memory_bytes")),
-                "simulated" if m.get("simulated") else "",
-            )
-            for m in found
-        ]
-        titles = ["NAME", "DEVICE", "ADMIN", "ALLOCATION", "GPUS", "MEMORY", ""]
-        print_rows(titles, rows, empty="No machine has joined yet.")
-
-
-@machine.command("set")
-def set_machine(
-    context: typer.Context,
-    name: str,
-    admin_state: Annotated[str, typer.Argument(help="available, draining, maintenance or retired.")],
-) -> None:
-    """Say what a machine is wanted for."""
-    with connected(context) as client:
-        client.admin.set_machine(_machine(client, name)["id"], admin_state=admin_state)
-        console.print(f"{name}: {admin_state}")
-
-
-@machine.command("token")
-def enrolment_token(
-    context: typer.Context,
-    description: Annotated[str, typer.Option("--description")] = "",
-    uses: Annotated[int, typer.Option("--uses", help="How many machines may join with it.")] = 1,
-    as_json: JsonFlag = False,
-) -> None:
-    """Make a token with which a machine joins; it is shown once."""
-    with connected(context) as client:
-        created = client.admin.create_enrolment_token(description=description, uses=uses)
-        print_json(created) if as_json else console.print(created["token"], soft_wrap=True)
-
-
 @app.command("allocations")
 def allocations(
     context: typer.Context,
@@ -229,11 +201,11 @@ def allocations(
 
 
 @app.command("end-allocation")
-def end_allocation(context: typer.Context, allocation_id: str) -> None:
+def end_allocation(context: typer.Context, allocation_id: str, as_json: JsonFlag = False) -> None:
     """End an allocation, whatever runs in it."""
     with connected(context) as client:
-        client.admin.end_allocation(allocation_id)
-        console.print("Ending.")
+        ending = client.admin.end_allocation(allocation_id)
+        print_json(ending) if as_json else console.print("Ending.")
 
 
 @app.command("audit")

@@ -126,6 +126,7 @@ def open_environment(
     context: typer.Context,
     name: Name,
     print_only: Annotated[bool, typer.Option("--print", help="Only print the address.")] = False,
+    as_json: JsonFlag = False,
 ) -> None:
     """Open its JupyterLab in the browser."""
     with connected(context) as client:
@@ -133,8 +134,8 @@ def open_environment(
         if environment.observed != "running":
             _say(environment)
             sys.exit(Exit.FAILED)
-        console.print(environment.url, soft_wrap=True)
-        if not print_only:
+        print_json({"url": environment.url}) if as_json else console.print(environment.url, soft_wrap=True)
+        if not print_only and not as_json:
             webbrowser.open(environment.url)
 
 
@@ -170,6 +171,7 @@ def remove(
     context: typer.Context,
     name: Name,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
+    as_json: JsonFlag = False,
 ) -> None:
     """Delete it, with its /home."""
     with connected(context) as client:
@@ -177,4 +179,5 @@ def remove(
         if not yes:
             typer.confirm(f"Delete {environment.name} with everything in its /home?", abort=True, err=True)
         client.environments.delete(environment.id)
-        console.print(f"{environment.name} is being deleted.")
+        deleted = {"id": environment.id, "name": environment.name, "desired": "deleted"}
+        print_json(deleted) if as_json else console.print(f"{environment.name} is being deleted.")

@@ -1,0 +1,113 @@
+"""`remotegpu admin machine`: machines, their GPUs and leases, and the tokens with which they join."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from remotegpu.cli.output import JsonFlag, console, print_fields, print_json, print_rows
+from remotegpu.cli.session import connected
+from remotegpu.cli.units import memory
+from remotegpu.client import Client
+from remotegpu.errors import NotFound
+from remotegpu.models import Json
+
+app = typer.Typer(help="Machines, their GPUs and leases.", no_args_is_help=True)
+
+
+def _machine(client: Client, name: str) -> Json:
+    for found in client.admin.list("machines"):
+        if name in (found["id"], found["name"]):
+            return found
+    raise NotFound(
+        status=404, code="not_found", detail=f"There is no machine {name!r}; see remotegpu admin machine list."
+    )
+
+
+@app.command("list")
+def list_machines(context: typer.Context, as_json: JsonFlag = False) -> None:
+    """Show the machines with their states and GPUs."""
+    with connected(context) as client:
+        found = list(client.admin.list("machines"))
+        if as_json:
+            print_json(found)
+            return
+        rows = [
+            (
+                m["name"],
+                m["device_status"],
+                m["admin_state"],
+                m["allocation_status"],
+                len(m.get("gpus", [])),
+                memory(m.get("memory_bytes")),
+                "simulated" if m.get("simulated") else "",
+            )
+            for m in found
+        ]
+        titles = ["NAME", "DEVICE", "ADMIN", "ALLOCATION", "GPUS", "MEMORY", ""]
+        print_rows(titles, rows, empty="No machine has joined yet.")
+
+
+@app.command("show")
+def show_machine(context: typer.Context, name: str, as_json: JsonFlag = False) -> None:
+    """Show one machine with its GPUs, their last readings, and who rents them."""
+    with connected(context) as client:
+        found = _machine(client, name)
+        if as_json:
+            print_json(found)
+            return
+        print_fields(
+            [
+                ("name", found["name"]),
+                ("state", f"{found['device_status']}, {found['admin_state']}, {found['allocation_status']}"),
+                ("address", found["address"]),
+                ("CPUs", found["cpu_milli"] / 1000),
+                ("memory", memory(found["memory_bytes"])),
+                ("GPUs", "simulated" if found["simulated"] else "real"),
+            ]
+        )
+        renters = {uuid: lease["customer"] for lease in found["leases"] for uuid in lease["gpu_uuids"]}
+        rows = [_gpu_row(gpu, renters.get(gpu["uuid"])) for gpu in found["gpus"]]
+        console.print()
+        print_rows(["GPU", "MODEL", "USED", "MEMORY USED", "°C", "WATT", "CUSTOMER"], rows, empty="It has no GPUs.")
+
+
+def _gpu_row(gpu: Json, renter: str | None) -> tuple[object, ...]:
+    reading = gpu["reading"] or {}
+    used = reading.get("utilisation_percent")
+    return (
+        gpu["uuid"],
+        gpu["model"],
+        None if used is None else f"{used} %",
+        memory(reading.get("memory_used_bytes")),
+        reading.get("temperature_c"),
+        None if (power_mw := reading.get("power_mw")) is None else f"{power_mw / 1000:.0f}",
+        renter,
+    )
+
+
+@app.command("set")
+def set_machine(
+    context: typer.Context,
+    name: str,
+    admin_state: Annotated[str, typer.Argument(help="available, draining, maintenance or retired.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Say what a machine is wanted for."""
+    with connected(context) as client:
+        changed = client.admin.set_machine(_machine(client, name)["id"], admin_state=admin_state)
+        print_json(changed) if as_json else console.print(f"{name}: {admin_state}")
+
+
+@app.command("token")
+def enrolment_token(
+    context: typer.Context,
+    description: Annotated[str, typer.Option("--description")] = "",
+    uses: Annotated[int, typer.Option("--uses", help="How many machines may join with it.")] = 1,
+    as_json: JsonFlag = False,
+) -> None:
+    """Make a token with which a machine joins; it is shown once."""
+    with connected(context) as client:
+        created = client.admin.create_enrolment_token(description=description, uses=uses)
+        print_json(created) if as_json else console.print(created["token"], soft_wrap=True)
