@@ -1,7 +1,7 @@
 # Everything is done by remotegpud; ARGS are passed on, e.g. `make up ARGS="--simulate 4x8:H100-80GB"`.
 REMOTEGPUD := scripts/remotegpud
 
-.PHONY: up down status doctor test lint lock
+.PHONY: up down status doctor test lint lock bench bench-scheduler
 
 up: ## set up what is missing, start everything, print where to go
 	@$(REMOTEGPUD) up $(ARGS)
@@ -23,3 +23,9 @@ lint: ## linters, types and import contracts only
 
 lock: ## write the requirement locks again after a change of pyproject.toml
 	@$(REMOTEGPUD) lint --lock
+
+bench: ## measure the platform: starting environments, `up`, the API; JSON and a table
+	@REMOTEGPU_DEV=1 $(REMOTEGPUD) bench $(ARGS)
+
+bench-scheduler: ## measure the scheduler on traces: make bench-scheduler TRACES=DIR
+	@REMOTEGPU_DEV=1 TRACES="$(TRACES)" $(REMOTEGPUD) bench scheduler

@@ -60,6 +60,12 @@ def run_checks(checks: list[Check]) -> bool:
     return not failed
 
 
+def bench(names: tuple[str, ...]) -> int:
+    """The exit code of the benchmarks; a missed bound is a figure, not an error."""
+    command = [_python(), "-m", "tests.bench", *names]
+    return subprocess.run(command, stdin=subprocess.DEVNULL, cwd=REPOSITORY, env=_environment(), check=False).returncode
+
+
 def write_locks() -> None:
     """Write the requirement locks from pyproject.toml, with hashes and without any index's address."""
     for name, extra in _LOCKS.items():

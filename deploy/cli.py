@@ -27,6 +27,7 @@ from deploy.start import choose_hosts, start_everything
 from deploy.status import show_json, show_table
 from deploy.stop import stop_everything
 from deploy.welcome import welcome
+from scheduler.simulator.__main__ import main as simulator
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Start, stop and look after RemoteGPU.")
 app.add_typer(node_commands.app, name="node")
@@ -109,6 +110,12 @@ def doctor(data_dir: DataDir = DEFAULT_DATA) -> None:
             raise typer.Exit(1)
 
 
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
+def simulate(context: typer.Context) -> None:
+    """Run a trace against the scheduler in virtual time."""
+    raise typer.Exit(simulator(context.args))
+
+
 @app.command(hidden=True)
 def prepare() -> None:
     """What the test suite needs of a machine: packages, a Docker engine, the images."""
@@ -124,6 +131,13 @@ def check(context: typer.Context) -> None:
         checks = [*check_suite.lint_checks(), *check_suite.test_checks(tuple(context.args))]
         if not check_suite.run_checks(checks):
             raise typer.Exit(1)
+
+
+@app.command(hidden=True, context_settings={"allow_extra_args": True})
+def bench(context: typer.Context) -> None:
+    """Benchmarks, by name; without one, those of the platform."""
+    if check_suite.bench(tuple(context.args)) != 0:
+        raise typer.Exit(1)
 
 
 @app.command(hidden=True)

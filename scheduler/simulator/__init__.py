@@ -1,0 +1,1 @@
+"""Traces of real clusters, run against the scheduler in virtual time."""
