@@ -8,7 +8,6 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 import httpx
-import psutil
 from cryptography import x509
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -19,7 +18,7 @@ from deploy.apt_sources import distribution_source
 from deploy.engine import Engine
 from deploy.instance import Instance
 from deploy.packages import missing_packages, search_path
-from deploy.processes import instance_processes
+from deploy.ports import conflicts
 from deploy.programs import database_url
 from deploy.progress import StepError
 from deploy.shell import execute
@@ -95,21 +94,11 @@ def disk(instance: Instance) -> Finding:
 
 def ports(instance: Instance) -> Iterator[Finding]:
     """Each port is free, or held by a process of this installation."""
-    own = {process.pid for process in instance_processes(instance.data)}
-    holders = {
-        connection.laddr.port: connection.pid
-        for connection in psutil.net_connections("tcp")
-        if connection.status == psutil.CONN_LISTEN and connection.laddr
-    }
-    for port, part in instance.listening_ports().items():
-        holder = holders.get(port)
-        if port in holders and holder not in own:
-            name = psutil.Process(holder).name() if holder and psutil.pid_exists(holder) else "unknown"
-            yield Finding(
-                "ports", f"{port} ({part}) is held by process {holder} ({name})", "end it, or give `up` another port"
-            )
-            return
-    yield Finding("ports", "free, or ours")
+    found = conflicts(instance)
+    for conflict in found:
+        yield Finding("ports", str(conflict), conflict.remedy)
+    if not found:
+        yield Finding("ports", "free, or ours")
 
 
 def clock() -> Finding:

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import socket
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from deploy.progress import StepError
 DEFAULT_DATA = Path("/var/lib/remotegpu")
 DEFAULT_SIMULATION = "2x4:A100-80GB"
 REPOSITORY = Path(__file__).resolve().parent.parent
+RAY_PORTS = 120
 _SOCKET_PATH_LIMIT = 40  # Ray puts sockets with names of up to 65 characters below DATA; the kernel's limit is 107
 
 
@@ -32,7 +34,7 @@ class Instance:
     proxy_api_port: int = 8082
     ray_port: int = 6379
     ray_dashboard_port: int = 8265
-    ray_base_port: int = 23000  # Ray's other ports: from here on, 1,000 of them
+    ray_base_port: int = 23000  # the head's other ports: RAY_PORTS from here on
     simulate: str | None = None
     database_url: str | None = None
     hub_database_url: str | None = None
@@ -96,18 +98,18 @@ class Instance:
             return []
         return sorted(path.name for path in self.hosts.iterdir() if (path / "host.toml").exists())
 
-    def listening_ports(self) -> dict[int, str]:
-        """The ports that this installation's own processes listen on, and whose they are."""
-        ports = {
-            self.port: "API",
-            self.internal_port: "API, internal listener",
-            self.hub_port: "JupyterHub's proxy",
-            self.hub_api_port: "JupyterHub",
-            self.proxy_api_port: "JupyterHub's proxy, its API",
-        }
+    def listening_ports(self) -> Iterator[tuple[int, str, str]]:
+        """The ports that this installation's own processes listen on, whose they are, and the options that set them."""
+        yield self.port, "API", "--port"
+        yield self.internal_port, "API, internal listener", "--internal-port"
+        yield self.hub_port, "JupyterHub's proxy", "--hub-port"
+        yield self.hub_api_port, "JupyterHub", "--hub-api-port"
+        yield self.proxy_api_port, "JupyterHub's proxy, its API", "--proxy-api-port"
         if self.ray_address is None:
-            ports |= {self.ray_port: "Ray head", self.ray_dashboard_port: "Ray dashboard"}
-        return ports
+            yield self.ray_port, "Ray head", "--ray-port"
+            yield self.ray_dashboard_port, "Ray dashboard", "--ray-dashboard-port"
+            for port in range(self.ray_base_port, self.ray_base_port + RAY_PORTS):
+                yield port, "Ray head's other ports", "--ray-base-port"
 
     def save(self) -> None:
         fields = {

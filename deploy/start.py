@@ -1,8 +1,8 @@
-"""`remotegpud up`: everything in order, each only when the one before answers.
+"""`remotegpud up`: everything in order, each only when what it needs answers.
 
-PostgreSQL and its migrations; then the Ray head and the API, which need nothing of each other, together; then the host
-daemons, since a host joins through the API that has its certificate signed; then the controller; then the Hub's proxy
-and the Hub.
+Side by side where nothing is needed of each other: the Ray head beside PostgreSQL, its migrations and the API; then, as
+soon as the API answers, the Hub's proxy and the Hub beside the hosts (which join through the API, and need Ray) and the
+controller (which needs Ray).
 """
 
 import concurrent.futures
@@ -16,6 +16,7 @@ from deploy.hosts import ensure_local_hosts
 from deploy.instance import DEFAULT_SIMULATION, Instance
 from deploy.leftovers import end_leftovers
 from deploy.machine import ensure_engine, ensure_hub_proxy, ensure_images, ensure_packages, nvidia_present
+from deploy.ports import ensure_free
 from deploy.processes import wait_until
 from deploy.programs import (
     api_program,
@@ -46,6 +47,7 @@ def start_everything(instance: Instance) -> None:
         StepError: a step failed; what runs by then keeps running, and the next `up` carries on from there.
     """
     supervisor = Supervisor(instance)
+    ensure_free(instance)
     ensure_packages(instance)
     _prepare_directories(instance)
     with step("supervisor") as current:
@@ -54,17 +56,19 @@ def start_everything(instance: Instance) -> None:
         started = supervisor.ensure_running()
         current.note = ("started" if started else "runs") + (f"; ended {left} left-over processes" if left else "")
     ensure_engine(instance, supervisor)
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
         # Images take minutes the first time and nothing before the Hub needs them.
         images = pool.submit(_prepare_images, instance)
+        ray = pool.submit(_start_ray, instance, supervisor)
         _start_database(instance, supervisor)
-        _together(lambda: _start_ray(instance, supervisor), lambda: _start_api(instance, supervisor))
+        _start_api(instance, supervisor)
+        hub = pool.submit(_start_hub, instance, supervisor, images)
+        _join_hosts(instance, supervisor)
+        ray.result()
+        controller = pool.submit(_start_controller, instance, supervisor)
         _start_hosts(instance, supervisor)
-        _start(supervisor, "controller", health.health_checks(instance)["controller"])
-        images.result()
-    checks = health.health_checks(instance)
-    _start(supervisor, "proxy", checks["proxy"])
-    _start(supervisor, "hub", checks["hub"], title="JupyterHub")
+        for part in (controller, hub):
+            part.result()
 
 
 def _prepare_images(instance: Instance) -> None:
@@ -136,15 +140,29 @@ def _start_api(instance: Instance, supervisor: Supervisor) -> None:
         current.note = _await(supervisor, "api", checks["api"])
 
 
-def _start_hosts(instance: Instance, supervisor: Supervisor) -> None:
+def _join_hosts(instance: Instance, supervisor: Supervisor) -> None:
     with step("hosts join") as current:
         current.note = ensure_local_hosts(instance)
         supervisor.write(list(_programs(instance, instance.host_names())))
         supervisor.ensure_running()
+
+
+def _start_hosts(instance: Instance, supervisor: Supervisor) -> None:
     checks = health.health_checks(instance)
     # One after another: two raylets started at the same instant on one address collide.
     for name in instance.host_names():
         _start(supervisor, daemon_name(name), checks[f"host {name}"], title=f"host daemon {name}")
+
+
+def _start_controller(instance: Instance, supervisor: Supervisor) -> None:
+    _start(supervisor, "controller", health.health_checks(instance)["controller"])
+
+
+def _start_hub(instance: Instance, supervisor: Supervisor, images: concurrent.futures.Future[None]) -> None:
+    images.result()  # the proxy's program comes with them
+    checks = health.health_checks(instance)
+    _start(supervisor, "proxy", checks["proxy"])
+    _start(supervisor, "hub", checks["hub"], title="JupyterHub")
 
 
 def _start(supervisor: Supervisor, name: str, question: Callable[[], str], *, title: str | None = None) -> None:
@@ -176,9 +194,3 @@ def _await(supervisor: Supervisor, name: str, question: Callable[[], str]) -> st
         lines = log.read_text(errors="replace").splitlines()[-_LOG_LINES:] if log.exists() else []
         raise StepError(f"{name} does not answer: {last.detail}\nThe end of {log}:\n" + "\n".join(lines))
     return last.detail
-
-
-def _together(*steps: Callable[[], None]) -> None:
-    with concurrent.futures.ThreadPoolExecutor(len(steps)) as pool:
-        for future in [pool.submit(entry) for entry in steps]:
-            future.result()

@@ -38,10 +38,8 @@ def stop_everything(instance: Instance) -> None:
         with step("tenants' containers") as current:
             current.note = f"{remains.remove_containers(engine)} removed"
             _await_shipping(instance)
-    _stop(supervisor, "controller", ["controller"])
-    _stop(supervisor, "host daemons", [daemon_name(name) for name in instance.host_names()])
-    _stop(supervisor, "API", ["api"])
-    _stop(supervisor, "Ray head", ["ray"])
+    _stop(supervisor, "controller, host daemons", ["controller", *map(daemon_name, instance.host_names())])
+    _stop(supervisor, "API, Ray head", ["api", "ray"])
     if engine.version() is not None:
         with step("networks and firewall") as current:
             # A container that a daemon started in the last moment is found here.
@@ -61,8 +59,7 @@ def _stop(supervisor: Supervisor, title: str, names: list[str]) -> None:
     if not running:
         return
     with step(title):
-        for name in running:
-            supervisor.stop(name)
+        supervisor.stop(*running)
 
 
 def _await_shipping(instance: Instance) -> None:

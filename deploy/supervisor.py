@@ -23,6 +23,8 @@ from deploy.shell import execute
 _LOG_BYTES = 20 * 1024 * 1024
 _LOG_BACKUPS = 3
 _RETRIES = 60  # the delay grows by a second each time: half an hour, then the program is given up until the next `up`
+_STOP_S = 90  # longer than any program's own time
+_ENDED = ("STOPPED", "EXITED", "FATAL", "UNKNOWN")
 _ALREADY_STARTED, _NOT_RUNNING, _BAD_NAME = 60, 70, 10
 
 
@@ -89,13 +91,24 @@ class Supervisor:
             if fault.faultCode != _ALREADY_STARTED:
                 raise StepError(f"{name} can't be started: {fault.faultString}; see {self.log(name)}") from fault
 
-    def stop(self, name: str) -> None:
-        """Stop a program and wait for its end. Idempotent."""
-        try:
-            self._call("stopProcess", name, True)
-        except xmlrpc.client.Fault as fault:
-            if fault.faultCode not in (_NOT_RUNNING, _BAD_NAME):
-                raise StepError(f"{name} can't be stopped: {fault.faultString}") from fault
+    def stop(self, *names: str) -> None:
+        """Stop programs, all at once, and wait for their end. Idempotent; without a supervisor nothing is done."""
+        for name in names:
+            try:
+                self._call("stopProcess", name, False)
+            except OSError:
+                return
+            except xmlrpc.client.Fault as fault:
+                if fault.faultCode not in (_NOT_RUNNING, _BAD_NAME):
+                    raise StepError(f"{name} can't be stopped: {fault.faultString}") from fault
+
+        def ended() -> bool:
+            states = self.states()
+            return all(states.get(name, "STOPPED") in _ENDED for name in names)
+
+        # Each is killed after its own time; the supervisor itself then says that it ended.
+        if not wait_until(ended, timeout_s=_STOP_S):
+            raise StepError(f"{', '.join(names)} did not end within {_STOP_S} s")
 
     def state(self, name: str) -> str | None:
         """`RUNNING`, `STARTING`, `BACKOFF`, `STOPPED`, `FATAL`, ...; None where it is not known."""

@@ -15,6 +15,7 @@ from deploy import health
 from deploy.hub_proxy import ensure_proxy
 from deploy.instance import Instance, load
 from deploy.leftovers import end_everything, end_leftovers
+from deploy.ports import conflicts
 from deploy.processes import instance_processes
 from deploy.programs import embedded_postgres, hub_proxy_program, postgres_program
 from deploy.progress import StepError
@@ -36,7 +37,7 @@ def small_installation(data: Path) -> Instance:
     """PostgreSQL and the Hub's proxy under a supervisor: two programs that need nothing else."""
     data.mkdir()
     ports = {name: free_port() for name in ("port", "internal_port", "hub_port", "hub_api_port", "proxy_api_port")}
-    instance = replace(load(data, **ports), address="127.0.0.1")
+    instance = replace(load(data, **ports), address="127.0.0.1", ray_address="127.0.0.1:9")
     for directory in (instance.logs, instance.run, instance.hosts, instance.hub):
         directory.mkdir()
     data.chmod(0o711)
@@ -121,6 +122,24 @@ def test_down_ends_its_own_and_nothing_else(installations: list[Instance]) -> No
     assert instance_processes(instance.data) == []
     assert all_answer(other)
     stop_everything(instance)
+
+
+def test_its_own_ports_are_no_conflict_and_another_installations_are(installations: list[Instance]) -> None:
+    instance, other = installations
+    start(instance)
+    assert conflicts(instance) == []
+    (found,) = conflicts(replace(other, hub_port=instance.hub_port))
+    assert (found.port, found.option) == (instance.hub_port, "--hub-port")
+    assert "node" in found.holder
+
+
+def test_down_ends_what_a_killed_supervisor_has_left(installations: list[Instance]) -> None:
+    instance = installations[0]
+    supervisor = start(instance)
+    os.kill(int((instance.run / "supervisord.pid").read_text()), signal.SIGKILL)
+    wait_for(lambda: not supervisor.answers(), timeout_s=10, what="the supervisor's end")
+    stop_everything(instance)
+    assert instance_processes(instance.data) == []
 
 
 def test_a_changed_program_is_restarted_and_the_others_are_not(installations: list[Instance]) -> None:
