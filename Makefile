@@ -1,5 +1,5 @@
 # Everything is done by remotegpud; ARGS are passed on, e.g. `make up ARGS="--simulate 4x8:H100-80GB"`.
-REMOTEGPUD := scripts/remotegpud
+REMOTEGPUD := deploy/remotegpud
 
 .PHONY: up down status doctor test lint lock bench bench-scheduler
 

@@ -128,6 +128,8 @@ def prepare() -> None:
 def check(context: typer.Context) -> None:
     """Every linter and test; arguments go to pytest."""
     with _reported():
+        if not context.args:
+            _as_root("check")
         checks = [*check_suite.lint_checks(), *check_suite.test_checks(tuple(context.args))]
         if not check_suite.run_checks(checks):
             raise typer.Exit(1)

@@ -53,7 +53,7 @@ def join_command(
     except (StepError, JoinError, OSError) as error:
         typer.echo(f"remotegpud: {error}", err=True)
         raise typer.Exit(1) from error
-    say(f"Joined as {name}. Run the daemon: scripts/remotegpud node run --name {name}")
+    say(f"Joined as {name}. Run the daemon: deploy/remotegpud node run --name {name}")
 
 
 @app.command("run")

@@ -58,6 +58,7 @@ def test_locks_are_hashed_and_name_no_index(lock: str) -> None:
     text = (REPOSITORY / lock).read_text()
     assert "--hash=sha256:" in text
     assert "index-url" not in text and "find-links" not in text and "file://" not in text
+    assert "rfc3987-syntax" not in text, "deploy/lock-overrides.in says what it would cost"
 
 
 def test_imports_go_one_way() -> None:

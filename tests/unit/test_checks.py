@@ -1,0 +1,37 @@
+"""`make test` itself: it runs every suite that there is, whatever fails, and never longer than it may."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from deploy.checks import Check, run_checks
+from deploy.checks import test_checks as suite_checks
+
+TESTS = Path(__file__).parent.parent
+
+
+def test_every_suite_is_run_once() -> None:
+    folders = sorted({f"tests/{path.parent.name}" for path in TESTS.glob("*/test_*.py")})
+    assert sorted(word for check in suite_checks() for word in check.command if word.startswith("tests/")) == folders
+
+
+def test_arguments_choose_what_is_run() -> None:
+    (check,) = suite_checks(("tests/e2e", "-k", "bill"))
+    assert check.command[-3:] == ("tests/e2e", "-k", "bill")
+
+
+def test_what_fails_or_takes_too_long_is_named_and_the_rest_is_run(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    marks = tmp_path / "cleaned up", tmp_path / "ran"
+    slow = f"import time, pathlib\ntry: time.sleep(60)\nfinally: pathlib.Path({str(marks[0])!r}).touch()"
+    checks = [
+        Check("slow", (sys.executable, "-c", slow), 5),
+        Check("failing", (sys.executable, "-c", "raise SystemExit(3)"), 60),
+        Check("good", (sys.executable, "-c", f"open({str(marks[1])!r}, 'w')"), 60),
+    ]
+    assert not run_checks(checks)
+    assert all(mark.exists() for mark in marks), "the slow one may clean up, and the last one runs"
+    assert "1 of 3 checks passed; failed: slow, failing" in capfd.readouterr().out
+    assert run_checks(checks[2:])
