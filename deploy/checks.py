@@ -73,7 +73,7 @@ def run_checks(checks: list[Check]) -> bool:
 
 def bench(names: tuple[str, ...]) -> int:
     """The exit code of the benchmarks; a missed bound is a figure, not an error."""
-    command = [_python(), "-m", "tests.bench", *names]
+    command = [sys.executable, "-m", "tests.bench", *names]
     return subprocess.run(command, stdin=subprocess.DEVNULL, cwd=REPOSITORY, env=_environment(), check=False).returncode
 
 

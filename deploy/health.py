@@ -1,6 +1,7 @@
 """The health of each part, as it answers when asked."""
 
 import concurrent.futures
+import contextlib
 import http.client
 import json
 import socket
@@ -9,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-import httpx
 import psycopg
 
 from deploy.engine import Engine
@@ -49,7 +50,6 @@ def ask(name: str, question: Callable[[], str]) -> PartHealth:
         KeyError,
         UnhealthyError,
         psycopg.Error,
-        httpx.HTTPError,
         http.client.HTTPException,
     ) as error:
         lines = str(error).strip().splitlines()
@@ -68,7 +68,7 @@ def health_checks(instance: Instance) -> dict[str, Callable[[], str]]:
     }
     for name in instance.host_names():
         checks[f"host {name}"] = lambda socket=instance.hosts / name / "daemon.sock": host(socket)  # type: ignore[misc]
-    checks["controller"] = lambda: listens(instance.hostlink)
+    checks["controller"] = lambda: controller(instance.hostlink)
     checks["proxy"] = lambda: proxy(instance)
     checks["hub"] = lambda: answers(f"http://127.0.0.1:{instance.hub_api_port}/hub/health")
     return checks
@@ -93,22 +93,19 @@ def database(url: str) -> str:
 
 def answers(url: str, *, ca: Path | None = None) -> str:
     """Ask for 200 at `url`. Our own public certificate is not checked here: it is for another name than 127.0.0.1."""
-    verify: ssl.SSLContext | bool = ssl.create_default_context(cafile=str(ca)) if ca else False
-    with httpx.Client(verify=verify, timeout=_TIMEOUT_S, trust_env=False) as client:
-        reply = client.get(url)
-    if reply.status_code != 200:
-        raise UnhealthyError(f"{url} answered {reply.status_code}")
+    _get(url, ca=ca)
     return url
 
 
 def ray(instance: Instance) -> str:
-    """Ask the head for its nodes, through the dashboard's own API."""
+    """Ask the head for its nodes, through the dashboard's own API; of an external head only the port is known."""
+    if instance.ray_address is not None:
+        name, _, port = instance.ray_address.rpartition(":")
+        socket.create_connection((name, int(port)), timeout=_TIMEOUT_S).close()
+        return f"a head listens at {instance.ray_address}"
     token = (instance.secrets / "ray_token").read_text().strip()
-    with httpx.Client(timeout=_TIMEOUT_S, trust_env=False, headers={"Authorization": f"Bearer {token}"}) as client:
-        reply = client.get(f"http://127.0.0.1:{instance.ray_dashboard_port}/nodes", params={"view": "summary"})
-    if reply.status_code != 200:
-        raise UnhealthyError(f"the dashboard answered {reply.status_code}")
-    nodes = reply.json()["data"]["summary"]
+    url = f"http://127.0.0.1:{instance.ray_dashboard_port}/nodes?view=summary"
+    nodes = json.loads(_get(url, authorization=f"Bearer {token}"))["data"]["summary"]
     alive = sum(node.get("raylet", {}).get("state") == "ALIVE" for node in nodes)
     if alive == 0:
         raise UnhealthyError("no node is alive, not even the head's own")
@@ -117,18 +114,17 @@ def ray(instance: Instance) -> str:
 
 def proxy(instance: Instance) -> str:
     token = (instance.secrets / "hub_proxy_token").read_text().strip()
-    with httpx.Client(timeout=_TIMEOUT_S, trust_env=False, headers={"Authorization": f"token {token}"}) as client:
-        reply = client.get(f"http://127.0.0.1:{instance.proxy_api_port}/api/routes")
-    if reply.status_code != 200:
-        raise UnhealthyError(f"its API answered {reply.status_code}")
-    return f"{len(reply.json())} routes at {instance.hub_url}"
+    routes = json.loads(_get(f"http://127.0.0.1:{instance.proxy_api_port}/api/routes", authorization=f"token {token}"))
+    return f"{len(routes)} routes at {instance.hub_url}"
 
 
-def listens(path: Path) -> str:
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(_TIMEOUT_S)
-        connection.connect(str(path))
-    return str(path)
+def controller(hostlink: Path) -> str:
+    """Ask the controller of this machine whether it leads."""
+    status, body = over_socket(hostlink, "GET", "/metrics")
+    if status != 200:
+        raise UnhealthyError(f"it answered {status}")
+    leads = any(line.startswith(b"remotegpu_controller_leader 1") for line in body.splitlines())
+    return "leads" if leads else "stands by"
 
 
 def host(daemon_socket: Path) -> str:
@@ -149,12 +145,55 @@ def call_daemon(path: Path, operation: str, body: dict[str, Any]) -> dict[str, A
 
     Raises:
         UnhealthyError: it refused.
-        OSError, httpx.HTTPError: it can't be reached.
+        OSError, http.client.HTTPException: it can't be reached.
     """
-    transport = httpx.HTTPTransport(uds=str(path))
-    with httpx.Client(transport=transport, timeout=_TIMEOUT_S, base_url="http://daemon") as client:
-        reply = client.post(f"/v1/{operation}", content=json.dumps(body), headers={"Content-Type": "application/json"})
-    if reply.status_code != 200:
-        raise UnhealthyError(f"the daemon answered {reply.status_code} to {operation}: {reply.text[:200]}")
-    answer: dict[str, Any] = reply.json()
+    status, content = over_socket(path, "POST", f"/v1/{operation}", json.dumps(body))
+    if status != 200:
+        raise UnhealthyError(f"the daemon answered {status} to {operation}: {content[:200].decode(errors='replace')}")
+    answer: dict[str, Any] = json.loads(content)
     return answer
+
+
+def over_socket(path: Path, method: str, target: str, body: str | None = None) -> tuple[int, bytes]:
+    """One HTTP request over a Unix socket: status and body.
+
+    Raises:
+        OSError, http.client.HTTPException: it can't be reached.
+    """
+    with contextlib.closing(_UnixConnection(path)) as connection:
+        connection.request(method, target, body, {"Content-Type": "application/json"} if body else {})
+        reply = connection.getresponse()
+        return reply.status, reply.read()
+
+
+def _get(url: str, *, authorization: str | None = None, ca: Path | None = None) -> bytes:
+    """The body of a 200. `up` asks many times a second, so nothing is set up that is not used, as httpx would."""
+    parts = urlsplit(url)
+    connection: http.client.HTTPConnection
+    if parts.scheme == "https":
+        context = ssl.create_default_context(cafile=str(ca)) if ca else ssl._create_unverified_context()
+        connection = http.client.HTTPSConnection(parts.netloc, timeout=_TIMEOUT_S, context=context)
+    else:
+        connection = http.client.HTTPConnection(parts.netloc, timeout=_TIMEOUT_S)
+    with contextlib.closing(connection):
+        connection.request("GET", f"{parts.path}?{parts.query}", headers=_authorized(authorization))
+        reply = connection.getresponse()
+        body = reply.read()
+    if reply.status != 200:
+        raise UnhealthyError(f"{url} answered {reply.status}")
+    return body
+
+
+def _authorized(authorization: str | None) -> dict[str, str]:
+    return {"Authorization": authorization} if authorization else {}
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=_TIMEOUT_S)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))

@@ -32,6 +32,16 @@ def end_leftovers(instance: Instance) -> int:
     return ended
 
 
+def end_raylets(instance: Instance) -> int:
+    """End the hosts' raylets, and with them the agents; returns how many there were.
+
+    While the head answers they take their leave of it and are gone in a moment; without it they would wait for it.
+    """
+    return end_processes(
+        [process for process in instance_processes(instance.data) if _is_raylet(process)], grace_s=_GRACE_S
+    )
+
+
 def end_everything(instance: Instance) -> int:
     """End every process of the installation but PostgreSQL, until none is found; returns how many there were."""
     ended = 0

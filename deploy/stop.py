@@ -5,14 +5,14 @@ goes last of what uses data.
 """
 
 import contextlib
+import http.client
 
-import httpx
 from docker.errors import DockerException
 
 from deploy.engine import Engine, forget_started, started_by_us
 from deploy.health import UnhealthyError, call_daemon
 from deploy.instance import Instance
-from deploy.leftovers import end_everything
+from deploy.leftovers import end_everything, end_raylets
 from deploy.machine import engine_containers
 from deploy.processes import command_line, instance_processes, wait_until
 from deploy.programs import daemon_name, embedded_postgres
@@ -39,6 +39,8 @@ def stop_everything(instance: Instance) -> None:
             current.note = f"{remains.remove_containers(engine)} removed"
             _await_shipping(instance)
     _stop(supervisor, "controller, host daemons", ["controller", *map(daemon_name, instance.host_names())])
+    with step("hosts' raylets") as current:
+        current.note = f"{end_raylets(instance)} ended"
     _stop(supervisor, "API, Ray head", ["api", "ray"])
     if engine.version() is not None:
         with step("networks and firewall") as current:
@@ -68,7 +70,7 @@ def _await_shipping(instance: Instance) -> None:
     def shipped() -> bool:
         backlog = 0
         for name in instance.host_names():
-            with contextlib.suppress(OSError, httpx.HTTPError, UnhealthyError, ValueError, KeyError):
+            with contextlib.suppress(OSError, http.client.HTTPException, UnhealthyError, ValueError, KeyError):
                 backlog += call_daemon(instance.hosts / name / "daemon.sock", "health", {})["spool_backlog"]
         return backlog == 0
 

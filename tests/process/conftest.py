@@ -10,10 +10,18 @@ from cluster.agents import Agents
 from cluster.connection import connect, disconnect
 from cluster.fabric import RayFabric
 from cluster.membership import Membership
+from tests.leftovers import processes_of
 from tests.process.echo_agent import EchoAgent
 from tests.process.ray_cluster import RayCluster, wait_until
 
 NAMESPACE = "remotegpu"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_runs_on(scratch: Path) -> Iterator[None]:
+    """After everything else is torn down but PostgreSQL, which all tests share, no process of this session is left."""
+    yield
+    wait_until(lambda: not processes_of(scratch, but="postgres"), timeout_s=30, what=f"no process of {scratch}")
 
 
 @pytest.fixture(scope="session")

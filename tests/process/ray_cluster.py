@@ -18,6 +18,7 @@ import psutil
 
 from cluster.config import HOST_LABEL, device_resource, environment
 from cluster.head import RayHead
+from tests.leftovers import processes_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 _PORTS_EACH = 120
@@ -122,20 +123,7 @@ class RayCluster:
     def stop(self) -> None:
         for name in reversed(list(self._processes)):
             self.kill(name)
-        wait_until(lambda: not self.leftovers(), timeout_s=15, what=f"no process of {self.root}")
-
-    def leftovers(self) -> list[int]:
-        """Processes whose command line or environment names this cluster's directory."""
-        return [
-            process.pid for process in psutil.process_iter() if process.pid != os.getpid() and self._is_ours(process)
-        ]
-
-    def _is_ours(self, process: psutil.Process) -> bool:
-        try:
-            words = [*process.cmdline(), *process.environ().values()]
-        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
-            return False
-        return any(str(self.root) in word for word in words)
+        wait_until(lambda: not processes_of(self.root), timeout_s=15, what=f"no process of {self.root}")
 
     def _start(self, name: str, command: list[str], extra: dict[str, str]) -> None:
         """As under a supervisor, again: Ray gives up when a raylet takes more than 30 s on a loaded machine."""

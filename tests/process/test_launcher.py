@@ -11,13 +11,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from deploy import health
+from deploy import doctor, health
 from deploy.hub_proxy import ensure_proxy
 from deploy.instance import Instance, load
 from deploy.leftovers import end_everything, end_leftovers
 from deploy.ports import conflicts
 from deploy.processes import instance_processes
-from deploy.programs import embedded_postgres, hub_proxy_program, postgres_program
+from deploy.programs import DATABASE, HUB_DATABASE, embedded_postgres, hub_proxy_program, postgres_program
 from deploy.progress import StepError
 from deploy.secrets import ensure_secrets
 from deploy.stop import stop_everything
@@ -122,6 +122,38 @@ def test_down_ends_its_own_and_nothing_else(installations: list[Instance]) -> No
     assert instance_processes(instance.data) == []
     assert all_answer(other)
     stop_everything(instance)
+
+
+def test_status_and_doctor_name_what_is_down_and_nothing_else(
+    installations: list[Instance], capsys: pytest.CaptureFixture[str]
+) -> None:
+    instance = installations[0]
+    supervisor = start(instance)
+    server = embedded_postgres(instance)
+    assert server is not None
+    for name in (DATABASE, HUB_DATABASE):
+        server.ensure_database(name)
+
+    def healthy() -> set[str]:
+        return {part.name for part in health.check_all(instance) if part.healthy}
+
+    running = {"docker", "postgres", "postgres (hub)", "proxy"}
+    assert healthy() == running
+    supervisor.stop("proxy")
+    assert healthy() == running - {"proxy"}
+    supervisor.start("proxy")
+    wait_for(lambda: healthy() == running, timeout_s=30, what="the proxy")
+    supervisor.stop("postgres")
+    assert healthy() == running - {"postgres", "postgres (hub)"}
+    for part in health.check_all(instance):
+        assert part.detail.strip(), f"{part.name} says why"
+
+    assert not doctor.report(instance, installed=True)
+    lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    wrong = [rest for first, rest in (line for line in lines if len(line) == 2) if first == "wrong"]
+    for name in ("postgres", "api", "controller", "hub", "ray"):
+        assert any(rest.startswith(f"{name} ") for rest in wrong), name
+    assert not any(rest.startswith("proxy ") for rest in wrong)
 
 
 def test_its_own_ports_are_no_conflict_and_another_installations_are(installations: list[Instance]) -> None:
