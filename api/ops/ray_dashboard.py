@@ -18,6 +18,7 @@ from api.deps import SettingsDep
 from api.errors import Forbidden, NotFound, Unavailable
 from api.settings import Settings
 from api.web.browser import LOGIN, WebUserDep, origin_of
+from api.web.pages import page
 from api.web.sessions import WebUser
 
 router = APIRouter(include_in_schema=False)
@@ -28,6 +29,7 @@ _PASSED_BACK = (
 )  # fmt: skip
 # GET requests of the dashboard that change something, or attach debuggers to processes.
 _ORDERS = ("api/actors/kill", "worker/", "task/", "memory_profile", "test/", "api/packages")
+_REFUSAL = "The Ray dashboard is for administrators who are signed in."
 _TIMEOUT = httpx.Timeout(30.0, connect=5.0)
 _LIMITS = httpx.Limits(max_connections=32)
 _POLICY = (
@@ -54,6 +56,8 @@ async def proxy(request: Request, path: str, user: WebUserDep, settings: Setting
     """Pass a request of an administrator on to the dashboard and stream its answer back."""
     if user is None and path == "":
         return RedirectResponse(f"{LOGIN}?next={quote(PREFIX, safe='')}", 303)
+    if path == "" and not _may_look(user):
+        return page(request, "error.html", status=403, problem=_REFUSAL)
     _check(request, path, user, settings)
     client = cast(httpx.AsyncClient, request.app.state.ray_dashboard)
     headers = {name: value for name in _PASSED_ON if (value := request.headers.get(name)) is not None}
@@ -79,14 +83,18 @@ async def _stream(answer: httpx.Response) -> AsyncIterator[bytes]:
         await answer.aclose()
 
 
+def _may_look(user: WebUser | None) -> bool:
+    return user is not None and user.is_admin and not user.must_change_password
+
+
 def _check(request: Request, path: str, user: WebUser | None, settings: Settings) -> None:
     """Refuse what is not an administrator's own reading.
 
     Raises:
         Forbidden, NotFound
     """
-    if user is None or not user.is_admin or user.must_change_password:
-        raise Forbidden("The Ray dashboard is for administrators who are signed in.")
+    if not _may_look(user):
+        raise Forbidden(_REFUSAL)
     if path == "":
         return
     site = request.headers.get("sec-fetch-site")

@@ -62,7 +62,7 @@ def test_a_new_owner_signs_in_at_the_hub_and_chooses_a_password(
 ) -> None:
     customer, first_password = newcomer
     page.goto(platform.hub_url)
-    assert page.url.startswith(f"{platform.public_url}/login"), "the sign-in is the platform's page"
+    assert page.url.startswith(f"{platform.public_url}/account/login"), "the sign-in is the platform's page"
     keep_screenshot(page, "sign-in")
     page.get_by_label("User name").fill(customer.owner.username)
     page.get_by_label("Password").fill("not the password")

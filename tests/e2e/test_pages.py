@@ -38,11 +38,12 @@ def page(platform: Platform, hopper: Customer) -> Iterator[Page]:
         ("not-running", "hub", "/user/{user}/idle/lab", 424, "idle is not running"),
         ("no-such-page", "hub", "/hub/nothing-here", 404, "There is nothing here"),
         ("anothers-page", "hub", "/hub/spawn/somebody/lab", 404, "There is nothing here"),
-        ("started-by-a-link", "hub", "/hub/spawn/{user}/fresh?opt-gpus=4", 400, "That did not work"),
-        ("account", "public", "/", 200, "{user}"),
-        ("password", "public", "/password", 200, "Choose a password"),
-        ("sign-out", "public", "/logout", 200, "Sign out?"),
-        ("sign-in", "public", "/login?again=true", 200, "Sign in"),
+        ("started-by-a-link", "hub", "/hub/spawn/{user}/fresh?opt-gpus=4", 400, "Start fresh"),
+        ("account", "public", "/account/", 200, "{user}"),
+        ("password", "public", "/account/password", 200, "Choose a password"),
+        ("sign-out", "public", "/account/logout", 200, "Sign out?"),
+        ("no-administrator", "public", "/ops/ray/", 403, "That did not work"),
+        ("sign-in", "public", "/account/login?again=true", 200, "Sign in"),
     ],
 )
 def test_a_page_is_fit_to_be_seen(

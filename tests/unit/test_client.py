@@ -1,11 +1,14 @@
 """The SDK and the command line, over a transport that answers in memory."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
+import typer
+import typer.core
+import typer.main
 from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
@@ -108,6 +111,39 @@ def test_lists_follow_the_cursor_to_the_end() -> None:
 
     with client(handle) as connected:
         assert [item["id"] for item in connected.admin.list("customers")] == ["first", "second"]
+
+
+def test_a_statement_has_every_line_of_one_period() -> None:
+    """The next page is of the period of the first: a default end would be a later "now"."""
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        asked = dict(request.url.params)
+        if not asked:
+            page = {"from": "a", "to": "b", "totals": {}, "lines": [1, 2], "next_cursor": "second"}
+        else:
+            assert asked == {"from": "a", "to": "b", "cursor": "second"}
+            page = {"from": "a", "to": "b", "totals": {}, "lines": [3], "next_cursor": None}
+        return httpx.Response(200, json=page)
+
+    with client(handle) as connected:
+        assert connected.billing.statement() == {"from": "a", "to": "b", "totals": {}, "lines": [1, 2, 3]}
+
+
+def test_every_command_takes_json() -> None:
+    def leaves(group: typer.core.TyperGroup, path: str) -> Iterator[tuple[str, typer.core.TyperCommand]]:
+        for name, command in group.commands.items():
+            if isinstance(command, typer.core.TyperGroup):
+                yield from leaves(command, f"{path} {name}")
+            else:
+                assert isinstance(command, typer.core.TyperCommand)
+                yield f"{path} {name}", command
+
+    root = typer.main.get_command(app)
+    assert isinstance(root, typer.core.TyperGroup)
+    commands = dict(leaves(root, "remotegpu"))
+    assert len(commands) > 25
+    without = [name for name, command in commands.items() if not any("--json" in p.opts for p in command.params)]
+    assert without == ["remotegpu simulate"], "the simulator's own options are passed on to it"
 
 
 @given(st.integers(-(10**15), 10**15))

@@ -13,6 +13,9 @@ from rich.table import Table
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
+_COPIED = frozenset({"ID", "GPU", "NAME"})  # columns that people copy from: never folded
+_WIDE = 1000  # columns, where no terminal limits them: a line of a table is a line of the output
+
 console = Console(highlight=False)
 
 
@@ -23,10 +26,10 @@ def print_json(value: Any) -> None:  # any value that msgspec encodes
 def print_rows(titles: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in titles:
-        table.add_column(title, overflow="fold")
+        table.add_column(title, overflow="fold", no_wrap=title in _COPIED)
     for row in rows:
         table.add_row(*("-" if cell is None else str(cell) for cell in row))
-    console.print(table if table.row_count else empty)
+    _print(table if table.row_count else empty)
 
 
 def print_fields(fields: Iterable[tuple[str, object]]) -> None:
@@ -35,4 +38,8 @@ def print_fields(fields: Iterable[tuple[str, object]]) -> None:
     table.add_column(overflow="fold")
     for title, value in fields:
         table.add_row(title, "-" if value is None else str(value))
-    console.print(table)
+    _print(table)
+
+
+def _print(shown: Table | str) -> None:
+    console.print(shown, width=None if console.is_terminal else _WIDE, crop=False)
