@@ -11,8 +11,8 @@ import ray
 from ray.exceptions import ActorDiedError, GetTimeoutError, RayError
 
 from cluster import metrics
-from cluster.config import HOST_LABEL, agent_name
 from cluster.membership import Membership
+from node.ray_settings import HOST_LABEL
 from scheduler.ports import HostUnreachableError
 
 log = logging.getLogger(__name__)
@@ -22,6 +22,10 @@ _RECHECK_S = 10.0
 
 ActorClass = Any  # the class that ray.remote() makes; Ray ships no types
 ActorHandle = Any
+
+
+def agent_name(host_uid: str) -> str:
+    return f"agent:{host_uid}"
 
 
 @dataclass(frozen=True, slots=True)

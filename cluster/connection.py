@@ -10,7 +10,7 @@ import ray
 from ray._raylet import AuthenticationTokenLoader, Config, GcsClient  # type: ignore[attr-defined]  # a C extension
 from ray.exceptions import AuthenticationError, RayError
 
-from cluster.config import environment
+from node.ray_settings import environment
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from ray.util.placement_group import (
 )
 
 from cluster.agents import Agents, Answer
-from cluster.config import HOST_LABEL, device_resource
+from node.ray_settings import HOST_LABEL, device_resource
 from scheduler.host_protocol import Lease, LeaseEnd
 from scheduler.money import MILLI_PER_GPU
 from scheduler.ports import CapacityError, FabricError, HostShare, StaleGenerationError

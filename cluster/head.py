@@ -10,7 +10,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.config import environment
+from node.ray_settings import environment
 
 _OBJECT_STORE_BYTES = 80_000_000  # nothing of ours travels through the object store; this is close to Ray's minimum
 _WORKER_PORTS = 100

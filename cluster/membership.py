@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import ray
 
-from cluster.config import HOST_LABEL
+from node.ray_settings import HOST_LABEL
 
 
 class Membership:

@@ -48,17 +48,6 @@ class Agent:
     def ping(self) -> dict[str, Any]:
         return {"host_id": self._host_id, "pid": os.getpid()}
 
-    def metrics(self) -> str:
-        """The host's GPUs in Prometheus' text format; what can't be read is left out."""
-        reply = self.call("readings", {})
-        lines = []
-        for reading in reply["body"].get("readings", []):
-            labels = f'host="{self._host_id}",gpu="{reading["uuid"]}",simulated="{str(reading["simulated"]).lower()}"'
-            for name, value in reading.items():
-                if isinstance(value, int) and name != "simulated":
-                    lines.append(f"remotegpu_gpu_{name}{{{labels}}} {int(value)}\n")
-        return "".join(lines)
-
     def close(self) -> None:
         self._stopped.set()
         self._shipper.join(timeout=_SHIP_S * 5)

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
+from node.certificate import signing_request
 from node.daemon.config import HostConfig, HostDirectory, config_toml
 
 _TIMEOUT_S = 20.0
@@ -47,7 +46,7 @@ def join(
     ca_pem = _pinned_ca(url, token)
     key = ec.generate_private_key(ec.SECP256R1())
     reply = _enrol(
-        url, ca_pem, {"token": token, "name": name, "csr_pem": _csr(key, name), "labels": dict(labels or {})}
+        url, ca_pem, {"token": token, "name": name, "csr_pem": signing_request(key, name), "labels": dict(labels or {})}
     )
     config = HostConfig(
         host_id=reply["host_id"],
@@ -107,12 +106,6 @@ def _reason(reply: httpx.Response) -> str:
         return str(reply.json().get("detail", reply.text[:200]))
     except ValueError:
         return reply.text[:200]
-
-
-def _csr(key: ec.EllipticCurvePrivateKey, name: str) -> str:
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    request = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
-    return request.public_bytes(serialization.Encoding.PEM).decode()
 
 
 def _write(

@@ -1,5 +1,6 @@
 """The platform's internal listener, as a host calls it: mutual TLS with the certificate that it joined with."""
 
+import json
 import ssl
 from typing import Any
 
@@ -18,11 +19,17 @@ class PlatformUnavailableError(Exception):
     """No usable answer; the message says why."""
 
 
+class NotRegisteredError(PlatformUnavailableError):
+    """The platform does not know this boot of the host: register first."""
+
+
 class Platform:
+    """For one thread. A renewed certificate is taken up with the next request."""
+
     def __init__(self, config: HostConfig, directory: HostDirectory) -> None:
-        context = ssl.create_default_context(cafile=str(directory.ca))
-        context.load_cert_chain(directory.certificate, directory.key)
-        self._client = httpx.Client(base_url=config.internal_url, verify=context, timeout=_TIMEOUT_S, trust_env=False)
+        self._url, self._directory = config.internal_url, directory
+        self._connected_with = self._certificate_file()
+        self._client = self._connect()
 
     def register(self, facts: HostFacts) -> None:
         """Raises: PlatformUnavailableError."""
@@ -36,15 +43,50 @@ class Platform:
         """Raises: PlatformUnavailableError."""
         return _RECEIPT.validate_json(self._send("POST", "/internal/usage", _BATCH.dump_json(batch)))
 
+    def certificate(self, csr_pem: str) -> str:
+        """A renewed certificate, PEM. Raises: PlatformUnavailableError."""
+        content = self._send("POST", "/internal/certificate", json.dumps({"csr_pem": csr_pem}))
+        try:
+            return str(json.loads(content)["certificate_pem"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise PlatformUnavailableError(f"/internal/certificate: {error!r}") from error
+
     def close(self) -> None:
         self._client.close()
+
+    def _connect(self) -> httpx.Client:
+        context = ssl.create_default_context(cafile=str(self._directory.ca))
+        context.load_cert_chain(self._directory.certificate, self._directory.key)
+        return httpx.Client(base_url=self._url, verify=context, timeout=_TIMEOUT_S, trust_env=False)
+
+    def _certificate_file(self) -> tuple[int, int]:
+        """Another one after each renewal."""
+        found = self._directory.certificate.stat()
+        return found.st_ino, found.st_mtime_ns
+
+    def _current_client(self) -> httpx.Client:
+        """Connections are made anew with a new certificate: the old ones would live on its predecessor."""
+        found = self._certificate_file()
+        if found != self._connected_with:
+            before, self._client, self._connected_with = self._client, self._connect(), found
+            before.close()
+        return self._client
 
     def _send(self, method: str, path: str, content: Any) -> bytes:
         headers = {"Content-Type": "application/json"}
         try:
-            reply = self._client.request(method, path, content=content, headers=headers)
-        except (httpx.HTTPError, ssl.SSLError) as error:
+            reply = self._current_client().request(method, path, content=content, headers=headers)
+        except (httpx.HTTPError, OSError) as error:  # ssl.SSLError is an OSError
             raise PlatformUnavailableError(f"{path}: {error}") from error
+        if _problem_code(reply) == "not_registered":
+            raise NotRegisteredError(f"{path} answered {reply.status_code}: {reply.text[:300]}")
         if reply.status_code not in (httpx.codes.OK, httpx.codes.NO_CONTENT):
             raise PlatformUnavailableError(f"{path} answered {reply.status_code}: {reply.text[:300]}")
         return reply.content
+
+
+def _problem_code(reply: httpx.Response) -> str | None:
+    try:
+        return str(reply.json().get("code")) if reply.is_error else None
+    except (ValueError, AttributeError):
+        return None

@@ -1,5 +1,6 @@
 """The host's raylet: started by the daemon, outlives it, and is found again by the next one."""
 
+import fcntl
 import json
 import logging
 import os
@@ -12,29 +13,15 @@ from collections.abc import Callable
 import psutil
 
 from node.daemon.config import HostConfig, HostDirectory
+from node.ray_settings import HOST_LABEL, device_resource, environment
 from scheduler.host_protocol import HostFacts
 
 log = logging.getLogger(__name__)
 
-HOST_LABEL = "remotegpu-host"
 HOST_DIR_VARIABLE = "REMOTEGPU_HOST_DIR"  # workers inherit it: so the agent finds its daemon
 _OBJECT_STORE_BYTES = 80_000_000
 _START_TIMEOUT_S = 60
 _MAX_BACK_OFF_S = 60.0
-# The same values as the head's and the controller's; docs/explanation/ray.md gives the reasons.
-_ENVIRONMENT = {
-    "RAY_AUTH_MODE": "token",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_health_check_initial_delay_ms": "1000",
-    "RAY_health_check_period_ms": "500",
-    "RAY_health_check_timeout_ms": "1000",
-    "RAY_health_check_failure_threshold": "3",
-    "RAY_gcs_rpc_server_reconnect_timeout_s": "86400",
-    "RAY_raylet_report_resources_period_milliseconds": "20",
-    "RAY_ROTATION_MAX_BYTES": str(32 * 2**20),
-    "RAY_ROTATION_BACKUP_COUNT": "2",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-}
 
 
 class Raylet:
@@ -42,10 +29,15 @@ class Raylet:
         self._directory, self._config, self._facts = directory, config, facts
         self._process: psutil.Process | None = None
         self._failures, self._next_try = 0, 0.0
+        # Shared by this machine's hosts: raylets that start at one instant take each other's ports.
+        self._lock = directory.path.parent / ".raylet-start.lock"
 
     def view(self) -> dict[str, object]:
-        alive = self._process is not None and self._process.is_running()
-        return {"pid": self._process.pid if self._process and alive else None, "state": "running" if alive else "down"}
+        runs = self.runs()
+        return {"pid": self._process.pid if self._process and runs else None, "state": "running" if runs else "down"}
+
+    def runs(self) -> bool:
+        return self._process is not None and _lives(self._process)
 
     def keep(self) -> None:
         """Adopt a living raylet of this host, or start one, with back-off after failures."""
@@ -54,18 +46,24 @@ class Raylet:
         self._process = self._find()
         if self._process is not None or time.monotonic() < self._next_try:
             return
-        started = self._start()
-        self._process = self._find() if started else None
+        with self._lock.open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return  # another one starts, or one that a killed daemon has begun to start, maybe this host's
+            self._process = self._find() or self._started(lock.fileno())
         self._failures = 0 if self._process else self._failures + 1
         self._next_try = time.monotonic() + min(2.0**self._failures, _MAX_BACK_OFF_S)
 
     def _find(self) -> psutil.Process | None:
         for process in psutil.process_iter(["name", "cmdline"]):
-            if process.info["name"] == "raylet" and self._config.host_id in " ".join(process.info["cmdline"] or []):
-                return process if _lives(process) else None
+            ours = process.info["name"] == "raylet" and self._config.host_id in " ".join(process.info["cmdline"] or [])
+            if ours and _lives(process):
+                return process
         return None
 
-    def _start(self) -> bool:
+    def _started(self, lock: int) -> psutil.Process | None:
+        """`ray start` keeps the lock for as long as it runs, whatever becomes of this daemon; the raylet does not."""
         log_path = self._directory.path / "raylet.log"
         with log_path.open("ab") as output:
             try:
@@ -78,17 +76,18 @@ class Raylet:
                     timeout=_START_TIMEOUT_S,
                     check=False,
                     start_new_session=True,
+                    pass_fds=(lock,),
                 )
             except subprocess.TimeoutExpired:
                 log.error("the raylet did not start in %d s: see %s", _START_TIMEOUT_S, log_path)
-                return False
+                return None
         if done.returncode:
             log.error("ray start failed with status %d: see %s", done.returncode, log_path)
-        return done.returncode == 0
+        return self._find() if done.returncode == 0 else None
 
     def _command(self) -> list[str]:
         facts = self._facts()
-        resources = {f"gpu-{gpu.uuid}": 1 for gpu in facts.gpus}
+        resources = {device_resource(gpu.uuid): 1 for gpu in facts.gpus}
         return [
             sys.executable, "-m", "ray.scripts.scripts", "start",
             f"--address={self._config.ray_address}",
@@ -109,8 +108,7 @@ class Raylet:
 
     def _environment(self) -> dict[str, str]:
         return {
-            **_ENVIRONMENT,
-            "RAY_AUTH_TOKEN_PATH": str(self._directory.ray_token),
+            **environment(token_file=self._directory.ray_token),
             HOST_DIR_VARIABLE: str(self._directory.path),
             "HOME": str(self._directory.path),
         }

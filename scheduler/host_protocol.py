@@ -117,6 +117,15 @@ class HeldLease:
 
 
 @dataclass(frozen=True, slots=True)
+class EndNotice:
+    """A lease that the host ended by itself, and why, in words for its owner. Sent until a heartbeat is answered."""
+
+    allocation_uid: str
+    generation: int
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class Heartbeat:
     """Sent by the daemon itself, every `heartbeat_interval_s` and at once when a container starts or exits."""
 
@@ -127,6 +136,7 @@ class Heartbeat:
     readings: tuple[GpuReading, ...]
     spool_backlog: int
     problems: tuple[str, ...] = ()
+    endings: tuple[EndNotice, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from api.allocations.service import request_end
 from api.allocations.tables import Allocation
 from api.environments.tables import Environment
 from api.environments.transitions import move
-from scheduler.host_protocol import ContainerReport, ContainerState
+from scheduler.host_protocol import ContainerReport, ContainerState, EndNotice
 from scheduler.states import AllocationState, EndReason, EnvironmentDesired, EnvironmentState
 
 _BEFORE_RUNNING = (EnvironmentState.QUEUED, EnvironmentState.STARTING)
@@ -50,6 +50,20 @@ def container_reported(session: Session, *, host_id: int, report: ContainerRepor
         started(session, environment, allocation, actor=actor)
     elif report.state is ContainerState.EXITED:
         _exited(session, environment, allocation, report, actor=actor)
+
+
+def ended_by_host(session: Session, *, host_id: int, ending: EndNotice, actor: str) -> None:
+    """The host has ended a lease by itself, and says why."""
+    allocation = session.scalar(
+        select(Allocation).where(Allocation.uid == UUID(ending.allocation_uid)).with_for_update()
+    )
+    if allocation is None or allocation.generation != ending.generation or allocation.host_id != host_id:
+        return
+    environment = lock_of_allocation(session, allocation)
+    if environment is None or allocation.state != AllocationState.ACTIVE:
+        request_end(session, allocation, end_reason=EndReason.FAILED, actor=actor, reason=ending.detail)
+    else:
+        fail_or_finish(session, environment, allocation, end_reason=EndReason.FAILED, error=ending.detail, actor=actor)
 
 
 def lock_of_allocation(session: Session, allocation: Allocation) -> Environment | None:

@@ -40,6 +40,8 @@ def receive(
     now = now or utc_now()
     host_uid = database.transact(partial(_hear, settings=settings, host_id=host_id, beat=beat, now=now))
     actor = f"host:{host_uid}"
+    for ending in beat.endings:  # before the containers' reports, which say less
+        database.transact(partial(observation.ended_by_host, host_id=host_id, ending=ending, actor=actor))
     for report in beat.containers:
         with database.session() as session:
             concerns = observation.concerns(session, host_id=host_id, report=report)

@@ -7,6 +7,7 @@ last one was. It is corrected slowly: time here never jumps and never runs backw
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 from node.daemon.store import Store
@@ -51,6 +52,9 @@ class ServerClock:
     def now_ms(self) -> int:
         with self._lock:
             return round(self._boot() + self._offset)
+
+    def now(self) -> datetime:
+        return datetime.fromtimestamp(self.now_ms() / 1000, UTC)
 
     def booted_at_ms(self) -> int:
         """Server time of this boot."""

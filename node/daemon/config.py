@@ -1,5 +1,6 @@
 """The host's directory: `host.toml`, certificate and key, state and socket."""
 
+import os
 import tomllib
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ class HostConfig:
     network_spares: Annotated[int, Field(ge=1, le=64)] = 2
     heartbeat_interval_s: Annotated[float, Field(gt=0, le=60)] = 2.0
     lost_margin_s: Annotated[float, Field(ge=0, le=600)] = 30.0
+    metrics_port: Annotated[int, Field(ge=0, le=65535)] = 0  # 0: a free one
     cpu_count: int | None = None
     memory_bytes: int | None = None
 
@@ -72,7 +74,10 @@ class HostDirectory:
         temporary = self.path / f".{name}.new"
         temporary.unlink(missing_ok=True)
         temporary.touch(mode=_FILE_MODE)
-        temporary.write_text(text)
+        with temporary.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(self.path / name)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from docker.types import DeviceRequest, LogConfig, Mount
+from docker.types import DeviceRequest, LogConfig, Mount, Ulimit
 from pydantic import Field
 
 from node.daemon.engine import ALLOCATION_LABEL, GENERATION_LABEL, Engine
@@ -16,9 +16,15 @@ HOME = "/home/jovyan"
 METADATA = "/run/remotegpu/allocation.json"
 # Enough for an image that starts as root and changes to its user; fewer than Docker's own default.
 _CAPABILITIES = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "SETGID", "SETUID"]
-# NVIDIA's runtime takes devices from this variable too: it is always ours, whatever image or Hub say.
-_RESERVED_ENVIRONMENT = frozenset({"NVIDIA_VISIBLE_DEVICES", "REMOTEGPU_ALLOCATION_ID", "REMOTEGPU_DEVICES"})
+# NVIDIA's runtime takes devices and what may be done with them from variables too: they are ours, not the Hub's.
+_RESERVED_ENVIRONMENT = ("NVIDIA_", "REMOTEGPU_")
 _RESERVED_LABELS = "remotegpu."
+_DRIVER_CAPABILITIES = ("compute", "utility")  # CUDA and nvidia-smi: no graphics, no display
+# The machine may pipe core dumps to a program of its own. Open files are as Docker has them: it can give no more.
+_NO_CORE_DUMPS = Ulimit(name="core", soft=0, hard=0)
+# Docker's own files, and the OOM killer's order when the whole machine runs out: tenants first, never the daemons.
+_LOGS = {"max-size": "10m", "max-file": "3"}
+_OOM_SCORE = 500
 _NANO_PER_MILLI = 1_000_000
 
 Text = Annotated[str, Field(max_length=131_072, pattern=r"^[^\x00]*$")]
@@ -89,9 +95,14 @@ def container_config(
         "ports": list(lease.ports),
         "host_config": engine.api.create_host_config(
             init=True,
+            privileged=False,
+            ipc_mode="private",
             nano_cpus=lease.cpu_milli * _NANO_PER_MILLI,
             mem_limit=lease.memory_bytes,
-            memswap_limit=lease.memory_bytes,
+            memswap_limit=lease.memory_bytes,  # memory and swap together: none of it is swap
+            shm_size=lease.memory_bytes // 2,  # part of that memory; data loaders need more than Docker's 64 MB
+            oom_score_adj=_OOM_SCORE,
+            ulimits=[_NO_CORE_DUMPS],
             pids_limit=lease.pids,
             storage_opt={"size": str(lease.disk_bytes)} if quota else None,
             cap_drop=["ALL"],
@@ -101,7 +112,7 @@ def container_config(
             mounts=_mounts(engine, lease, metadata),
             network_mode=network,
             port_bindings={port: (publish_address, None) for port in lease.ports},
-            log_config=LogConfig(type="json-file", config={"max-size": "10m", "max-file": "3"}),
+            log_config=LogConfig(type="json-file", config=_LOGS),
         ),
     }
 
@@ -111,13 +122,14 @@ def _own_environment(lease: Lease, uuids: Sequence[str], simulated: bool) -> dic
         "REMOTEGPU_ALLOCATION_ID": lease.allocation_uid,
         "REMOTEGPU_DEVICES": ",".join(uuids),
         "NVIDIA_VISIBLE_DEVICES": "void" if simulated or not uuids else ",".join(uuids),
+        "NVIDIA_DRIVER_CAPABILITIES": ",".join(_DRIVER_CAPABILITIES),
     }
 
 
 def _devices(uuids: list[str], simulated: bool) -> list[DeviceRequest] | None:
     if simulated or not uuids:
         return None
-    return [DeviceRequest(driver="nvidia", device_ids=uuids, capabilities=[["gpu"]])]
+    return [DeviceRequest(driver="nvidia", device_ids=uuids, capabilities=[["gpu", *_DRIVER_CAPABILITIES]])]
 
 
 def _mounts(engine: Engine, lease: Lease, metadata: Path) -> list[Mount]:
@@ -128,7 +140,7 @@ def _mounts(engine: Engine, lease: Lease, metadata: Path) -> list[Mount]:
 
 
 def _refuse_reserved(hub: HubPart) -> None:
-    taken = sorted(_RESERVED_ENVIRONMENT & hub.environment.keys())
+    taken = sorted(name for name in hub.environment if name.startswith(_RESERVED_ENVIRONMENT))
     taken += sorted(label for label in hub.labels if label.startswith(_RESERVED_LABELS))
     if taken:
         raise ReservedNameError(f"only the platform sets {', '.join(taken)}")

@@ -67,10 +67,10 @@ class Containers:
         return found
 
     def remove(self, name_or_id: str) -> None:
-        """Kill it if it runs, and remove it. Idempotent; home volumes stay."""
+        """Kill it if it runs, and remove it with the nameless volumes of its image. Idempotent; home volumes stay."""
         for attempt in range(_REMOVAL_TRIES):
             try:
-                self._engine.api.remove_container(name_or_id, force=True, v=False)
+                self._engine.api.remove_container(name_or_id, force=True, v=True)
                 return
             except docker.errors.NotFound:
                 return

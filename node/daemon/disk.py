@@ -1,23 +1,37 @@
-"""Disk limits. Docker enforces them itself on XFS with project quotas; elsewhere a watcher ends who goes over."""
+"""Disk limits. Docker enforces them itself on XFS with project quotas; elsewhere a watcher ends who goes over.
+
+What counts is what the tenant writes: the container's own layer and its volumes. Looking costs work that tenants decide
+about, so it is done at the lowest priority, by one process at a time, and a tree that takes long is left alone for
+ten times as long.
+"""
 
 import logging
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from node.daemon.engine import ALLOCATION_LABEL, Engine, Json
+from node.daemon.engine import Engine, Json
 from node.daemon.leases import HeldLease
+from node.daemon.store import Store
 
 log = logging.getLogger(__name__)
 
 PROJECT_QUOTA, WATCHER = "project_quota", "watcher"
+BYTES_PER_FILE = 16_384  # as mkfs.ext4 shares out inodes: empty files must not use up the machine's
+GRACE_BYTES = 2**28
+CLEAN_UP_S = 1800.0
 _INTERVAL_S = 15.0
-_TIMEOUT_S = 10
+_REST = 10  # times as long as the look took
+_LONGEST_LOOK_S = 600.0
+_TICK_S = 1.0
+_GIB = 2**30
 
 
 def limit_kind(engine: Engine) -> str:
-    """How a container's writable layer is limited here."""
+    """How disk use is limited here."""
     info = engine.api.info()
     status = dict(info.get("DriverStatus") or [])
     root = Path(info["DockerRootDir"])
@@ -34,33 +48,172 @@ def _has_project_quota(root: Path) -> bool:
     return "prjquota" in options or "pquota" in options
 
 
-class DiskWatch:
-    """Counts each container's writable layer and ends its lease's containers over the limit."""
+@dataclass(frozen=True, slots=True)
+class Trees:
+    """What a container writes to. The layer goes with it, volumes stay."""
 
-    def __init__(self, on_exceeded: Callable[[HeldLease], None]) -> None:
-        self._on_exceeded = on_exceeded
-        self._next = 0.0
-
-    def check(self, inspected: Sequence[Json], held: Mapping[str, HeldLease]) -> None:
-        if time.monotonic() < self._next:
-            return
-        self._next = time.monotonic() + _INTERVAL_S
-        for details in inspected:
-            lease = held.get((details["Config"]["Labels"] or {}).get(ALLOCATION_LABEL, ""))
-            upper = (details.get("GraphDriver", {}).get("Data") or {}).get("UpperDir")
-            if lease is None or not upper:
-                continue
-            used = _used_bytes(Path(upper))
-            if used is not None and used > lease.lease.disk_bytes:
-                log.warning("allocation %s wrote %d bytes, over its limit", lease.lease.allocation_uid, used)
-                self._on_exceeded(lease)
+    layer: str
+    volumes: tuple[str, ...] = ()
 
 
-def _used_bytes(path: Path) -> int | None:
-    try:
-        done = subprocess.run(
-            ["du", "-s", "-x", "-B1", str(path)], capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
-        )
-    except subprocess.TimeoutExpired:
+def trees_of(inspected: Json) -> Trees | None:
+    """From Docker's description of a container; None where the storage driver keeps no directory of its own for it."""
+    layer = (inspected.get("GraphDriver", {}).get("Data") or {}).get("UpperDir")
+    mounts = inspected.get("Mounts") or []
+    volumes = sorted({mount["Source"] for mount in mounts if mount["Type"] == "volume" and mount["RW"]})
+    return Trees(layer, tuple(volumes)) if layer else None
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """Bytes that are charged for the files of a tree."""
+
+    layer: int
+    volumes: int
+
+    @property
+    def total(self) -> int:
+        return self.layer + self.volumes
+
+
+class TooManyFilesError(Exception):
+    """They could not be counted in the time that there is."""
+
+
+def measure(trees: Trees, *, longest_s: float = _LONGEST_LOOK_S) -> Use | None:
+    """None: the container is gone.
+
+    Raises:
+        TooManyFilesError
+    """
+    paths = [trees.layer, *trees.volumes]
+    sizes, files = _du(paths, "-B1", longest_s), _du(paths, "--inodes", longest_s)
+    if trees.layer not in sizes:
         return None
-    return int(done.stdout.split()[0]) if done.stdout else None
+    charged = {path: max(size, files.get(path, 0) * BYTES_PER_FILE) for path, size in sizes.items()}
+    return Use(charged.pop(trees.layer), sum(charged.values()))
+
+
+def _du(paths: Sequence[str], unit: str, longest_s: float) -> dict[str, int]:
+    """`du` walks trees of any depth, and counts a file with several names once."""
+    command = ["nice", "-n", "19", "du", "-s", "-x", "-0", unit, "--", *paths]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=longest_s, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise TooManyFilesError from error
+    lines = (line.split("\t", 1) for line in done.stdout.decode(errors="replace").split("\0") if line)
+    return {path: int(count) for count, path in lines}
+
+
+def allowed_bytes(limit: int, *, overrun: int | None, running_s: float) -> int:
+    """What a lease may use: its limit, but for a time after an end for this reason as much as there is, and a little.
+
+    So its owner can start it and delete. `overrun` is what the volumes held at the first start after the end.
+    """
+    return limit if overrun is None or running_s > CLEAN_UP_S else max(limit, overrun + GRACE_BYTES)
+
+
+class Overruns:
+    """Volumes whose environment was ended for its disk use: how much they held when it was started again.
+
+    The figure is taken once and stays until there is room again, so that restarts do not add up.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def begin(self, volume: str) -> None:
+        self._store.execute("insert or ignore into overruns values (?, null)", volume)
+
+    def forget(self, volume: str) -> None:
+        self._store.execute("delete from overruns where volume = ?", volume)
+
+    def of(self, volume: str | None, *, used: int, limit: int) -> int | None:
+        if volume is None:
+            return None
+        row = self._store.one("select bytes from overruns where volume = ?", volume)
+        if row is None:
+            return None
+        if used + GRACE_BYTES <= limit:
+            self.forget(volume)
+            return None
+        if row[0] is None:
+            self._store.execute("update overruns set bytes = ? where volume = ?", used, volume)
+        return used if row[0] is None else int(row[0])
+
+
+@dataclass(slots=True)
+class _Watched:
+    held: HeldLease
+    trees: Trees
+    since: float
+    due: float = field(default=0.0)
+
+
+class DiskWatch:
+    """Looks at what runs in a thread of its own, and says which lease is over its limit, in words for its owner."""
+
+    def __init__(self, overruns: Overruns, on_exceeded: Callable[[HeldLease, str], None]) -> None:
+        self._overruns, self._on_exceeded = overruns, on_exceeded
+        self._watched: Mapping[str, _Watched] = {}
+        self._stopped = threading.Event()
+
+    def start(self) -> None:
+        threading.Thread(target=self._run, name="disk", daemon=True).start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def watch(self, running: Mapping[str, tuple[HeldLease, Trees]]) -> None:
+        """By container. The others are forgotten."""
+        now, before = time.monotonic(), self._watched
+        self._watched = {
+            key: before.get(key) or _Watched(held, trees, since=now) for key, (held, trees) in running.items()
+        }
+
+    def _run(self) -> None:
+        while not self._stopped.wait(_TICK_S):
+            for watched in list(self._watched.values()):
+                if watched.due <= time.monotonic() and not self._stopped.is_set():
+                    self._look(watched)
+
+    def _look(self, watched: _Watched) -> None:
+        began = time.monotonic()
+        try:
+            self._judge(watched)
+        except Exception:
+            log.exception("the disk use of allocation %s is not known", watched.held.lease.allocation_uid)
+        took = time.monotonic() - began
+        watched.due = time.monotonic() + max(_INTERVAL_S, _REST * took)
+
+    def _judge(self, watched: _Watched) -> None:
+        lease = watched.held.lease
+        try:
+            use = measure(watched.trees)
+        except TooManyFilesError:
+            self._exceeded(watched, "so many files that they can't be counted")
+            return
+        if use is None:
+            return
+        overrun = self._overruns.of(lease.home_volume, used=use.volumes, limit=lease.disk_bytes)
+        running_s = time.monotonic() - watched.since
+        if use.total > allowed_bytes(lease.disk_bytes, overrun=overrun, running_s=running_s):
+            if use.volumes + GRACE_BYTES <= lease.disk_bytes:
+                self._on_exceeded(watched.held, _sentence(_size(use.total), lease.disk_bytes))
+            else:
+                self._exceeded(watched, _size(use.total))
+
+    def _exceeded(self, watched: _Watched, used: str) -> None:
+        lease = watched.held.lease
+        if lease.home_volume:
+            self._overruns.begin(lease.home_volume)
+        advice = f" Start it again and delete files: it is given {CLEAN_UP_S / 60:.0f} minutes for that."
+        self._on_exceeded(watched.held, _sentence(used, lease.disk_bytes) + advice)
+
+
+def _size(count: int) -> str:
+    return f"{count / _GIB:.2f} GiB"
+
+
+def _sentence(used: str, limit: int) -> str:
+    return f"It used {used} of disk and may use {_size(limit)}, so it was ended. What is in its home directory is kept."

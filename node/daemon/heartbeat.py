@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from node.daemon.clock import ServerClock, boot_ms
 from node.daemon.leases import Leases, LeaseState
-from node.platform import Platform, PlatformUnavailableError
+from node.platform import NotRegisteredError, Platform, PlatformUnavailableError
 from scheduler.host_protocol import Heartbeat, HeartbeatReply, HostFacts
 
 log = logging.getLogger(__name__)
@@ -50,6 +50,8 @@ class Heartbeats:
                 self._exchange()
                 self.problem = None
             except PlatformUnavailableError as error:
+                # Its database may be of a time before this boot: then it must hear again what this host is.
+                self._registered = self._registered and not isinstance(error, NotRegisteredError)
                 if str(error) != self.problem:
                     log.warning("no heartbeat: %s", error)
                 self.problem = str(error)
@@ -67,6 +69,7 @@ class Heartbeats:
         sent = boot_ms()
         reply = self._platform.heartbeat(beat)
         self._clock.learn(reply.server_time_ms, sent, boot_ms())
+        self._leases.forget_endings(beat.endings)
         self._obey(reply)
 
     def _obey(self, reply: HeartbeatReply) -> None:

@@ -1,15 +1,14 @@
 """One host: its parts put together, and the operations that its socket offers."""
 
 import logging
-import threading
 import uuid
-from dataclasses import asdict
 from typing import Any
 
+from node.certificate import CertificateKeeper
 from node.daemon.clock import ServerClock, read_boot_id
 from node.daemon.config import HostConfig, HostDirectory
 from node.daemon.containers import Containers
-from node.daemon.disk import PROJECT_QUOTA, WATCHER, DiskWatch, limit_kind
+from node.daemon.disk import PROJECT_QUOTA, WATCHER, DiskWatch, Overruns, limit_kind
 from node.daemon.ending import Ending
 from node.daemon.engine import Engine, Json
 from node.daemon.facts import host_facts
@@ -18,9 +17,11 @@ from node.daemon.heartbeat import Heartbeats
 from node.daemon.leases import HeldLease as KeptLease
 from node.daemon.leases import LeaseEndedError, Leases, LeaseState
 from node.daemon.meter import Meter
+from node.daemon.metrics import HostCollector, HostGauges, MetricsServer
 from node.daemon.networks import Networks
 from node.daemon.spool import Spool
 from node.daemon.store import Store
+from node.daemon.upkeep import Duty, Upkeep
 from node.daemon.volumes import Volumes
 from node.daemon.watch import Watch
 from node.gpus.provider import open_gpus
@@ -31,6 +32,7 @@ from scheduler.host_protocol import Heartbeat, HeldLease, HostFacts, Lease, Leas
 log = logging.getLogger(__name__)
 
 _UPKEEP_S = 5.0
+_RAYLET_S = 1.0
 
 
 class Host:
@@ -46,7 +48,8 @@ class Host:
         self._leases, self._spool = Leases(self._store), Spool(self._store, self.boot_id)
         self._meter = Meter(self._store, self._spool, self._clock, self._leases)
         self._disk_limit = limit_kind(self._engine)
-        self._firewall, self._volumes = Firewall(config), Volumes(self._engine)
+        self._firewall = Firewall(config)
+        self._volumes = Volumes(self._engine, quota=self._disk_limit == PROJECT_QUOTA)
         self._networks = Networks(self._engine, address_range=config.network_range, spares=config.network_spares)
         self._containers = Containers(
             self._engine,
@@ -59,6 +62,8 @@ class Host:
             self._engine, self._leases, self._containers, self._networks,
             self._meter, self._spool, self._clock, self._changed,
         )  # fmt: skip
+        self._overruns = Overruns(self._store)
+        self._disk = DiskWatch(self._overruns, self._end_over_disk) if self._disk_limit == WATCHER else None
         self._watch = self._make_watch()
         self._heartbeats = Heartbeats(
             Platform(config, directory),
@@ -70,14 +75,11 @@ class Host:
             end=self._watch.end_in_background,
         )
         self._raylet = Raylet(directory, config, self.facts) if config.ray_address else None
-        self._stopped = threading.Event()
+        self._certificate = CertificateKeeper(directory, Platform(config, directory), self._clock.now)
+        self._metrics = MetricsServer(config, HostCollector(config.name, self._gpus, self._gauges))
+        self._upkeep = Upkeep()
 
     def _make_watch(self) -> Watch:
-        disk = None
-        if self._disk_limit == WATCHER:
-            disk = DiskWatch(
-                lambda held: self._watch.end_in_background(held.lease.allocation_uid, held.lease.generation)
-            )
         grace_s = min(5.0, self.config.lost_margin_s / 2)
         return Watch(
             self._engine,
@@ -85,12 +87,14 @@ class Host:
             self._meter,
             self._clock,
             self._ending,
-            disk,
+            self._disk,
             grace_s=grace_s,
             on_change=self._changed,
         )
 
-    def _end_over_disk(self, held: KeptLease) -> None:
+    def _end_over_disk(self, held: KeptLease, detail: str) -> None:
+        log.warning("allocation %s: %s", held.lease.allocation_uid, detail)
+        self._leases.end_because(held.lease, detail)
         self._watch.end_in_background(held.lease.allocation_uid, held.lease.generation)
 
     def start(self) -> None:
@@ -105,13 +109,25 @@ class Host:
         self._ending.adopt()
         self._networks.fill()
         self._watch.start()
+        if self._disk is not None:
+            self._disk.start()
         self._heartbeats.start()
-        threading.Thread(target=self._upkeep, name="upkeep", daemon=True).start()
+        self._upkeep.start(
+            Duty("networks", _UPKEEP_S, self._networks.fill),
+            Duty("firewall", _UPKEEP_S, self._keep_firewall),
+            Duty("certificate", _UPKEEP_S, self._certificate.keep),
+            Duty("metrics", _UPKEEP_S, self._metrics.keep),
+        )
+        if self._raylet is not None:
+            self._upkeep.start(Duty("raylet", _RAYLET_S, self._raylet.keep))
 
     def stop(self) -> None:
         """Let go: containers and raylet go on, for the next daemon to adopt."""
-        self._stopped.set()
+        self._upkeep.stop()
+        self._metrics.close()
         self._watch.stop()
+        if self._disk is not None:
+            self._disk.stop()
         self._heartbeats.stop()
         self._gpus.close()
 
@@ -119,20 +135,18 @@ class Host:
         return host_facts(self.config, self._engine, self._gpus, self._disk_limit)
 
     def health(self) -> Json:
-        problems = [] if self._heartbeats.problem is None else [self._heartbeats.problem]
+        problems = (self._heartbeats.problem, self._certificate.problem(), self._metrics.problem)
         return {
             "host_id": self.config.host_id,
             "boot_id": self.boot_id,
             "daemon_id": self.daemon_id,
             "docker": self._engine.answers(),
-            "problems": problems,
+            "problems": [problem for problem in problems if problem is not None],
+            "metrics": self._metrics.url,
             "raylet": self._raylet.view() if self._raylet else {"pid": None, "state": "off"},
             "leases": len(self._leases.held()),
             "spool_backlog": self._spool.backlog(),
         }
-
-    def readings(self) -> Json:
-        return {"readings": [asdict(reading) for reading in self._gpus.readings()]}
 
     def grant_lease(self, lease: Lease) -> None:
         """Idempotent. A newer generation ends the older one first.
@@ -147,7 +161,7 @@ class Host:
             if self._leases.grant(lease).network is None:
                 self._leases.set_network(lease.allocation_uid, self._networks.take())
             if lease.home_volume:
-                self._volumes.ensure(lease.home_volume)
+                self._volumes.ensure(lease.home_volume, lease.disk_bytes)
 
     def end_lease(self, allocation_uid: str, generation: int, grace_s: float) -> LeaseEnd:
         return self._ending.end(allocation_uid, generation, grace_s)
@@ -171,32 +185,35 @@ class Host:
 
     def delete_volume(self, volume: str) -> None:
         self._volumes.delete(volume)
+        self._overruns.forget(volume)
 
     def _beat(self) -> Heartbeat:
         problems = [] if self._engine.answers() else ["Docker does not answer"]
+        problems += [self._metrics.problem] if self._metrics.problem else []
         return Heartbeat(
             boot_id=self.boot_id,
             daemon_id=self.daemon_id,
             leases=tuple(HeldLease(held.lease.allocation_uid, held.lease.generation) for held in self._leases.held()),
-            containers=self._watch.reports(),
+            containers=self._watch.reports(),  # before the endings: what is noted there was noted before the exit
             readings=self._gpus.readings(),
             spool_backlog=self._spool.backlog(),
             problems=tuple(problems),
+            endings=self._leases.endings(),
         )
 
     def _changed(self) -> None:
         self._heartbeats.soon()
 
-    def _upkeep(self) -> None:
-        """Spare networks, the firewall and the raylet, every few seconds."""
-        while not self._stopped.is_set():
-            try:
-                if self._raylet is not None:
-                    self._raylet.keep()
-                self._networks.fill()
-                if not self._firewall.present():
-                    log.error("the firewall table was removed; it is put back")
-                    self._firewall.apply()
-            except Exception:
-                log.exception("upkeep failed; it is tried again")
-            self._stopped.wait(_UPKEEP_S)
+    def _keep_firewall(self) -> None:
+        if not self._firewall.present():
+            log.error("the firewall table was removed; it is put back")
+            self._firewall.apply()
+
+    def _gauges(self) -> HostGauges:
+        return HostGauges(
+            leases=len(self._leases.held()),
+            spool_backlog=self._spool.backlog(),
+            docker_answers=self._engine.answers(),
+            raylet_runs=self._raylet.runs() if self._raylet else None,
+            certificate_ends_s=self._certificate.validity().ends.timestamp(),
+        )

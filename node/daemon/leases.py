@@ -2,13 +2,14 @@
 
 import json
 import threading
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
 from pydantic import TypeAdapter
 
 from node.daemon.store import Row, Store
-from scheduler.host_protocol import Lease
+from scheduler.host_protocol import EndNotice, Lease
 
 _LEASE = TypeAdapter(Lease)
 _KEEP_ENDED_MS = 7 * 86_400_000
@@ -108,6 +109,20 @@ class Leases:
         self._store.execute(
             "update leases set state = 'ending' where allocation_uid = ? and state = 'active'", allocation_uid
         )
+
+    def end_because(self, lease: Lease, detail: str) -> None:
+        """Note why the host itself is about to end a lease; the first reason stays."""
+        self._store.execute(
+            "insert or ignore into endings values (?, ?, ?)", lease.allocation_uid, lease.generation, detail
+        )
+
+    def endings(self) -> tuple[EndNotice, ...]:
+        """Those that the platform does not know of yet."""
+        return tuple(EndNotice(*row) for row in self._store.all("select * from endings"))
+
+    def forget_endings(self, known: Iterable[EndNotice]) -> None:
+        for ending in known:
+            self._store.execute("delete from endings where allocation_uid = ?", ending.allocation_uid)
 
     def finish_end(self, allocation_uid: str, ended_at_ms: int, exit_code: int | None) -> None:
         self._store.execute(

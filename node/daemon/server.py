@@ -62,7 +62,6 @@ class _Volume(_Body):
 def make_app(host: Host) -> Starlette:
     operations: dict[str, Callable[[bytes], Any]] = {
         "health": lambda _: host.health(),
-        "readings": lambda _: host.readings(),
         "grant_lease": lambda body: host.grant_lease(_LEASE.validate_json(body)),
         "end_lease": lambda body: _dump(host.end_lease(**_parse(_End, body))),
         "container": lambda body: host.container(**_parse(_Container, body)),

@@ -24,6 +24,10 @@ create table if not exists sequences (boot_id text primary key, next integer not
 create table if not exists windows (
   boot_id text not null, sequence integer not null, window text not null, primary key (boot_id, sequence)
 );
+-- why leases were ended here, until the platform knows
+create table if not exists endings (allocation_uid text primary key, generation integer not null, detail text not null);
+-- volumes over their limit, with what they held when they were mounted again (null: not yet)
+create table if not exists overruns (volume text primary key, bytes integer);
 """
 _BUSY_S = 10.0
 

@@ -10,14 +10,16 @@ class ForeignVolumeError(Exception):
 
 
 class Volumes:
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    """With `quota`, Docker itself keeps a volume within the size that it was made with."""
 
-    def ensure(self, name: str) -> None:
+    def __init__(self, engine: Engine, *, quota: bool) -> None:
+        self._engine, self._quota = engine, quota
+
+    def ensure(self, name: str, size_bytes: int) -> None:
         """Raises: ForeignVolumeError."""
-        made = self._engine.api.create_volume(
-            name, labels=self._engine.labels()
-        )  # an existing one is answered as it is
+        options = {"size": str(size_bytes)} if self._quota else None
+        # An existing one is answered as it is.
+        made = self._engine.api.create_volume(name, driver="local", driver_opts=options, labels=self._engine.labels())
         self._check(name, made.get("Labels"))
 
     def delete(self, name: str) -> None:

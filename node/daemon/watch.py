@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from node.daemon.clock import ServerClock
-from node.daemon.disk import DiskWatch
+from node.daemon.disk import DiskWatch, Trees, trees_of
 from node.daemon.ending import Ending
 from node.daemon.engine import ALLOCATION_LABEL, DOCKER_ERRORS, GENERATION_LABEL, Engine, Json
 from node.daemon.leases import HeldLease, Leases, LeaseState
@@ -94,7 +94,7 @@ class Watch:
         if changed:
             self._on_change()
         if self._disk is not None:
-            self._disk.check([seen.inspected for seen in found.values()], held)
+            self._disk.watch(_written(found, held))
 
     def _look(self, entry: Json, held: HeldLease, seen_ms: int) -> _Seen | None:
         state = _STATES.get(entry["State"], ContainerState.EXITED)
@@ -159,8 +159,11 @@ class Watch:
             self._stopped.wait(_RETRY_S)
 
 
-def _states(seen: Mapping[str, _Seen]) -> dict[str, ContainerState]:
-    return {key: each.state for key, each in seen.items()}
+def _written(found: Mapping[str, _Seen], held: Mapping[str, HeldLease]) -> dict[str, tuple[HeldLease, Trees]]:
+    """What the containers write to, where Docker says it."""
+    trees = {key: trees_of(seen.inspected) for key, seen in found.items()}
+    leases = {key: held[seen.inspected["Config"]["Labels"][ALLOCATION_LABEL]] for key, seen in found.items()}
+    return {key: (leases[key], tree) for key, tree in trees.items() if tree is not None}
 
 
 def _report(entry: Json, held: HeldLease, seen: _Seen) -> ContainerReport:

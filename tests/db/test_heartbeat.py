@@ -11,7 +11,7 @@ from api.machines.heartbeat import receive
 from api.machines.registration import register
 from api.machines.tables import Gpu
 from api.settings import Settings
-from scheduler.host_protocol import ContainerState, GpuFacts, GpuReading, Heartbeat, HeldLease, HostFacts
+from scheduler.host_protocol import ContainerState, EndNotice, GpuFacts, GpuReading, Heartbeat, HeldLease, HostFacts
 from scheduler.states import AllocationState, DeviceStatus, EndReason, EnvironmentDesired, EnvironmentState
 from tests.db.environment_world import BOOT, World, report
 from tests.db.fleet import Fleet
@@ -137,6 +137,25 @@ def test_an_exited_container_ends_its_allocation_at_once(
     assert (after.desired, after.observed) == (EnvironmentDesired.STOPPED, EnvironmentState.STOPPING)
     assert (allocation.state, allocation.end_reason) == (AllocationState.RELEASING, end_reason)
     assert (error is None and after.last_error is None) or (error is not None and error in str(after.last_error))
+
+
+def test_what_the_host_ended_by_itself_is_told_to_its_owner(world: World) -> None:
+    host, lab = world.host(), world.create()
+    world.place()
+    held = world.allocation(lab)
+    world.beat(host, held, containers=(report(held, ContainerState.RUNNING),))
+    world.ready(lab)
+    stale = EndNotice(str(held.uid), held.generation - 1, "an older lease's")
+    world.beat(host, held, endings=(stale,))
+    assert world.allocation(lab).state == AllocationState.ACTIVE
+    ending = EndNotice(str(held.uid), held.generation, "It used 12 GiB of disk.")
+    killed = report(held, ContainerState.EXITED, exit_code=137)
+    for _ in range(2):  # it is sent until it was heard
+        world.beat(host, held, containers=(killed,), endings=(ending,))
+        allocation, after = world.allocation(lab), world.environment(lab)
+        assert (allocation.end_reason, allocation.end_detail) == (EndReason.FAILED, "It used 12 GiB of disk.")
+        assert after.last_error == "It used 12 GiB of disk."
+        assert (after.desired, after.observed) == (EnvironmentDesired.STOPPED, EnvironmentState.STOPPING)
 
 
 def test_an_allocation_that_its_host_has_forgotten_ends(world: World) -> None:

@@ -11,6 +11,7 @@ from cluster.connection import connect, disconnect
 from cluster.fabric import RayFabric
 from cluster.membership import Membership
 from tests.leftovers import processes_of
+from tests.process.daemon_fixtures import allowed, certificates, host, platform  # noqa: F401  # fixtures
 from tests.process.echo_agent import EchoAgent
 from tests.process.ray_cluster import RayCluster, wait_until
 

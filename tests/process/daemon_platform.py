@@ -1,67 +1,42 @@
 """The platform's internal listener as a host sees it: real TLS, certificates made here, replies that tests choose."""
 
-import datetime
-import ipaddress
 import socket
 import ssl
 import threading
 import time
+from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import uvicorn
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-_PEM = serialization.Encoding.PEM
-
-
-def _name(text: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
-
-
-def make_certificates(directory: Path) -> None:
-    """`ca.pem`, and key and certificate of `server` (127.0.0.1) and `host`."""
-    now = datetime.datetime.now(datetime.UTC)
-    ca_key = ec.generate_private_key(ec.SECP256R1())
-    for number, name in enumerate(("ca", "server", "host")):
-        key = ca_key if name == "ca" else ec.generate_private_key(ec.SECP256R1())
-        builder = (
-            x509.CertificateBuilder()
-            .subject_name(_name(name))
-            .issuer_name(_name("ca"))
-            .public_key(key.public_key())
-            .serial_number(number + 1)
-            .not_valid_before(now - datetime.timedelta(hours=1))
-            .not_valid_after(now + datetime.timedelta(hours=1))
-            .add_extension(x509.BasicConstraints(ca=name == "ca", path_length=None), critical=True)
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
-        )
-        if name == "server":
-            address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
-            builder = builder.add_extension(x509.SubjectAlternativeName([address]), critical=False)
-        certificate = builder.sign(ca_key, hashes.SHA256())
-        (directory / f"{name}.pem").write_bytes(certificate.public_bytes(_PEM))
-        secret = key.private_bytes(_PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        (directory / f"{name}.key").write_bytes(secret)
+from api.internal.peer import PEER_CERTIFICATE
+from api.internal.server import PeerCertificateProtocol
+from tests.process.daemon_certificates import sign_request
 
 
 class FakePlatform:
-    """`run_until` maps allocations to what the next heartbeat's reply says; absent ones are not mentioned."""
+    """`run_until` maps allocations to what the next heartbeat's reply says; those in `ended` must end.
+
+    While `away` it answers nothing that a host could use. `serials` are those of the certificates that hosts showed.
+    """
 
     def __init__(self, certificates: Path) -> None:
         self.facts: list[dict[str, Any]] = []
         self.beats: list[dict[str, Any]] = []
         self.windows: list[dict[str, Any]] = []
+        self.serials: dict[str, str] = {}  # by path: the last request's
         self.run_until: dict[str, int] = {}
+        self.ended: set[str] = set()
+        self.away = False
+        self.registered = True
         self.skew_ms = 0
+        self.renew: Callable[[str], str] = lambda csr: sign_request(certificates, csr, left=timedelta(days=30))
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"https://127.0.0.1:{self._listener.getsockname()[1]}"
         config = uvicorn.Config(
@@ -70,8 +45,10 @@ class FakePlatform:
                     Route("/internal/host", self._host, methods=["PUT"]),
                     Route("/internal/heartbeat", self._heartbeat, methods=["POST"]),
                     Route("/internal/usage", self._usage, methods=["POST"]),
+                    Route("/internal/certificate", self._certificate, methods=["POST"]),
                 ]
             ),
+            http=PeerCertificateProtocol,
             ssl_certfile=certificates / "server.pem",
             ssl_keyfile=certificates / "server.key",
             ssl_ca_certs=str(certificates / "ca.pem"),
@@ -95,21 +72,41 @@ class FakePlatform:
         self._thread.join(10)
         self._listener.close()
 
+    async def _read(self, request: Request) -> Any:
+        self.serials[request.url.path] = request.scope[PEER_CERTIFICATE]["serialNumber"].lower().lstrip("0")
+        return await request.json()
+
     async def _host(self, request: Request) -> Response:
-        self.facts.append(await request.json())
+        facts = await self._read(request)
+        if self.away:
+            return Response(status_code=503)
+        self.facts.append(facts)
+        self.registered = True
         return Response(status_code=204)
 
     async def _heartbeat(self, request: Request) -> Response:
-        beat = await request.json()
+        beat = await self._read(request)
+        if self.away:
+            return Response(status_code=503)
+        if not self.registered:
+            return JSONResponse({"code": "not_registered"}, status_code=409)
         self.beats.append(beat)
         verdicts = [
-            {**lease, "run_until_ms": self.run_until[lease["allocation_uid"]], "end": False}
+            {**lease, "run_until_ms": self.run_until.get(uid, self.now_ms()), "end": uid in self.ended}
             for lease in beat["leases"]
-            if lease["allocation_uid"] in self.run_until
+            if (uid := lease["allocation_uid"]) in self.run_until or uid in self.ended
         ]
         return JSONResponse({"server_time_ms": self.now_ms(), "verdicts": verdicts})
 
     async def _usage(self, request: Request) -> Response:
-        batch = (await request.json())["windows"]
+        batch = (await self._read(request))["windows"]
+        if self.away:
+            return Response(status_code=503)
         self.windows += batch
         return JSONResponse({"boot_id": batch[0]["boot_id"], "accepted_through": batch[-1]["sequence"]})
+
+    async def _certificate(self, request: Request) -> Response:
+        asked = await self._read(request)
+        if self.away:
+            return Response(status_code=503)
+        return JSONResponse({"certificate_pem": self.renew(asked["csr_pem"]), "ca_pem": "not looked at"})

@@ -22,6 +22,12 @@ from node.leave import leave
 from tests.process.daemon_platform import FakePlatform
 
 IMAGE = "debian-bootstrap:bookworm"
+_SETTINGS: dict[str, Any] = {
+    "simulate": "2:A100-80GB",
+    "heartbeat_interval_s": 0.5,
+    "lost_margin_s": 4,
+    "network_spares": 1,
+}
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -41,38 +47,45 @@ class DaemonHost:
         for name in ("ca.pem", "host.pem", "host.key"):
             shutil.copy(certificates / name, path / name)
         self.directory = HostDirectory(path)
+        self.variables: dict[str, str] = {}
         self.config = HostConfig(
             host_id=str(uuid.uuid4()),
             name="test",
             internal_url=platform.url,
-            simulate="2:A100-80GB",
-            heartbeat_interval_s=0.5,
-            lost_margin_s=4,
-            network_spares=1,
-            **settings,
+            **{**_SETTINGS, **settings},
         )
         self.directory.write("host.toml", config_toml(self.config))
         self.engine = Engine(self.config.docker_host, self.config.host_id)
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
+    def start(self, *, healthy: bool = True) -> None:
+        """Start the daemon and wait until it answers, and is well unless `healthy` is False."""
+        self.launch()
+        wait_for(self.healthy if healthy else self.health, timeout_s=60)
+
+    def launch(self) -> None:
         with (self.directory.path / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "node.daemon", str(self.directory.path)],
                 cwd=REPOSITORY,
-                env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+                env={**os.environ, "PYTHONPATH": str(REPOSITORY), **self.variables},
                 stdout=log,
                 stderr=log,
             )
-        wait_for(self.healthy)
 
-    def healthy(self) -> bool:
+    def health(self) -> dict[str, Any] | None:
+        """None: it does not answer yet."""
         assert self.process is not None
         assert self.process.poll() is None, (self.directory.path / "log").read_text()
         try:
-            return not self.call("health")[1]["problems"]
+            found: dict[str, Any] = self.call("health")[1]
         except OSError:
-            return False
+            return None
+        return found
+
+    def healthy(self) -> bool:
+        found = self.health()
+        return found is not None and not found["problems"]
 
     def end(self, number: int = signal.SIGKILL) -> None:
         if self.process is not None:
@@ -132,6 +145,13 @@ class DaemonHost:
             return self.engine.api.inspect_container(lease["container_name"])
         except docker.errors.NotFound:
             return None
+
+    def reaches(self, lease: Any, address: str, port: int) -> bool:
+        """Whether the lease's container can connect there."""
+        code = f"import socket; socket.create_connection(({address!r}, {port}), 1)"
+        made = self.engine.api.exec_create(lease["container_name"], ["python3", "-c", code])["Id"]
+        self.engine.api.exec_start(made)
+        return bool(self.engine.api.exec_inspect(made)["ExitCode"] == 0)
 
     def windows(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self.call("spool_read", limit=1000)[1]["windows"]

@@ -16,8 +16,8 @@ from uuid import UUID
 
 import psutil
 
-from cluster.config import HOST_LABEL, device_resource, environment
 from cluster.head import RayHead
+from node.ray_settings import HOST_LABEL, device_resource, environment
 from tests.leftovers import processes_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -3,67 +3,18 @@
 import itertools
 import signal
 import socket
-import subprocess
 import threading
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import docker
 import pytest
 
 from node.agent import Agent
 from node.daemon.engine import HOST_LABEL, docker_time_ms
-from tests.process.daemon_platform import FakePlatform, make_certificates
+from tests.process.daemon_platform import FakePlatform
 from tests.process.daemon_process import IMAGE, DaemonHost, wait_for
 
 SLEEP = ("sleep", "300")
-
-
-@pytest.fixture
-def certificates(tmp_path: Path) -> Path:
-    make_certificates(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def platform(certificates: Path) -> Iterator[FakePlatform]:
-    platform = FakePlatform(certificates)
-    platform.start()
-    yield platform
-    platform.stop()
-
-
-@pytest.fixture
-def allowed() -> Iterator[socket.socket]:
-    """A listener of this machine that tenants may reach, on all its addresses."""
-    with socket.create_server(("0.0.0.0", 0)) as listener:
-        yield listener
-
-
-@pytest.fixture
-def host(
-    scratch: Path, certificates: Path, platform: FakePlatform, allowed: socket.socket, request: pytest.FixtureRequest
-) -> Iterator[DaemonHost]:
-    ports = (allowed.getsockname()[1],)
-    host = DaemonHost(scratch / f"h{time.monotonic_ns() % 10**9}", certificates, platform, tenant_ports=ports)
-    host.start()
-    yield host
-    host.close()
-    assert host.engine.host_id not in str(docker_leftovers(host))
-
-
-def docker_leftovers(host: DaemonHost) -> list[str]:
-    client = docker.APIClient()
-    label = {"label": f"{HOST_LABEL}={host.config.host_id}"}
-    found = [*client.containers(all=True, filters=label), *client.networks(filters=label)]
-    found += client.volumes(filters=label)["Volumes"] or []
-    client.close()
-    tables = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=True).stdout
-    assert found == []
-    assert host.config.host_id.replace("-", "") not in tables
-    return found
 
 
 def bill(windows: list[dict[str, Any]], lease: Any) -> dict[str, int]:
@@ -97,6 +48,7 @@ def test_container_is_built_from_its_lease(host: DaemonHost, platform: FakePlatf
     assert platform.facts[0]["simulated"] is True
     assert host.end_lease(lease)[0] == 200
     assert host.inspect(lease) is None
+    assert host.engine.api.inspect_volume(lease["home_volume"])  # it outlives the container
     assert host.call("delete_volume", volume=lease["home_volume"]) == (200, {})
     reserved = host.lease()
     host.call("grant_lease", **reserved)
@@ -191,11 +143,11 @@ def test_tenants_reach_the_allowed_ports_alone(host: DaemonHost, allowed: socket
     wait_for(lambda: _connects("127.0.0.1", int(published)))
     with socket.create_server(("0.0.0.0", 0)) as forbidden:
         threading.Thread(target=lambda: allowed.accept()[0].close(), daemon=True).start()
-        assert _reaches(host, two, gateway, allowed.getsockname()[1])
-        assert not _reaches(host, two, gateway, forbidden.getsockname()[1])
-    assert not _reaches(host, two, neighbour, 8888)
-    assert not _reaches(host, two, gateway, int(published))
-    assert not _reaches(host, two, "169.254.169.254", 80)
+        assert host.reaches(two, gateway, allowed.getsockname()[1])
+        assert not host.reaches(two, gateway, forbidden.getsockname()[1])
+    assert not host.reaches(two, neighbour, 8888)
+    assert not host.reaches(two, gateway, int(published))
+    assert not host.reaches(two, "169.254.169.254", 80)
     assert "/var/run/docker.sock" not in str(host.inspect(two)["Mounts"])
 
 
@@ -205,14 +157,6 @@ def _connects(address: str, port: int) -> bool:
     except OSError:
         return False
     return True
-
-
-def _reaches(host: DaemonHost, lease: Any, address: str, port: int) -> bool:
-    code = f"import socket; socket.create_connection(({address!r}, {port}), 1)"
-    api = host.engine.api
-    made = api.exec_create(lease["container_name"], ["python3", "-c", code])["Id"]
-    api.exec_start(made)
-    return bool(api.exec_inspect(made)["ExitCode"] == 0)
 
 
 @pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning")  # httpcore

@@ -11,8 +11,7 @@ import pytest
 import ray
 from ray.util.placement_group import placement_group_table
 
-from cluster.agents import Agents
-from cluster.config import agent_name
+from cluster.agents import Agents, agent_name
 from cluster.connection import RayUnavailableError, connect, disconnect
 from cluster.fabric import RayFabric, find_group, remove_orphans
 from cluster.membership import Membership

@@ -1,7 +1,4 @@
-"""What every process of the platform's Ray has in common: authentication, failure detection, quiet logs.
-
-The host daemon starts its raylet with the same values; docs/explanation/ray.md lists them with their reasons.
-"""
+"""What head, raylets and drivers of the platform's Ray have in common; docs/explanation/ray.md gives the reasons."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +7,7 @@ from types import MappingProxyType
 HOST_LABEL = "remotegpu-host"
 
 # Measured: a killed raylet is noticed after 1.2 s, a silent host after 4.2 s; Ray's defaults take 14 s and 64 s.
-COMMON: Mapping[str, str] = MappingProxyType(
+_COMMON: Mapping[str, str] = MappingProxyType(
     {
         "RAY_AUTH_MODE": "token",
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -32,13 +29,9 @@ COMMON: Mapping[str, str] = MappingProxyType(
 
 def environment(*, token_file: Path) -> dict[str, str]:
     """Environment variables for any process that talks Ray with the platform's token."""
-    return {**COMMON, "RAY_AUTH_TOKEN_PATH": str(token_file)}
+    return {**_COMMON, "RAY_AUTH_TOKEN_PATH": str(token_file)}
 
 
 def device_resource(device_uuid: str) -> str:
     """The custom resource of one device: a host's raylet offers 1 of it, a bundle asks for its share."""
     return f"gpu-{device_uuid}"
-
-
-def agent_name(host_uid: str) -> str:
-    return f"agent:{host_uid}"
