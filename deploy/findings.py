@@ -25,7 +25,7 @@ from deploy.shell import execute
 
 _DISK_FREE_GIB = 10
 _CLOCK_SKEW_S = 5.0
-_EXPIRES_SOON = timedelta(days=14)
+_EXPIRES_SOON = timedelta(days=7)  # hosts renew theirs with ten days left
 _CERTIFICATES = ("ca", "internal", "hub")
 
 
@@ -126,6 +126,8 @@ def certificates(instance: Instance) -> Iterator[Finding]:
     wrong = False
     for path in paths:
         remedy = "`remotegpud up` makes it again" if path.parent == instance.secrets else "renew it"
+        if path.name == "host.pem":
+            remedy = "its daemon should have renewed it: see its log; an expired host joins again"
         try:
             left = x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc - datetime.now(UTC)
         except (OSError, ValueError) as error:

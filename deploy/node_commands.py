@@ -35,6 +35,7 @@ def join_command(
     tenant_port: Annotated[
         list[int] | None, typer.Option(help="The platform's public ports. Default: 8000, 8080.")
     ] = None,
+    metrics_port: Annotated[int, typer.Option(min=0, max=65535, help="For Prometheus. Default: a free one.")] = 0,
     data_dir: DataDir = DEFAULT_DATA,
 ) -> None:
     """Enrol this machine with a token, and write the host's directory."""
@@ -48,7 +49,7 @@ def join_command(
         with step(f"join {address}"):
             join(
                 data_dir / "hosts" / name, address=address, token=token, name=name, simulate=simulate, labels=labels,
-                docker_host=docker_host, tenant_ports=tuple(tenant_port or _TENANT_PORTS),
+                docker_host=docker_host, tenant_ports=tuple(tenant_port or _TENANT_PORTS), metrics_port=metrics_port,
             )  # fmt: skip
     except (StepError, JoinError, OSError) as error:
         typer.echo(f"remotegpud: {error}", err=True)
