@@ -104,6 +104,7 @@ class PlatformSpawner(DockerSpawner):
         """Where the container's server is published, as the container's host says."""
         published = await self.docker("port", self.container_id, self.port)
         if not published:
+            await self._check_alive()  # one that has ended publishes nothing
             raise StartFailed("The environment's port is not published on its host.")
         return str(published[0]["HostIp"]), int(published[0]["HostPort"])
 

@@ -25,7 +25,8 @@ from deploy.postgres import EmbeddedPostgres
 from tests.bench.figures import Figure, median
 from tests.bench.world import wait_until_answers
 from tests.db.fleet import Fleet
-from tests.process.api_process import free_port, running_api
+from tests.ports import free_port
+from tests.process.api_process import running_api
 
 _ROWS = 100_000
 _HOSTS, _GPUS_PER_HOST = 4, 8

@@ -1,7 +1,6 @@
 """The API's own process over a database of the tests: `python -m api.server` on free ports."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 import httpx
 
 from api.internal.pki import ensure_pki
+from tests.ports import free_port
 
 _TIMEOUT_S = 60.0
 _SECRETS = ("signing_key_secret", "hub_oidc_client_secret", "ray_token", "hub_api_token")
@@ -59,12 +59,6 @@ def running_api(database_url: str, directory: Path, **variables: str) -> Iterato
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _wait_until_it_answers(api: ApiProcess) -> None:

@@ -13,7 +13,8 @@ from cluster.membership import Membership
 from tests.leftovers import processes_of
 from tests.process.daemon_fixtures import allowed, certificates, host, platform  # noqa: F401  # fixtures
 from tests.process.echo_agent import EchoAgent
-from tests.process.ray_cluster import RayCluster, wait_until
+from tests.process.ray_cluster import RayCluster
+from tests.waiting import wait_for
 
 NAMESPACE = "remotegpu"
 
@@ -22,7 +23,7 @@ NAMESPACE = "remotegpu"
 def nothing_runs_on(scratch: Path) -> Iterator[None]:
     """After everything else is torn down but PostgreSQL, which all tests share, no process of this session is left."""
     yield
-    wait_until(lambda: not processes_of(scratch, but="postgres"), timeout_s=30, what=f"no process of {scratch}")
+    wait_for(lambda: not processes_of(scratch, but="postgres"), timeout_s=30, what=f"no process of {scratch}")
 
 
 @pytest.fixture(scope="session")
@@ -61,7 +62,7 @@ def connected(cluster: RayCluster) -> Membership:
     node_id = connect(cluster.address, namespace=NAMESPACE, token_file=cluster.token_file)
     membership = Membership(node_id)
     membership.start()
-    wait_until(lambda: len(membership.hosts) == cluster.hosts, timeout_s=20, what="both hosts in Ray")
+    wait_for(lambda: len(membership.hosts) == cluster.hosts, timeout_s=20, what="both hosts in Ray")
     return membership
 
 

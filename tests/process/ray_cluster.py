@@ -5,11 +5,8 @@ import json
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID
@@ -19,38 +16,13 @@ import psutil
 from cluster.head import RayHead
 from node.ray_settings import HOST_LABEL, device_resource, environment
 from tests.leftovers import processes_of
+from tests.ports import free_ports
+from tests.waiting import wait_for
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 _PORTS_EACH = 120
 _READY_S = 120.0
 _ATTEMPTS = 3
-
-
-def wait_until(condition: Callable[[], bool], *, timeout_s: float, what: str) -> float:
-    """Wait for a condition; how long it took."""
-    began = time.monotonic()
-    while not condition():
-        if time.monotonic() - began > timeout_s:
-            raise AssertionError(f"{what}: not within {timeout_s} s")
-        time.sleep(0.05)
-    return time.monotonic() - began
-
-
-def free_port_block(count: int) -> int:
-    """The first of `count` free ports, below the range that the kernel gives out by itself."""
-    for base in range(12000 + secrets.randbelow(100) * 50, 32000 - count, count):
-        if all(_is_free(port) for port in range(base, base + count)):
-            return base
-    raise AssertionError("no free ports")
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        try:
-            probe.bind(("0.0.0.0", port))
-        except OSError:
-            return False
-        return True
 
 
 @dataclass(slots=True)
@@ -61,7 +33,7 @@ class RayCluster:
     _processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._base = free_port_block(_PORTS_EACH * (self.hosts + 1) + 2)
+        self._base = free_ports(_PORTS_EACH * (self.hosts + 1) + 2)
         self.root.mkdir(mode=0o700)
         self.token_file.write_text(secrets.token_hex(32))
         self.token_file.chmod(0o600)
@@ -118,12 +90,12 @@ class RayCluster:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        wait_until(lambda: not _group(process.pid), timeout_s=10, what=f"the end of {name}")
+        wait_for(lambda: not _group(process.pid), timeout_s=10, what=f"the end of {name}")
 
     def stop(self) -> None:
         for name in reversed(list(self._processes)):
             self.kill(name)
-        wait_until(lambda: not processes_of(self.root), timeout_s=15, what=f"no process of {self.root}")
+        wait_for(lambda: not processes_of(self.root), timeout_s=15, what=f"no process of {self.root}")
 
     def _start(self, name: str, command: list[str], extra: dict[str, str]) -> None:
         """As under a supervisor, again: Ray gives up when a raylet takes more than 30 s on a loaded machine."""
@@ -148,7 +120,7 @@ class RayCluster:
             )
         self._processes[name] = process
         try:
-            wait_until(lambda: _started(process, log), timeout_s=_READY_S, what=f"{name} to start")
+            wait_for(lambda: _started(process, log), timeout_s=_READY_S, what=f"{name} to start")
         except AssertionError as error:
             raise AssertionError(f"{error}\n{log.read_text()[-3000:]}\n{self._ray_logs()}") from error
 

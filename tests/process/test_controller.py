@@ -24,7 +24,8 @@ from deploy.postgres import EmbeddedPostgres
 from scheduler.states import AllocationState, DeviceStatus, EndReason
 from tests.db.fleet import GIB, Fleet
 from tests.process.conftest import connected
-from tests.process.ray_cluster import REPOSITORY, RayCluster, host_uid, wait_until
+from tests.process.ray_cluster import REPOSITORY, RayCluster, host_uid
+from tests.waiting import wait_for
 
 
 class Controller:
@@ -90,9 +91,7 @@ def start(
     def start() -> Controller:
         controller = Controller(scratch / f"c{len(started)}-{database_name}", environment)
         started.append(controller)
-        wait_until(
-            lambda: controller.serves or controller.process.poll() is not None, timeout_s=60, what="a controller"
-        )
+        wait_for(lambda: controller.serves or controller.process.poll() is not None, timeout_s=60, what="a controller")
         assert controller.process.poll() is None, controller.log.read_text()[-3000:]
         return controller
 
@@ -127,16 +126,14 @@ def submit(fleet: Fleet, name: str = "acme") -> Allocation:
     return fleet.submit(fleet.customer(name), cpu_milli=1000, memory_bytes=GIB)
 
 
-def await_state(fleet: Fleet, allocation: Allocation, state: AllocationState, *, timeout_s: float = 15) -> float:
-    return wait_until(
-        lambda: fleet.allocation(allocation.id).state == state, timeout_s=timeout_s, what=f"allocation {state}"
-    )
+def await_state(fleet: Fleet, allocation: Allocation, state: AllocationState, *, timeout_s: float = 15) -> None:
+    wait_for(lambda: fleet.allocation(allocation.id).state == state, timeout_s=timeout_s, what=f"allocation {state}")
 
 
 def test_a_request_is_placed_and_released(start: Start, fleet: Fleet) -> None:
     controller = start()
-    wait_until(lambda: controller.leads, timeout_s=10, what="leading")
-    wait_until(lambda: _known_to_ray(fleet), timeout_s=15, what="hosts of the database known to be in Ray")
+    wait_for(lambda: controller.leads, timeout_s=10, what="leading")
+    wait_for(lambda: _known_to_ray(fleet), timeout_s=15, what="hosts of the database known to be in Ray")
     allocation = submit(fleet)
     await_state(fleet, allocation, AllocationState.ACTIVE)
     (group,) = fleet.groups()
@@ -149,14 +146,13 @@ def test_a_request_is_placed_and_released(start: Start, fleet: Fleet) -> None:
 
 def test_the_standby_takes_over_from_a_killed_leader(start: Start, fleet: Fleet) -> None:
     first = start()
-    wait_until(lambda: first.leads, timeout_s=10, what="leading")
+    wait_for(lambda: first.leads, timeout_s=10, what="leading")
     second = start()
     kept = submit(fleet)
     await_state(fleet, kept, AllocationState.ACTIVE)
     assert first.leads and not second.leads
     first.kill()
-    took_s = wait_until(lambda: second.leads, timeout_s=10, what="the standby to lead")
-    assert took_s < 5
+    wait_for(lambda: second.leads, timeout_s=5, what="the standby to lead")
     later = submit(fleet, "next")
     await_state(fleet, later, AllocationState.ACTIVE)
     assert fleet.allocation(kept.id).state == AllocationState.ACTIVE
@@ -165,7 +161,7 @@ def test_the_standby_takes_over_from_a_killed_leader(start: Start, fleet: Fleet)
 
 def test_a_leader_killed_in_the_middle_is_continued(start: Start, fleet: Fleet) -> None:
     first = start()
-    wait_until(lambda: first.leads, timeout_s=10, what="leading")
+    wait_for(lambda: first.leads, timeout_s=10, what="leading")
     allocations = [submit(fleet, f"c{number}") for number in range(4)]
     first.kill()
     start()
@@ -180,12 +176,12 @@ def test_orphans_are_removed_at_take_over(start: Start, fleet: Fleet, membership
     orphan = placement_group([{"gpu-GPU-h1-0": 1}], name="rg-of-nobody-1", lifetime="detached")
     assert orphan.wait(10)
     start()
-    wait_until(lambda: find_group("rg-of-nobody-1") is None, timeout_s=15, what="the orphan to go")
+    wait_for(lambda: find_group("rg-of-nobody-1") is None, timeout_s=15, what="the orphan to go")
 
 
 def test_it_ends_in_order(start: Start, fleet: Fleet) -> None:
     controller = start()
-    wait_until(lambda: controller.leads, timeout_s=10, what="leading")
+    wait_for(lambda: controller.leads, timeout_s=10, what="leading")
     controller.process.terminate()
     assert controller.process.wait(timeout=15) == 0
     entries = [json.loads(line) for line in controller.log.read_text().splitlines() if line.startswith("{")]
@@ -207,12 +203,12 @@ def test_without_ray_it_ends_to_be_started_again(
         connected(cluster).stop()
     assert code == 75, controller.log.read_text()[-3000:]
     again = start()
-    wait_until(lambda: again.leads, timeout_s=15, what="leading")
+    wait_for(lambda: again.leads, timeout_s=15, what="leading")
 
 
 def test_a_lost_lock_ends_the_leader(start: Start, fleet: Fleet, database: Database) -> None:
     controller = start()
-    wait_until(lambda: controller.leads, timeout_s=10, what="leading")
+    wait_for(lambda: controller.leads, timeout_s=10, what="leading")
     with database.engine.begin() as connection:
         connection.exec_driver_sql(
             "select pg_terminate_backend(pid) from pg_locks where locktype = 'advisory' and granted"

@@ -19,7 +19,8 @@ from scheduler.host_protocol import DeviceShare, Lease
 from scheduler.ports import CapacityError, HostShare, HostUnreachableError, StaleGenerationError
 from tests.process.conftest import NAMESPACE, connected
 from tests.process.echo_agent import EchoAgent
-from tests.process.ray_cluster import RayCluster, host_uid, wait_until
+from tests.process.ray_cluster import RayCluster, host_uid
+from tests.waiting import wait_for
 
 GIB = 2**30
 
@@ -130,7 +131,7 @@ def test_a_killed_agent_comes_back(agents: Agents) -> None:
         except HostUnreachableError:
             return False
 
-    assert wait_until(back, timeout_s=15, what="the agent to come back") < 15
+    assert wait_for(back, timeout_s=15, what="the agent to come back") < 15
 
 
 def test_a_lost_host_is_noticed_and_returns_with_group_and_agent(
@@ -139,15 +140,14 @@ def test_a_lost_host_is_noticed_and_returns_with_group_and_agent(
     fabric.reserve("rg-gone", [share(2, "GPU-h2-0")])
     agents.call(host_uid(2), "echo", {}, timeout_s=20)
     cluster.kill("host-2")
-    took_s = wait_until(lambda: host_uid(2) not in membership.hosts, timeout_s=10, what="the loss to be noticed")
-    assert took_s < 5
+    wait_for(lambda: host_uid(2) not in membership.hosts, timeout_s=5, what="the loss to be noticed")
     with pytest.raises(HostUnreachableError):
         agents.call(host_uid(2), "echo", {}, timeout_s=5)
     cluster.start_host(2)
-    wait_until(lambda: host_uid(2) in membership.hosts, timeout_s=10, what="the host to return")
-    wait_until(lambda: state("rg-gone") == "CREATED", timeout_s=15, what="its group to return")
+    wait_for(lambda: host_uid(2) in membership.hosts, timeout_s=10, what="the host to return")
+    wait_for(lambda: state("rg-gone") == "CREATED", timeout_s=15, what="its group to return")
     agents.ensure()
-    wait_until(lambda: _answers(agents, 2), timeout_s=15, what="its agent to return")
+    wait_for(lambda: _answers(agents, 2), timeout_s=15, what="its agent to return")
 
 
 def test_groups_and_agents_survive_the_head(
@@ -163,7 +163,7 @@ def test_groups_and_agents_survive_the_head(
     assert state("rg-survivor") == "CREATED"
     later = Agents(EchoAgent, returned, namespace=NAMESPACE)
     later.ensure()
-    wait_until(lambda: _answers(later, 1), timeout_s=20, what="the agent to answer")
+    wait_for(lambda: _answers(later, 1), timeout_s=20, what="the agent to answer")
     assert later.call(host_uid(1), "echo", {}, timeout_s=10).body["pid"] == pid
     with pytest.raises(CapacityError):
         RayFabric(later, namespace=NAMESPACE, reserve_s=1.0).reserve("rg-double", [share()])

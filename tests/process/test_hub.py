@@ -19,9 +19,11 @@ from docker.errors import NotFound
 from deploy.base_image import ensure_base_image, has_image
 from deploy.environment_image import ensure_environment_image
 from deploy.postgres import EmbeddedPostgres
+from tests.ports import free_port
 from tests.process.hub_certificates import write_certificates
 from tests.process.hub_platform import IMAGE, Environment, HubPlatform, serving
-from tests.process.hub_processes import HubProcesses, free_port, wait_for
+from tests.process.hub_processes import HubProcesses
+from tests.waiting import wait_for
 
 FORM = {"image": "base", "gpus": "1", "gpu_model": "A100-80GB", "cpus": "2", "memory_gib": "2"}
 
@@ -117,7 +119,11 @@ def start_by_rest(hub: HubProcesses, name: str) -> None:
 def stop_by_rest(hub: HubProcesses, name: str) -> None:
     with hub.api as api:
         assert api.delete(f"/users/ada/servers/{name}").status_code in (202, 204)
-    wait_for(lambda: not server(hub, name)["ready"] and not server(hub, name)["pending"], what=f"{name} stopped")
+    wait_for(
+        lambda: not server(hub, name)["ready"] and not server(hub, name)["pending"],
+        timeout_s=60,
+        what=f"{name} stopped",
+    )
 
 
 def test_sign_in_uses_state_and_pkce(hub: HubProcesses) -> None:
@@ -231,7 +237,7 @@ def test_a_hub_restart_keeps_the_server(browser: httpx.Client, hub: HubProcesses
     platform.engine.pause(container)
     hub.stop_hub()
     hub.start_hub()
-    wait_for(lambda: "inspect_container" in platform.operations, what="the Hub asks")
+    wait_for(lambda: "inspect_container" in platform.operations, timeout_s=60, what="the Hub asks")
     asked = len(platform.operations)
     wait_for(lambda: len(platform.operations) > asked + 1, timeout_s=40, what="the Hub asks again")
     assert "platform:stop" not in platform.operations
@@ -298,9 +304,9 @@ def test_a_failing_container_is_shown_and_stopped(
 ) -> None:
     start_by_form(browser, "broken")
     environment = platform.environments["ada", "broken"]
-    wait_for(lambda: "start" in platform.operations, what="started")
+    wait_for(lambda: "start" in platform.operations, timeout_s=60, what="started")
     engine.kill(environment.container_name)
-    wait_for(lambda: not server(hub, "broken")["pending"], what="the failed start is over")
+    wait_for(lambda: not server(hub, "broken")["pending"], timeout_s=60, what="the failed start is over")
     page = browser.get("/hub/spawn-pending/ada/broken")
     assert "exit code 137" in page.text
     assert environment.desired == "stopped"

@@ -13,9 +13,9 @@ from fastapi import FastAPI
 from fastapi.responses import JSONResponse, Response
 
 from hub.platform_client import PlatformClient, PlatformError, PlatformUnreachable, ServerView
+from tests.ports import free_port
 from tests.process.hub_certificates import write_certificates
 from tests.process.hub_platform import serving
-from tests.process.hub_processes import free_port
 
 VIEW = {
     "environment_id": "e", "version": 7, "observed": "queued", "desired": "running", "allocation_id": "a",

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,15 +21,10 @@ from deploy.progress import StepError
 from deploy.secrets import ensure_secrets
 from deploy.stop import stop_everything
 from deploy.supervisor import Program, Supervisor
+from tests.ports import free_port
 from tests.waiting import wait_for
 
 PARTS = ("postgres", "proxy")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("0.0.0.0", 0))
-        return int(probe.getsockname()[1])
 
 
 def small_installation(data: Path) -> Instance:

@@ -9,8 +9,9 @@ import pytest
 from api.environments.hub_client import HubClient, HubError, SpawnFailed
 from api.settings import Settings
 from deploy.postgres import EmbeddedPostgres
+from tests.ports import free_port
 from tests.process.hub_certificates import write_certificates
-from tests.process.hub_processes import HubProcesses, free_port
+from tests.process.hub_processes import HubProcesses
 
 
 @pytest.fixture
