@@ -47,6 +47,10 @@ def up(
     port: Port = None,
     internal_port: Port = None,
     hub_port: Port = None,
+    hub_domain: Annotated[
+        str | None,
+        typer.Option(help="A host name of the Hub's own; each user gets a subdomain of it. Empty: none."),
+    ] = None,
     hub_api_port: Port = None,
     proxy_api_port: Port = None,
     ray_port: Port = None,

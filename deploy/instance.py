@@ -30,6 +30,7 @@ class Instance:
     port: int = 8000
     internal_port: int = 8001
     hub_port: int = 8080
+    hub_domain: str | None = None  # the Hub's own host name; its users are subdomains of it
     hub_api_port: int = 8081
     proxy_api_port: int = 8082
     ray_port: int = 6379
@@ -82,7 +83,12 @@ class Instance:
 
     @property
     def hub_url(self) -> str:
-        return f"{self.scheme}://{self.address}:{self.hub_port}"
+        return f"{self.scheme}://{self.hub_domain or self.address}:{self.hub_port}"
+
+    @property
+    def hub_connect_url(self) -> str:
+        """Where tenants' containers reach the Hub: by address if no certificate asks for a name."""
+        return self.hub_url if self.tls_cert else f"http://{self.address}:{self.hub_port}"
 
     @property
     def internal_url(self) -> str:

@@ -6,6 +6,7 @@ Everything that differs between installations comes from the environment; see hu
 from pathlib import Path
 
 from hub.authenticator import ADMIN_GROUP, PlatformAuthenticator
+from hub.proxy_routes import PlatformProxy
 from hub.settings import HubSettings
 from hub.spawner import PlatformSpawner
 
@@ -18,6 +19,7 @@ c.JupyterHub.bind_url = f"{'https' if settings.tls else 'http'}://{settings.list
 c.JupyterHub.hub_bind_url = f"http://127.0.0.1:{settings.api_port}"
 c.JupyterHub.public_url = settings.hub_url
 c.JupyterHub.subdomain_host = settings.subdomain_host
+c.JupyterHub.proxy_class = PlatformProxy
 c.ConfigurableHTTPProxy.should_start = False
 c.ConfigurableHTTPProxy.api_url = f"http://127.0.0.1:{settings.proxy_api_port}"
 c.ConfigurableHTTPProxy.auth_token = settings.secret("hub_proxy_token")
@@ -34,6 +36,9 @@ c.JupyterHub.authenticator_class = PlatformAuthenticator
 c.PlatformAuthenticator.platform_url = settings.public_url
 c.PlatformAuthenticator.hub_url = settings.hub_url
 c.PlatformAuthenticator.client_secret = settings.secret("hub_oidc_client_secret")
+
+# With subdomains only: `__Host-` demands the path `/`, which on a shared host name leads to tenants' servers.
+c.JupyterHub.cookie_host_prefix_enabled = bool(settings.subdomain_host and settings.tls)
 
 # Who may do what. The platform creates users and starts and stops their servers; it never enters one.
 c.JupyterHub.services = [{"name": "remotegpu", "api_token": settings.secret("hub_api_token")}]
@@ -62,7 +67,7 @@ c.JupyterHub.redirect_to_server = False
 c.JupyterHub.spawner_class = PlatformSpawner
 c.PlatformSpawner.internal_url = settings.internal_url
 c.PlatformSpawner.secrets_dir = str(settings.secrets_dir)
-c.PlatformSpawner.hub_connect_url = settings.hub_url
+c.PlatformSpawner.hub_connect_url = settings.connect_url
 c.PlatformSpawner.cmd = ["jupyterhub-singleuser"]
 c.PlatformSpawner.remove = True
 c.PlatformSpawner.http_timeout = 120

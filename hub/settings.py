@@ -15,7 +15,8 @@ class HubSettings:
     """See "The Hub's environment" in docs/reference/interfaces.md."""
 
     public_url: str  # where browsers reach the platform: the OIDC provider
-    hub_url: str  # where browsers and tenants' containers reach the Hub
+    hub_url: str  # where browsers reach the Hub
+    connect_url: str  # where tenants' containers reach it
     internal_url: str  # the platform's internal listener, mutual TLS
     secrets_dir: Path
     database_url: str
@@ -38,6 +39,7 @@ class HubSettings:
         return cls(
             public_url=_required(environment, "PUBLIC_URL").rstrip("/"),
             hub_url=_required(environment, "HUB_URL").rstrip("/"),
+            connect_url=(environment.get("REMOTEGPU_HUB_CONNECT_URL") or _required(environment, "HUB_URL")).rstrip("/"),
             internal_url=_required(environment, "INTERNAL_URL").rstrip("/"),
             secrets_dir=Path(_required(environment, "SECRETS_DIR")),
             database_url=environment.get("REMOTEGPU_HUB_DATABASE_URL", ""),

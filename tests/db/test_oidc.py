@@ -13,6 +13,7 @@ from joserfc import jwt
 from joserfc.jwk import KeySet
 from sqlalchemy import update
 
+from api.app import create_app
 from api.clock import utc_now
 from api.db import Database
 from api.identity.tables import User
@@ -314,6 +315,13 @@ def test_pages_have_a_strict_policy(app_client: TestClient) -> None:
     assert policy.startswith("default-src 'none'") and "script-src" not in policy
     assert "form-action 'self' http://hub.testserver" in policy
     assert app_client.get("/static/style.css").headers["content-type"].startswith("text/css")
+
+
+def test_signing_in_may_end_at_a_users_subdomain(settings: Settings, database: Database) -> None:
+    urls = {"hub_url": "https://hub.test:8080", "hub_subdomains": True}
+    with TestClient(create_app(settings.model_copy(update=urls), database)) as client:
+        policy = client.get("/account/login").headers["content-security-policy"]
+    assert policy.endswith("form-action 'self' https://hub.test:8080 https://*.hub.test:8080")
 
 
 def test_wrong_password_on_the_page(app_client: TestClient, tenant: Tenant) -> None:

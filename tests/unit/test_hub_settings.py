@@ -18,6 +18,14 @@ def test_defaults() -> None:
     assert settings.public_url == "https://cloud.example.org"
     assert (settings.listen_port, settings.api_port, settings.proxy_api_port) == (8080, 8081, 8082)
     assert not settings.tls
+    assert settings.connect_url == settings.hub_url
+
+
+def test_environments_may_reach_the_hub_at_another_address() -> None:
+    there = {"REMOTEGPU_HUB_CONNECT_URL": "http://10.0.0.1:8080/", "REMOTEGPU_HUB_SUBDOMAIN_HOST": "http://hub.test"}
+    settings = HubSettings.from_environment(ENVIRONMENT | there)
+    assert (settings.connect_url, settings.hub_url) == ("http://10.0.0.1:8080", "https://hub.example.org")
+    assert "--host-routing" in proxy_command(settings)
 
 
 @pytest.mark.parametrize("name", ENVIRONMENT)
