@@ -54,7 +54,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
 def _complete(operation: dict[str, Any], *, method: str, path: str) -> None:
     responses = operation["responses"]
     rule = POLICY.get((method, path))
-    statuses = [429]
+    statuses = [429, 503]
     if rule is None or rule.roles is not None:
         statuses += [401, 403]
         operation["security"] = [{"bearer": []}]

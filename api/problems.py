@@ -8,12 +8,14 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import DataError
+from sqlalchemy.exc import DataError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
 from api.errors import ApiError, Problem
 
 MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER_S = "2"
 _MAX_ERRORS = 20
 _log = logging.getLogger(__name__)
 
@@ -29,7 +31,7 @@ _CODES = {
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The value of an endpoint's `responses=` for the error statuses that it answers itself.
 
-    401, 403, 413, 422, 429, and 400 for a body that can't be read, are documented without being named.
+    401, 403, 413, 422, 429, 503, and 400 for a body that can't be read, are documented without being named.
     """
     return {status: problem_response(status) for status in statuses}
 
@@ -60,6 +62,8 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http_exception)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(DataError, _unstorable)
+    app.add_exception_handler(OperationalError, _database_away)
+    app.add_exception_handler(PoolTimeout, _database_away)
     app.add_exception_handler(Exception, _unhandled)
 
 
@@ -93,6 +97,12 @@ def _unstorable(request: Request, error: Exception) -> JSONResponse:
     # The last net below the schemas' own bounds: a NUL byte or a number that PostgreSQL can't hold.
     _log.warning("%s %s: value refused by the database", request.method, request.url.path)
     return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "validation", "A value can't be stored: a NUL byte, or too large.")
+
+
+def _database_away(request: Request, error: Exception) -> JSONResponse:
+    _log.error("%s %s: the database does not answer: %s", request.method, request.url.path, error)
+    detail = "The platform's database does not answer at the moment; try again."
+    return problem(HTTPStatus.SERVICE_UNAVAILABLE, "unavailable", detail, headers={"Retry-After": RETRY_AFTER_S})
 
 
 def _unhandled(request: Request, error: Exception) -> JSONResponse:

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sysconfig
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,8 +92,13 @@ class EmbeddedPostgres:
         self._run("pg_ctl", "start", "-w", "-t", str(_TIMEOUT_S), "-D", str(self.data), "-l", str(self.log))
 
     def prepare(self) -> None:
-        """What must be done right before a start: forget a dead postmaster, let the server write its log."""
-        self._forget_dead_postmaster()
+        """What must be done right before a start: let a dead postmaster's other processes end, and forget it; let the
+        server write its log."""
+        if self.pid() is None:
+            self._wait_for_orphans()
+            # They survived a kill -9, and may name a process that is something else by now.
+            for lock in (self.data / "postmaster.pid", *self.socket.glob(".s.PGSQL.*.lock")):
+                lock.unlink(missing_ok=True)
         self._give(self.root)
 
     def answers(self) -> bool:
@@ -112,20 +118,24 @@ class EmbeddedPostgres:
         """The postmaster's process id, if it runs."""
         try:
             pid = int((self.data / "postmaster.pid").read_text().splitlines()[0])
-            os.kill(pid, 0)
-        except (FileNotFoundError, ValueError, IndexError, ProcessLookupError):
+        except (FileNotFoundError, ValueError, IndexError):
             return None
-        return pid
+        return pid if _directory_of(Path(f"/proc/{pid}")) == self.data.resolve() else None
 
     def stop(self) -> None:
         """End the server (fast shutdown) and wait for it. Idempotent."""
         if self.pid() is not None:
             self._run("pg_ctl", "stop", "-w", "-t", str(_TIMEOUT_S), "-m", "fast", "-D", str(self.data))
 
-    def _forget_dead_postmaster(self) -> None:
-        # A pid file that survived a kill -9 may name a process that is something else by now.
-        if self.pid() is None:
-            (self.data / "postmaster.pid").unlink(missing_ok=True)
+    def _wait_for_orphans(self) -> None:
+        """Until the processes that a killed postmaster left are gone: they end by themselves, and a start while one is
+        there would be refused."""
+        deadline = time.monotonic() + _TIMEOUT_S
+        data = self.data.resolve()
+        while any(_directory_of(process) == data for process in Path("/proc").glob("[0-9]*")):
+            if time.monotonic() > deadline:
+                raise PostgresError(f"processes of a server that was killed still use {data}; end them")
+            time.sleep(0.05)
 
     def _uid(self) -> int:
         return pwd.getpwnam(_UNPRIVILEGED).pw_uid if os.geteuid() == 0 else os.geteuid()
@@ -159,6 +169,14 @@ class EmbeddedPostgres:
 
 def _name(uid: int) -> str:
     return pwd.getpwuid(uid).pw_name
+
+
+def _directory_of(process: Path) -> Path | None:
+    """The directory that a process works in, for one of PostgreSQL's its data directory; None if it can't be seen."""
+    try:
+        return (process / "cwd").readlink()
+    except OSError:
+        return None
 
 
 def _reachable(path: Path) -> bool:

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from api.app import install_shared
+from api.body_limit import BodyLimit
 from api.db import Database
 from api.environments.changes import ChangeFeed
 from api.hostlink import Hostlink
@@ -33,8 +34,8 @@ def create_internal_app(settings: Settings, database: Database) -> FastAPI:
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
-        max_body_size=MAX_BODY_BYTES,
     )
+    app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
     install_shared(app, settings, database)
     app.state.authority = Authority(settings.secrets_dir)
     app.state.peers = PeerRegister(database)

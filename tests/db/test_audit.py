@@ -1,0 +1,196 @@
+"""Every change by a person leaves an audit row in the same transaction (invariant I10): each endpoint that changes
+something, once as it is, and once with an audit trail that can't be written, when nothing else may change either.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import pytest
+from fastapi.testclient import TestClient
+from sqlalchemy import func, select, text
+
+from api.app import API
+from api.audit.tables import AuditEntry
+from api.billing.journal import top_up
+from api.db import Database
+from api.environments.reconciler import EnvironmentReconciler
+from api.images.tables import Image
+from api.policy import PAGE, POLICY
+from api.settings import Settings
+from api.tables import metadata
+from tests.db.conftest import PASSWORD, Person, Tenant
+from tests.db.environment_world import RecordingHosts, RecordingHub, World
+from tests.db.fleet import DOLLAR, Fleet
+
+REFUSING = """
+create function refuse() returns trigger language plpgsql as $$ begin raise exception 'no audit'; end $$;
+create trigger refuse before insert on audit_entries for each row execute function refuse();
+"""
+NOT_CHANGES = {("POST", "/auth/refresh")}  # a token that is renewed changes nothing that anybody sees
+NEW_PASSWORD = "a-long-pass-phrase"
+ENVIRONMENT = {"name": "new", "image": "base", "gpus": 1, "gpu_model": "A100"}
+
+
+@dataclass(slots=True)
+class Platform:
+    """The platform's people and one of each thing; `of` has the ids of what paths name."""
+
+    client: TestClient
+    people: Mapping[str, Person]
+    of: dict[str, str] = field(default_factory=dict)
+
+    def ask(self, who: str | None, method: str, path: str, body: Any = None) -> httpx.Response:
+        headers = self.people[who].headers if who else {}
+        answer: Any = self.client.request(method, API + path.format(**self.of), json=body, headers=headers)
+        return answer  # the test client's own class of response
+
+
+@pytest.fixture
+def platform(
+    app_client: TestClient, database: Database, settings: Settings, admin: Person, tenant: Tenant, other_tenant: Tenant
+) -> Platform:
+    people = {"admin": admin, "owner": tenant.owner, "member": tenant.member}
+    platform = Platform(app_client, people)
+    _make_things(platform, database, settings, tenant)
+    platform.of |= {"customer": str(tenant.customer.uid), "member": str(tenant.member.user.uid)}
+    platform.of["user"] = str(other_tenant.owner.user.uid)
+    signed_in = platform.ask(None, "POST", "/auth/login", {"username": "acme-member", "password": PASSWORD})
+    platform.of["refresh"] = signed_in.raise_for_status().json()["refresh_token"]
+    made: dict[str, tuple[str, str, str, Any]] = {
+        "key": ("owner", "POST", "/customer/api-keys", {"name": "k", "scopes": ["profile:read"]}),
+        "invitation": ("owner", "POST", "/customer/invitations", {"email": "invited@example.test"}),
+        "other_invitation": ("owner", "POST", "/customer/invitations", {"email": "other@example.test"}),
+        "token": ("admin", "POST", "/admin/machines/enrolment-tokens", {}),
+    }
+    for name, request in made.items():
+        document = platform.ask(*request).raise_for_status().json()
+        platform.of[name] = document["id"]
+        platform.of[f"{name}_secret"] = document.get("token", "")
+    platform.ask("admin", "PATCH", "/admin/settings", {"self_registration": True}).raise_for_status()
+    return platform
+
+
+def _make_things(platform: Platform, database: Database, settings: Settings, tenant: Tenant) -> None:
+    fleet = Fleet(database)
+    fleet.price()
+    image = Image(name="base", framework="f", version="1", reference="remotegpu/base:1", ports=[8888])
+
+    def work(session: Any) -> None:
+        top_up(session, customer_id=tenant.customer.id, amount_micro=100 * DOLLAR, actor="cli", key="start")
+        session.add(image)
+
+    database.transact(work)
+    world = World(fleet, settings, (tenant.customer, tenant.workspace, tenant.owner.user))
+    host = world.host(gpus=8)
+    runs, stopped = world.create("runs"), world.create("stopped")
+    world.place()
+    world.stop(stopped)
+    world.release()
+    reconciler = EnvironmentReconciler(database, settings, RecordingHub(), RecordingHosts())
+    reconciler.run_once()
+    assert reconciler.wait_idle(30)
+    reconciler.close()
+    platform.of |= {
+        "machine": str(host.uid), "image": str(image.uid), "environment": str(runs.uid), "stopped": str(stopped.uid),
+        "allocation": str(world.allocation(runs).uid),
+    }  # fmt: skip
+
+
+Change = tuple[str | None, str, str, Any]
+# In an order in which each is possible after those before it.
+CHANGES: tuple[Change, ...] = (
+    (None, "POST", "/auth/login", {"username": "acme-owner", "password": PASSWORD}),
+    (None, "POST", "/auth/logout", {"refresh_token": "{refresh}"}),
+    ("member", "POST", "/auth/password", {"current_password": PASSWORD, "new_password": NEW_PASSWORD}),
+    ("member", "PATCH", "/auth/me", {"display_name": "Me"}),
+    (None, "POST", "/auth/register", {"customer_name": "first", "username": "first-owner", "password": NEW_PASSWORD,
+                                      "email": "first@example.test"}),
+    (None, "POST", "/auth/invitations/accept", {"token": "{invitation_secret}", "username": "invited",
+                                                "password": NEW_PASSWORD}),
+    ("owner", "POST", "/customer/environments", ENVIRONMENT),
+    ("owner", "POST", "/customer/environments/{stopped}/start", None),
+    ("owner", "POST", "/customer/environments/{environment}/stop", None),
+    ("owner", "DELETE", "/customer/environments/{environment}", None),
+    ("owner", "POST", "/customer/members", {"username": "colleague", "email": "colleague@example.test"}),
+    ("owner", "POST", "/customer/members/{member}/disable", None),
+    ("owner", "POST", "/customer/members/{member}/enable", None),
+    ("owner", "POST", "/customer/invitations", {"email": "third@example.test"}),
+    ("owner", "DELETE", "/customer/invitations/{other_invitation}", None),
+    ("owner", "POST", "/customer/api-keys", {"name": "n", "scopes": ["profile:read"]}),
+    ("owner", "DELETE", "/customer/api-keys/{key}", None),
+    ("admin", "POST", "/admin/customers", {"name": "second", "owner": {"username": "second-owner"}}),
+    ("admin", "PATCH", "/admin/customers/{customer}", {"name": "renamed"}),
+    ("admin", "POST", "/admin/customers/{customer}/top-up", {"amount_micro": 1_000_000}),
+    ("admin", "PUT", "/admin/customers/{customer}/quota", {"gpus": 5}),
+    ("admin", "PATCH", "/admin/settings", {"self_registration": False}),
+    ("admin", "POST", "/admin/users", {"username": "admin-2"}),
+    ("admin", "POST", "/admin/users/{user}/reset-password", None),
+    ("admin", "POST", "/admin/users/{user}/disable", None),
+    ("admin", "POST", "/admin/users/{user}/enable", None),
+    ("admin", "POST", "/admin/allocations/{allocation}/end", None),
+    ("admin", "POST", "/admin/machines/enrolment-tokens", {}),
+    ("admin", "DELETE", "/admin/machines/enrolment-tokens/{token}", None),
+    ("admin", "PATCH", "/admin/machines/{machine}", {"admin_state": "draining"}),
+    ("admin", "POST", "/admin/images", {"name": "new", "framework": "f", "version": "1", "reference": "new:1",
+                                        "ports": [8888]}),
+    ("admin", "PATCH", "/admin/images/{image}", {"enabled": False}),
+    ("admin", "POST", "/admin/prices", {"gpu_model": "H100", "price_micro_per_gpu_hour": 5}),
+    ("admin", "POST", "/admin/customers/{customer}/disable", None),
+    ("admin", "POST", "/admin/customers/{customer}/enable", None),
+)  # fmt: skip
+
+
+def test_every_endpoint_that_changes_something_is_here() -> None:
+    changing = {
+        (method, path.removeprefix(API))
+        for (method, path), rule in POLICY.items()
+        if method != "GET" and path.startswith(API) and rule is not PAGE
+    }
+    assert {_shape(*each) for each in changing - NOT_CHANGES} == {_shape(each[1], each[2]) for each in CHANGES}
+    assert len(CHANGES) == len(changing - NOT_CHANGES)
+
+
+def test_a_change_and_its_audit_row_are_one(platform: Platform, database: Database) -> None:
+    """Each is first tried with an audit trail that can't be written, and must leave no trace; then as it is."""
+    with database.engine.begin() as connection:
+        connection.execute(text(REFUSING))
+    for who, method, path, body in CHANGES:
+        filled = _filled(body, platform.of)
+        _audit(database, works=False)
+        before = contents(database)
+        assert platform.ask(who, method, path, filled).status_code == 500, (method, path)
+        assert contents(database) == before, f"{method} {path} changed something without its audit row"
+        _audit(database, works=True)
+        with database.session() as session:
+            seen = session.scalar(select(func.coalesce(func.max(AuditEntry.id), 0)))
+        answer = platform.ask(who, method, path, filled)
+        assert answer.is_success, (method, path, answer.text)
+        with database.session() as session:
+            actors = set(session.scalars(select(AuditEntry.actor).where(AuditEntry.id > seen)))
+        expected = {f"user:{platform.people[who].user.uid}"} if who else actors
+        assert actors and actors == expected, (method, path)
+
+
+def _audit(database: Database, *, works: bool) -> None:
+    with database.engine.begin() as connection:
+        connection.execute(text(f"alter table audit_entries {'disable' if works else 'enable'} trigger refuse"))
+
+
+def _shape(method: str, path: str) -> tuple[str, str]:
+    return method, re.sub(r"\{[^}]+\}", "{}", path)
+
+
+def _filled(body: Any, values: Mapping[str, str]) -> Any:
+    if not isinstance(body, dict):
+        return body
+    return {name: value.format(**values) if isinstance(value, str) else value for name, value in body.items()}
+
+
+def contents(database: Database) -> dict[str, Any]:
+    """A digest of every table."""
+    digest = "select md5(string_agg(t::text, '|' order by t::text)) from {} t"
+    with database.engine.connect() as connection:
+        return {name: connection.scalar(text(digest.format(name))) for name in sorted(metadata.tables)}
