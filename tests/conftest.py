@@ -29,9 +29,13 @@ def scratch() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def postgres(scratch: Path) -> Iterator[EmbeddedPostgres]:
-    """A real server with a migrated template database."""
+    """A real server with a migrated template database. It need not survive the machine: nothing waits for a disk."""
     server = EmbeddedPostgres(scratch / "pg")
     server.start()
+    with psycopg.connect(server.conninfo("postgres"), autocommit=True) as connection:
+        for setting in ("fsync", "synchronous_commit", "full_page_writes"):
+            connection.execute(f"alter system set {setting} = off")
+        connection.execute("select pg_reload_conf()")
     server.ensure_database(_TEMPLATE)
     database = Database(server.url(_TEMPLATE))
     migrate(database.engine)
@@ -45,7 +49,7 @@ def database_name(postgres: EmbeddedPostgres) -> Iterator[str]:
     """A fresh migrated database, dropped after the test."""
     name = f"test_{os.getpid()}_{next(_numbers)}"
     with psycopg.connect(postgres.conninfo("postgres"), autocommit=True) as connection:
-        connection.execute(f"create database {name} template {_TEMPLATE}")
+        connection.execute(f"create database {name} template {_TEMPLATE} strategy file_copy")
         yield name
         connection.execute(f"drop database {name} with (force)")
 

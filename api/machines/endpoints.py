@@ -22,7 +22,7 @@ from api.machines.schemas import (
     MachinePatch,
 )
 from api.machines.tables import EnrolmentToken, Host, HostEvent
-from api.pagination import CursorQuery, LimitQuery, Page, page_rows
+from api.pagination import CursorQuery, LimitQuery, Page, decode_cursor, encode_cursor, page_rows
 from api.problems import problems
 from api.tenants.tables import Customer
 from scheduler.states import AdminState, DeviceStatus
@@ -123,12 +123,17 @@ def list_machine_events(
     return Page(items=items, next_cursor=following)
 
 
-@router.get("/customer/machines")
-def list_offers(database: DatabaseDep, principal: PrincipalDep) -> Page[ModelOffer]:
+@router.get("/customer/machines", responses=problems(400))
+def list_offers(
+    database: DatabaseDep, principal: PrincipalDep, limit: LimitQuery = 50, cursor: CursorQuery = None
+) -> Page[ModelOffer]:
     """The GPU models that may be rented, with what is free now and the price."""
+    begin = max(0, decode_cursor(cursor)) if cursor is not None else 0
     with database.session() as session:
         customer = session.get_one(Customer, principal.tenant_id)
-        return Page(items=model_offers(session, currency=customer.currency), next_cursor=None)
+        offers = model_offers(session, currency=customer.currency)
+    following = encode_cursor(begin + limit) if len(offers) > begin + limit else None
+    return Page(items=offers[begin : begin + limit], next_cursor=following)
 
 
 def _token(token: EnrolmentToken) -> EnrolmentTokenOut:

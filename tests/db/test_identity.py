@@ -286,6 +286,19 @@ def test_sign_in_is_rate_limited(settings: Settings, database: Database) -> None
     assert int(answers[-1].headers["retry-after"]) >= 1
 
 
+def test_each_address_is_rate_limited_before_anything_is_looked_up(
+    settings: Settings, database: Database, admin: Person
+) -> None:
+    strict = settings.model_copy(update={"rate_limit_address": "2/minute"})
+    app = create_app(strict, database)
+    with TestClient(app) as client:
+        answers = [client.get(ME, headers=headers) for headers in (admin.headers, {}, admin.headers)]
+        assert [answer.status_code for answer in answers] == [200, 401, 429]
+        assert int(answers[-1].headers["retry-after"]) >= 1
+    with TestClient(app, client=("192.0.2.7", 50_000)) as elsewhere:
+        assert elsewhere.get(ME, headers=admin.headers).status_code == 200
+
+
 def test_each_identity_is_rate_limited(settings: Settings, database: Database, admin: Person, tenant: Tenant) -> None:
     strict = settings.model_copy(update={"rate_limit_identity": "2/minute"})
     with TestClient(create_app(strict, database)) as client:

@@ -97,6 +97,9 @@ def test_offers_count_what_is_free_and_say_the_price(
     assert (a100["gpu_model"], a100["total"], a100["free"], a100["price_micro_per_gpu_hour"]) == (A100, 2, 1, 2_000_000)
     assert (h100["gpu_model"], h100["free"], h100["price_micro_per_gpu_hour"]) == (H100, 1, None)
     assert a100["simulated"] is False
+    first = get(app_client, tenant_of_world.owner, "/customer/machines", limit=1)
+    second = get(app_client, tenant_of_world.owner, "/customer/machines", limit=1, cursor=first["next_cursor"])
+    assert (first["items"], second) == ([a100], {"items": [h100], "next_cursor": None})
 
 
 @pytest.fixture

@@ -49,7 +49,8 @@ def running_api(database_url: str, directory: Path, **variables: str) -> Iterato
     with log.open("wb") as output:
         process = subprocess.Popen([sys.executable, "-m", "api.server"], env=environment, stdout=output, stderr=output)
     try:
-        api = ApiProcess(f"http://127.0.0.1:{public}", f"https://127.0.0.1:{internal}", secrets, log, process)
+        scheme = "https" if "REMOTEGPU_TLS_CERT" in variables else "http"
+        api = ApiProcess(f"{scheme}://127.0.0.1:{public}", f"https://127.0.0.1:{internal}", secrets, log, process)
         _wait_until_it_answers(api)
         yield api
     finally:
@@ -66,7 +67,7 @@ def _wait_until_it_answers(api: ApiProcess) -> None:
     while time.monotonic() < deadline:
         assert api.process.poll() is None, api.log.read_text()
         try:
-            httpx.get(f"{api.public_url}/health", trust_env=False)
+            httpx.get(f"{api.public_url}/health", trust_env=False, verify=False)
             return
         except httpx.TransportError:
             time.sleep(0.1)
