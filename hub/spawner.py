@@ -11,7 +11,6 @@ from typing import Any, NoReturn
 
 from docker.errors import APIError, NotFound
 from dockerspawner import DockerSpawner
-from tornado import web
 from traitlets import Float, Unicode
 
 from hub.docker_calls import HostUnreachable, UnsupportedDockerCall, docker_error, typed_operation
@@ -300,7 +299,7 @@ class PlatformSpawner(DockerSpawner):
 
     def options_from_query(self, query_data: dict[str, list[str]]) -> NoReturn:
         """A link must not spend a customer's money."""
-        raise web.HTTPError(400, "Environments are started with the form below, not by a link.")
+        raise SpawnRefused("Environments are started with the form below, not by a link.", reason="link")
 
     async def progress(self) -> AsyncIterator[dict[str, Any]]:
         """The steps of the start, as they come; position and reason while it waits."""

@@ -61,5 +61,5 @@ def test_a_page_is_fit_to_be_seen(
         assert unlabelled == []
         assert page.evaluate(_OVERFLOW) <= 0, f"{width} px are too few"
         assert "RemoteGPU" in page.title() and "Jupyter" not in page.title()
-        for stock in ("lots of moons", "My Server", "JupyterHub"):
+        for stock in ("lots of moons", "My Server", "JupyterHub", "Bad Request", "No access to resources"):
             assert stock not in page.locator("body").inner_text()
