@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 
 MARKER = "REMOTEGPU_INSTANCE"
+_RETITLED = ("ray::", "ray-dashboard-")  # Ray's workers, the modules of its dashboard; PostgreSQL's backends too
 
 
 def instance_processes(data: Path) -> list[psutil.Process]:
@@ -59,11 +60,11 @@ def _belongs(process: psutil.Process, data: Path) -> bool:
             return False
         if process.environ().get(MARKER) == str(data):
             return True
-        # A process that writes its own title (Ray's workers, PostgreSQL's backends) loses its environment in /proc.
+        # A process that writes its own title loses its environment in /proc.
         title = " ".join(process.cmdline())
         if title.startswith("postgres:"):
             return _below(process.cwd(), data)
-        return title.startswith("ray::") and any(_below(file.path, data) for file in process.open_files())
+        return title.startswith(_RETITLED) and any(_below(file.path, data) for file in process.open_files())
     except (psutil.Error, OSError):
         return False
 

@@ -12,7 +12,7 @@ from docker.errors import DockerException
 from deploy.engine import Engine, forget_started, started_by_us
 from deploy.health import UnhealthyError, call_daemon
 from deploy.instance import Instance
-from deploy.leftovers import end_everything, end_raylets
+from deploy.leftovers import end_everything, end_leftovers, end_raylets
 from deploy.machine import engine_containers
 from deploy.processes import command_line, instance_processes, wait_until
 from deploy.programs import daemon_name, embedded_postgres
@@ -38,6 +38,10 @@ def stop_everything(instance: Instance) -> None:
         with step("tenants' containers") as current:
             current.note = f"{remains.remove_containers(engine)} removed"
             _await_shipping(instance)
+    if not supervisor.answers():
+        # Daemons that run on without it would make their networks and tables again.
+        with step("programs whose supervisor is gone") as current:
+            current.note = f"{end_leftovers(instance)} ended"
     _stop(supervisor, "controller, host daemons", ["controller", *map(daemon_name, instance.host_names())])
     with step("hosts' raylets") as current:
         current.note = f"{end_raylets(instance)} ended"

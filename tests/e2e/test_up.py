@@ -101,10 +101,14 @@ def test_status_and_doctor_tell_what_is_down(platform: Platform) -> None:
     assert platform.healthy()
 
 
-def test_up_takes_over_from_a_killed_supervisor(platform: Platform) -> None:
+def _kill_supervisor(platform: Platform) -> None:
     supervisor = int((platform.data / "run" / "supervisord.pid").read_text())
     os.kill(supervisor, signal.SIGKILL)
     psutil.wait_procs([psutil.Process(supervisor)] if psutil.pid_exists(supervisor) else [], timeout=10)
+
+
+def test_up_takes_over_from_a_killed_supervisor(platform: Platform) -> None:
+    _kill_supervisor(platform)
     platform.run("up", timeout_s=300)
     assert platform.healthy()
     apis = [line for line in platform.processes() if "api.server" in line]
@@ -112,10 +116,13 @@ def test_up_takes_over_from_a_killed_supervisor(platform: Platform) -> None:
 
 
 @pytest.mark.skipif("REMOTEGPU_E2E_DATA" in os.environ, reason="the installation is to stay up")
-def test_down_leaves_nothing_and_up_finds_the_data_again(platform: Platform, operator: Person) -> None:
+def test_down_leaves_nothing_even_without_the_supervisor_and_up_finds_the_data_again(
+    platform: Platform, operator: Person
+) -> None:
     customers = operator.json("admin", "customer", "list")
     hosts = _host_ids(platform)
     assert len(hosts) == 2
+    _kill_supervisor(platform)
     platform.down()
     assert platform.processes() == []
     assert _left_on_the_engine(platform) == []
