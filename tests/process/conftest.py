@@ -30,9 +30,7 @@ def nothing_runs_on(scratch: Path) -> Iterator[None]:
 def running_cluster(scratch: Path) -> Iterator[RayCluster]:
     cluster = RayCluster(scratch / "r")
     try:
-        cluster.start_head()
-        cluster.start_host(1)
-        cluster.start_host(2)
+        cluster.mend()
         yield cluster
     finally:
         cluster.stop()
@@ -42,6 +40,7 @@ def running_cluster(scratch: Path) -> Iterator[RayCluster]:
 def cluster(running_cluster: RayCluster) -> Iterator[RayCluster]:
     """The cluster, with this process as its driver; tests that break a part of it start that part again."""
     saved = dict(os.environ)
+    running_cluster.mend()
     try:
         yield running_cluster
     finally:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from uuid import UUID
 
@@ -22,7 +23,7 @@ from tests.waiting import wait_for
 REPOSITORY = Path(__file__).resolve().parents[2]
 _PORTS_EACH = 120
 _READY_S = 120.0
-_ATTEMPTS = 3
+_ATTEMPTS = 5
 
 
 @dataclass(slots=True)
@@ -83,6 +84,17 @@ class RayCluster:
             "--log-color=false", *(f"{option}={value}" for option, value in ports.items()),
         ]  # fmt: skip
         self._start(f"host-{number}", command, environment(token_file=self.token_file))
+
+    def mend(self) -> None:
+        """Start again what a test that failed has left ended."""
+        parts = {"head": self.start_head}
+        parts |= {f"host-{number}": partial(self.start_host, number) for number in range(1, self.hosts + 1)}
+        for name, start in parts.items():
+            process = self._processes.get(name)
+            if process is not None and process.poll() is not None:
+                self.kill(name)
+            if name not in self._processes:
+                start()
 
     def kill(self, name: str) -> None:
         """`kill -9` of everything that belongs to the head or a host."""
