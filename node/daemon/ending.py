@@ -48,7 +48,7 @@ class Ending:
             StaleGenerationError
         """
         self._leases.get(allocation_uid, generation)
-        self._leases.begin_end(allocation_uid)
+        self._leases.begin_end(allocation_uid, generation)
         with self._leases.lock(allocation_uid):
             held = self._leases.get(allocation_uid, generation)
             if held.state == LeaseState.ENDED:

@@ -104,10 +104,12 @@ class Leases:
             generation,
         )
 
-    def begin_end(self, allocation_uid: str) -> None:
-        """From here on nothing of it is made or started."""
+    def begin_end(self, allocation_uid: str, generation: int) -> None:
+        """From here on nothing of it is made or started. A newer generation is left alone."""
         self._store.execute(
-            "update leases set state = 'ending' where allocation_uid = ? and state = 'active'", allocation_uid
+            "update leases set state = 'ending' where allocation_uid = ? and generation = ? and state = 'active'",
+            allocation_uid,
+            generation,
         )
 
     def end_because(self, lease: Lease, detail: str) -> None:

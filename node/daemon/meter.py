@@ -60,7 +60,8 @@ class Meter:
             if state["Running"]:
                 return self._prove(run, seen_ms, held, final=False)
             finished = docker_time_ms(state["FinishedAt"])
-            until = seen_ms if finished is None else self._clock.from_wall(finished)
+            # A step of the wall clock since then may put the finish anywhere: it was not after now.
+            until = seen_ms if finished is None else min(self._clock.from_wall(finished), self._clock.now_ms())
             return self._prove(run, max(run.billed_to_ms, until), held, final=True)
 
     def prove(self, run: Run, seen_ms: int, held: HeldLease) -> Run:

@@ -112,11 +112,11 @@ class Watch:
         return _Seen(state, self._meter.observe(inspected, seen_ms, held), inspected)
 
     def _enforce(self) -> None:
-        """End what ran out of time: by this daemon alone, whoever else is away."""
+        """End what ran out of time, and what began to end and did not: by this daemon alone, whoever else is away."""
         now = self._clock.now_ms()
         for held in self._leases.held():
             uid = held.lease.allocation_uid
-            if held.state == LeaseState.ACTIVE and held.run_until_ms <= now:
+            if held.state == LeaseState.ENDING or held.run_until_ms <= now:
                 self.end_in_background(uid, held.lease.generation)
 
     def end_in_background(self, allocation_uid: str, generation: int) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from node.daemon.clock import ServerClock
 from node.daemon.config import HostConfig, HostDirectory, config_toml, read_config
-from node.daemon.leases import HeldLease, LeaseEndedError, Leases, StaleGenerationError
+from node.daemon.leases import HeldLease, LeaseEndedError, Leases, LeaseState, StaleGenerationError
 from node.daemon.meter import Meter
 from node.daemon.spool import Spool, SpoolFullError
 from node.daemon.store import Store
@@ -100,11 +100,13 @@ def test_generations_fence(store: Store) -> None:
     leases.grant(a_lease(2))
     with pytest.raises(StaleGenerationError):
         leases.grant(a_lease(1))
-    leases.begin_end("a")
+    leases.begin_end("a", 2)
     leases.finish_end("a", 1, 0)
     with pytest.raises(LeaseEndedError):
         leases.grant(a_lease(2))
     assert leases.grant(a_lease(3)).lease.generation == 3
+    leases.begin_end("a", 2)
+    assert leases.get("a", 3).state == LeaseState.ACTIVE
 
 
 def test_a_new_boot_extends_nothing_of_the_old_one(store: Store) -> None:
@@ -124,6 +126,22 @@ def test_a_new_boot_extends_nothing_of_the_old_one(store: Store) -> None:
     after = Meter(store, Spool(store, "boot-2"), second, Leases(store))
     assert after.observe(inspected, second.now_ms(), held) is None
     assert len(spool.read(10).windows) == 1
+
+
+def test_a_step_of_the_wall_clock_after_the_end_bills_nothing_more(store: Store) -> None:
+    """The wall clock was ahead, is set back by an hour after the exit, and only then Docker is asked."""
+    clocks = Clocks()
+    clock, spool = clocks.server(store), Spool(store, "boot-1")
+    clock.learn(1_700_000_000_000, clocks.boot_ms, clocks.boot_ms)
+    meter, held = Meter(store, spool, clock, Leases(store)), Leases(store).grant(a_lease())
+    state = {"StartedAt": "2023-11-14T22:13:20Z", "FinishedAt": "0001-01-01T00:00:00Z", "Running": True}
+    meter.observe({"Id": "c", "State": state}, clock.now_ms(), held)
+    clocks.advance(10_000)
+    clocks.wall_ms -= 3_600_000
+    exited = {**state, "FinishedAt": "2023-11-14T22:13:30Z", "Running": False}
+    run = meter.observe({"Id": "c", "State": exited}, clock.now_ms(), held)
+    assert run is not None and run.finished_ms == clock.now_ms()
+    assert [each.to_ms - each.from_ms for each in spool.read(10).windows] == [10_000]
 
 
 def test_simulated_gpus_are_stable_and_marked() -> None:
