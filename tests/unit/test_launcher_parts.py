@@ -27,6 +27,12 @@ def test_options_are_remembered_and_changed_one_by_one(short_path: Path) -> None
     assert again.data == short_path
 
 
+def test_nobody_else_reads_the_password_in_a_databases_url(short_path: Path) -> None:
+    (short_path / "instance.new").touch(mode=0o644)  # of a launcher that was killed
+    load(short_path, database_url="postgresql://u:secret@db/x").save()
+    assert stat.S_IMODE((short_path / "instance.json").stat().st_mode) == 0o600
+
+
 def test_a_damaged_file_and_a_path_too_long_are_explained(short_path: Path) -> None:
     (short_path / "instance.json").write_text("{")
     with pytest.raises(StepError, match="damaged"):
