@@ -7,9 +7,11 @@ from oauthenticator.generic import GenericOAuthenticator
 from traitlets import Unicode, default
 
 from hub.pages import page_handlers
+from hub.platform_client import PlatformError, PlatformUnreachable
 
 CLIENT_ID = "remotegpu-hub"
 ADMIN_GROUP = "platform-admins"
+_SHUT_OUT = ("account_disabled", "no_such_user")
 _TRAITS = {
     "client_id": CLIENT_ID,
     "login_service": "RemoteGPU",
@@ -19,6 +21,8 @@ _TRAITS = {
     "allow_all": True,
     "auto_login": True,
     "manage_groups": True,
+    "auth_refresh_age": 60,  # seconds between questions to the platform about a user who is at work
+    "auth_refresh_strict": True,  # tokens of environments, too, are worth nothing once their user is shut out
     "auth_state_groups_key": lambda auth_state: platform_groups(auth_state["oauth_user"]),
 }
 
@@ -58,6 +62,19 @@ class PlatformAuthenticator(GenericOAuthenticator):
         """RP-initiated logout: the platform ends its session and sends the browser back to the Hub."""
         query = {"client_id": self.client_id, "post_logout_redirect_uri": f"{self.hub_url}/hub/home"}
         return f"{self.platform_url}/oauth/logout?{urlencode(query)}"
+
+    async def refresh_user(self, user: Any, handler: Any = None, **kwargs: Any) -> bool:  # Any: JupyterHub's
+        """Whether the platform still lets the user in: the Hub's own session would outlive a disabled account.
+
+        While the platform does not answer, who is in stays in.
+        """
+        try:
+            await user.spawner.platform.options(user.name)
+        except PlatformError as error:
+            return error.code not in _SHUT_OUT
+        except PlatformUnreachable as error:
+            self.log.warning("whether %s is still let in is not known: %s", user.name, error)
+        return True
 
     def normalize_username(self, username: str) -> str:
         """The platform's usernames are DNS labels already, and its URLs are built from them as they are."""

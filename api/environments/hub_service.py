@@ -123,11 +123,11 @@ def _tenant(session: Session, username: str) -> tuple[User, Customer]:
     user = session.scalar(select(User).where(User.username == username))
     if user is None:
         raise NotFound("There is no such user.", code="no_such_user")
-    if user.customer_id is None:
-        raise Forbidden("Administrators rent no GPUs; sign in as a customer's user.", code="no_customer")
-    customer = session.get_one(Customer, user.customer_id)
-    if user.disabled_at is not None or customer.disabled_at is not None:
+    customer = session.get_one(Customer, user.customer_id) if user.customer_id is not None else None
+    if user.disabled_at is not None or (customer is not None and customer.disabled_at is not None):
         raise Forbidden("The account is disabled.", code="account_disabled")
+    if customer is None:
+        raise Forbidden("Administrators rent no GPUs; sign in as a customer's user.", code="no_customer")
     return user, customer
 
 

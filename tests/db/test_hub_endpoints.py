@@ -13,9 +13,13 @@ import pytest
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
+from sqlalchemy import update
 
+from api.clock import utc_now
 from api.db import Database
 from api.environments.reconciler import EnvironmentReconciler
+from api.identity.tables import User
+from api.principal import Role
 from api.settings import Settings
 from scheduler.states import AllocationState, EnvironmentState
 from tests.db.environment_world import RecordingHosts, RecordingHub, World
@@ -92,6 +96,23 @@ def test_options_are_what_the_user_may_start(hub: httpx.Client) -> None:
     assert (options["models"][0]["total"], options["models"][0]["free"]) == (4, 4)
     assert options["balance_micro"] == 1000 * 1_000_000
     assert options["max_gpus"] >= 1
+
+
+@pytest.mark.parametrize("role", [Role.ADMIN, Role.OWNER])
+def test_the_hub_learns_that_an_account_is_disabled(
+    hub: httpx.Client, world: World, database: Database, role: Role
+) -> None:
+    """An administrator's too: they rent nothing, but see and stop everybody's servers there."""
+    name, expected = "acme-owner", (200, None)
+    if role is Role.ADMIN:
+        name, expected = "chief", (403, "no_customer")
+        chief = User(username=name, role=role, password_hash="x")
+        database.transact(lambda session: session.add(chief))
+    answer = hub.get("/internal/hub/options", params={"username": name})
+    assert (answer.status_code, answer.json().get("code")) == expected
+    shut_out = update(User).where(User.username == name).values(disabled_at=utc_now())
+    database.transact(lambda session: session.execute(shut_out))
+    assert code(hub.get("/internal/hub/options", params={"username": name})) == (403, "account_disabled")
 
 
 def test_a_server_from_the_hubs_page_is_an_environment(hub: httpx.Client, world: World) -> None:

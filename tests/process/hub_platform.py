@@ -73,6 +73,7 @@ class HubPlatform:
         self.codes: dict[str, dict[str, str]] = {}
         self.tokens: dict[str, str] = {}
         self.client_secret = secrets.token_hex(16)
+        self.shut_out: set[str] = set()  # names of users whose accounts are disabled
         self.user = {"sub": "1", "preferred_username": "ada", "email": "ada@example.org", "role": "customer_owner"}
 
     def change(self, username: str, name: str, **fields: Any) -> None:
@@ -130,7 +131,10 @@ class HubPlatform:
         app = FastAPI()
 
         @app.get("/internal/hub/options")
-        def options(username: str) -> dict[str, Any]:
+        def options(username: str) -> Any:
+            if username in self.shut_out:
+                problem = {"status": 403, "code": "account_disabled", "detail": "The account is disabled."}
+                return JSONResponse(problem, status_code=403)
             model = {
                 "gpu_model": "A100-80GB", "free": 2, "total": 4, "price_micro_per_gpu_hour": 1_500_000,
                 "currency": "EUR", "simulated": True,

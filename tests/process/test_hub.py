@@ -92,12 +92,16 @@ def capacity(platform: HubPlatform) -> Iterator[None]:
 
 
 def start_by_form(browser: httpx.Client, name: str, form: dict[str, str] = FORM) -> httpx.Response:
-    path = f"/hub/spawn/ada/{name}"
-    page = browser.get(path)
+    return browser.post(f"/hub/spawn/ada/{name}", data=form | {"_xsrf": xsrf(browser)})
+
+
+def xsrf(browser: httpx.Client) -> str:
+    """What the Hub's forms carry."""
+    page = browser.get("/hub/spawn/ada/formed")
     assert page.status_code == 200, page.text
     token = re.search(r'name="_xsrf" value="([^"]+)"', page.text)
     assert token
-    return browser.post(path, data=form | {"_xsrf": html.unescape(token[1])})
+    return html.unescape(token[1])
 
 
 def server(hub: HubProcesses, name: str) -> dict[str, object]:
@@ -147,6 +151,23 @@ def test_a_callback_with_another_state_is_refused(browser: httpx.Client) -> None
 def test_sign_out_ends_the_platforms_session(browser: httpx.Client, hub: HubProcesses) -> None:
     answer = browser.get("/hub/logout")
     assert answer.json() == {"signed_out": True, "then": f"{hub.url}/hub/home", "client": "remotegpu-hub"}
+
+
+def test_a_disabled_account_is_out_of_the_hub_too(
+    browser: httpx.Client, hub: HubProcesses, platform: HubPlatform
+) -> None:
+    """With its session and with its tokens. A Hub that just started asks about everybody at once, not in a minute."""
+    made = browser.post(f"/hub/api/users/ada/tokens?_xsrf={xsrf(browser)}", json={"note": "kept elsewhere"})
+    token = {"Authorization": f"token {made.raise_for_status().json()['token']}"}
+    try:
+        for shut_out, home, own in (set(), 200, 200), ({"ada"}, 302, 403), (set(), 200, 200):
+            hub.stop_hub()
+            platform.shut_out = shut_out
+            hub.start_hub()
+            assert httpx.get(f"{hub.url}/hub/api/user", headers=token, timeout=60).status_code == own
+            assert browser.get("/hub/home", follow_redirects=False).status_code == home
+    finally:
+        platform.shut_out = set()
 
 
 def test_pages_may_not_be_framed(browser: httpx.Client) -> None:

@@ -5,6 +5,7 @@ import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -12,6 +13,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse, Response
 
+from hub.authenticator import PlatformAuthenticator
 from hub.platform_client import PlatformClient, PlatformError, PlatformUnreachable, ServerView
 from tests.ports import free_port
 from tests.process.hub_certificates import write_certificates
@@ -104,6 +106,32 @@ def test_a_refusal_is_an_answer(listener: Listener, status: int, code: str) -> N
         ask(listener)
     assert (refused.value.status, refused.value.code) == (status, code)
     assert listener.script.asked == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "let_in"),
+    [
+        (JSONResponse({"images": []}), True),
+        (problem(403, "account_disabled"), False),
+        (problem(404, "no_such_user"), False),
+        (problem(403, "no_customer"), True),  # an administrator
+        (problem(429, "rate_limited"), True),
+        (Response(status_code=500), True),
+    ],
+    ids=lambda value: str(value.status_code) if isinstance(value, Response) else "",
+)
+def test_only_a_clear_word_of_the_platform_shuts_a_user_out(listener: Listener, answer: Response, let_in: bool) -> None:
+    listener.script.answers = [answer]
+
+    async def refresh() -> bool:
+        client = PlatformClient(listener.url, listener.secrets_dir)
+        user = SimpleNamespace(name="ada", spawner=SimpleNamespace(platform=client))  # JupyterHub's
+        try:
+            return await PlatformAuthenticator(hub_url="http://hub", platform_url="http://platform").refresh_user(user)
+        finally:
+            await client.close()
+
+    assert asyncio.run(refresh()) is let_in
 
 
 def test_nobody_there_is_unreachable(tmp_path: Path) -> None:
