@@ -34,7 +34,6 @@ class Containers:
             "create_container": self._create,
             "start": lambda held, _: self._engine.api.start(held.lease.container_name),
             "stop": self._stop,
-            "remove_container": lambda held, _: self.remove(held.lease.container_name),
             "port": self._port,
             "logs": self._logs,
         }
@@ -49,7 +48,7 @@ class Containers:
         run = self._operations.get(operation)
         if run is None:
             raise BadArgumentsError(f"there is no operation {operation!r}")
-        if operation in ("start", "stop", "remove_container", "logs", "port"):
+        if operation in ("start", "stop", "logs", "port"):
             self.inspect(held.lease)
         return run(held, arguments)
 

@@ -169,6 +169,8 @@ class Host:
     def container(self, allocation_uid: str, generation: int, operation: str, arguments: Json) -> Any:
         """Raises: StaleGenerationError, LeaseEndedError, BadArgumentsError, docker.errors.APIError."""
         held = self._leases.get(allocation_uid, generation)
+        if operation == "remove_container":
+            return self._ending.remove_container(held)
         if operation not in ("create_container", "start"):
             return self._containers.call(operation, held, arguments)
         with self._leases.lock(allocation_uid):

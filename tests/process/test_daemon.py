@@ -85,6 +85,18 @@ def test_bill_is_the_run_time_over_kills_of_the_daemon(host: DaemonHost) -> None
     assert abs(total - (finished - started)) < 50
 
 
+def test_a_container_that_the_hub_removes_is_billed_to_its_end(host: DaemonHost) -> None:
+    lease = host.lease()
+    host.run(lease, *SLEEP)
+    started = docker_time_ms(host.inspect(lease)["State"]["StartedAt"])
+    before_ms = time.time() * 1000
+    assert host.container(lease, "remove_container")[0] == 200
+    assert host.inspect(lease) is None
+    assert started is not None
+    assert before_ms - started <= bill(host.windows(), lease)["SIM-a"] <= time.time() * 1000 - started
+    assert host.container(lease, "remove_container")[1]["docker_status"] == 404
+
+
 def test_run_until_is_enforced_without_the_platform(host: DaemonHost, platform: FakePlatform) -> None:
     lease = host.lease(run_s=4)
     host.run(lease, "python3", "-c", "import signal; signal.signal(15, signal.SIG_IGN); signal.pause()")
