@@ -5,7 +5,7 @@ The model knows rational numbers and a sweep over end points; it shares no arith
 
 import math
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from fractions import Fraction
 from itertools import pairwise
@@ -64,6 +64,13 @@ class Life:
             _half_up(Fraction(self.price_micro * self.milli * _covered(spans), 1000 * HOUR_MS))
             for spans in self.proof.values()
         )
+
+    def cost_of_all(self) -> int:
+        """When everything that was written has arrived."""
+        later = replace(self, proof=defaultdict(list, {gpu: list(spans) for gpu, spans in self.proof.items()}))
+        for gpu, window in self.outbox:
+            later.receive(gpu, window)
+        return later.cost()
 
     def duration_ms(self) -> int:
         return sum(_covered(spans) for spans in self.proof.values())
@@ -221,7 +228,8 @@ class Ledger(RuleBasedStateMachine):
             assert check(session) == []
             for life in (each for each in self.lives if each.ended_ms is not None):
                 hold = session.get_one(Hold, (life.lease.allocation_id, life.lease.generation))
-                assert (hold.closed_at is None) == bool(life.outbox), "kept as long as proof may come, and no longer"
+                assert hold.closed_at is not None or life.outbox, "no proof can come any more"
+                assert hold.closed_at is None or life.cost_of_all() == life.cost(), "proof may come and cost"
             totals = statement.totals(session, self.customer.id, EVER)
             lines, _ = statement.lines(session, self.customer.id, EVER, cursor=None, limit=200)
         assert (totals.opening_micro, totals.top_ups_micro, totals.usage_micro) == (0, self.paid, cost)
@@ -238,6 +246,7 @@ class Ledger(RuleBasedStateMachine):
                 life.receive(gpu, window)
             if life.outbox:
                 self.world.deliver(self.host.id, *(window for _, window in reversed(life.outbox)))
+            life.outbox.clear()
         self.the_books_are_right()
 
 
