@@ -35,10 +35,13 @@ Moment = DateTime(timezone=True)
 
 
 class Database:
-    """One per process. Sessions are short: no transaction is open while something outside the database is awaited."""
+    """One per process. Sessions are short: no transaction is open while something outside the database is awaited.
+
+    Errors do not repeat a statement's values: they end in logs, and hashes of passwords and tokens are among them.
+    """
 
     def __init__(self, url: str, *, pool_size: int = 10) -> None:
-        self.engine = create_engine(url, pool_size=pool_size, max_overflow=10, pool_pre_ping=True)
+        self.engine = create_engine(url, pool_size=pool_size, max_overflow=10, pool_pre_ping=True, hide_parameters=True)
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
         self._reading = create_engine(
             url,
@@ -46,6 +49,7 @@ class Database:
             max_overflow=10,
             isolation_level="AUTOCOMMIT",
             skip_autocommit_rollback=True,
+            hide_parameters=True,
             connect_args={"options": _READING, "prepare_threshold": 0},
         )
 

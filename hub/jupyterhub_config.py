@@ -37,6 +37,9 @@ c.PlatformAuthenticator.platform_url = settings.public_url
 c.PlatformAuthenticator.hub_url = settings.hub_url
 c.PlatformAuthenticator.client_secret = settings.secret("hub_oidc_client_secret")
 
+# As long as the platform's own session: what it ends there by a change of password lives on here for no longer.
+c.JupyterHub.cookie_max_age_days = 0.5
+
 # With subdomains only: `__Host-` demands the path `/`, which on a shared host name leads to tenants' servers.
 c.JupyterHub.cookie_host_prefix_enabled = bool(settings.subdomain_host and settings.tls)
 

@@ -1,7 +1,10 @@
 """What the application does before and around every endpoint."""
 
+import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from sqlalchemy import text
+from sqlalchemy.exc import DataError
 
 from api.app import create_app
 from api.db import Database
@@ -53,6 +56,16 @@ def test_failure_leaks_nothing(app: FastAPI, app_client: TestClient, admin: Pers
     answer = app_client.get("/api/v1/auth/me", headers=admin.headers)
     assert (answer.status_code, answer.json()["code"]) == (500, "internal")
     assert "NoneType" not in answer.text and "Traceback" not in answer.text
+
+
+def test_an_error_of_the_database_repeats_no_values(database: Database) -> None:
+    """It is logged as it is."""
+    statement, values = text("select 1 / 0 where :secret <> ''"), {"secret": "s3cret-value"}
+    for ask in (database.read, lambda *asked: database.transact(lambda session: session.execute(*asked))):
+        with pytest.raises(DataError) as failed:
+            ask(statement, values)
+        assert "division by zero" in str(failed.value)
+        assert "s3cret-value" not in str(failed.value)
 
 
 def test_security_headers(app_client: TestClient) -> None:

@@ -1,7 +1,13 @@
 """What the launcher tells the Hub, and the proxy's command line."""
 
-import pytest
+from pathlib import Path
 
+import pytest
+from jupyterhub.app import JupyterHub
+from traitlets.config import PyFileConfigLoader
+
+from api.settings import Settings
+from deploy.instance import REPOSITORY
 from hub.proxy import proxy_command
 from hub.settings import HubSettings, SettingsError
 
@@ -26,6 +32,16 @@ def test_environments_may_reach_the_hub_at_another_address() -> None:
     settings = HubSettings.from_environment(ENVIRONMENT | there)
     assert (settings.connect_url, settings.hub_url) == ("http://10.0.0.1:8080", "https://hub.example.org")
     assert "--host-routing" in proxy_command(settings)
+
+
+def test_the_hubs_sign_in_lasts_no_longer_than_the_platforms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("hub_api_token", "hub_cookie_secret", "hub_proxy_token", "hub_oidc_client_secret"):
+        (tmp_path / name).write_text("00" * 32)
+    for name, value in (ENVIRONMENT | {"REMOTEGPU_SECRETS_DIR": str(tmp_path)}).items():
+        monkeypatch.setenv(name, value)
+    config = PyFileConfigLoader(str(REPOSITORY / "hub" / "jupyterhub_config.py")).load_config()
+    platforms = Settings(database_url="postgresql://", secrets_dir=tmp_path).web_session_s
+    assert JupyterHub(config=config).cookie_max_age_days * 86_400 <= platforms
 
 
 @pytest.mark.parametrize("name", ENVIRONMENT)
