@@ -1,13 +1,17 @@
 """`make test` and `make lint`: every check that a change must pass, each with a bound on its time."""
 
+import concurrent.futures
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from deploy.instance import REPOSITORY
 from deploy.progress import say
@@ -18,13 +22,12 @@ _NAMED_S = 1080
 _PREPARATION_S = 600  # the first one on a machine bootstraps an image
 _TOTAL_S = 1080  # of all checks together
 _TEARDOWN_S = 60
-# In this order: what is quick first, what starts whole systems later, each alone on the machine.
-_SUITES = (
-    ("unit, db", ("-n", "2", "tests/unit", "tests/db"), 300),
-    ("process", ("tests/process",), 480),
-    ("e2e", ("tests/e2e",), 540),
-    ("gpu", ("tests/gpu",), 60),
-)
+_SUITES = {
+    "unit, db": (("-n", "2", "tests/unit", "tests/db"), 400),
+    "process": (("tests/process",), 600),
+    "e2e": (("tests/e2e",), 700),
+    "gpu": (("tests/gpu",), 60),
+}
 _PYTEST = (sys.executable, "-m", "pytest", "-q")
 _LOCKS = {"requirements.lock": (), "requirements-dev.lock": ("--extra", "dev")}
 
@@ -44,31 +47,50 @@ def lint_checks() -> list[Check]:
     ]
 
 
-def test_checks(arguments: tuple[str, ...] = ()) -> list[Check]:
-    """The whole test suite, part by part, on a machine made ready for it; or what `arguments` name."""
+def preparation() -> Check:
+    return Check("packages, engine, images", (sys.executable, "-m", "deploy.cli", "prepare"), _PREPARATION_S)
+
+
+def test_lanes(arguments: tuple[str, ...] = ()) -> list[list[Check]]:
+    """Linters and the whole test suite, or what `arguments` name.
+
+    The suites that start whole systems wait more than they compute, so two of them run side by side.
+    """
     if arguments:
-        return [Check("pytest", (*_PYTEST, *arguments), _NAMED_S)]
-    return [
-        Check("packages, engine, images", (sys.executable, "-m", "deploy.cli", "prepare"), _PREPARATION_S),
-        *(Check(f"pytest: {name}", (*_PYTEST, *options), limit_s) for name, options, limit_s in _SUITES),
-    ]
+        return [[*lint_checks(), Check("pytest", (*_PYTEST, *arguments), _NAMED_S)]]
+    suites = {name: Check(f"pytest: {name}", (*_PYTEST, *options), limit) for name, (options, limit) in _SUITES.items()}
+    return [[suites["unit, db"], suites["e2e"]], [*lint_checks(), suites["process"], suites["gpu"]]]
 
 
-def run_checks(checks: list[Check]) -> bool:
-    """Run them all, whatever fails; True if none did."""
-    failed = []
+def run_checks(lanes: Sequence[Sequence[Check]]) -> bool:
+    """Run all checks, whatever fails: those of a lane in order, the lanes side by side. True if none failed.
+
+    What a check prints is shown at once where there is one lane, else when it has ended.
+    """
     deadline = time.monotonic() + _TOTAL_S
-    for check in checks:
+    with concurrent.futures.ThreadPoolExecutor(len(lanes)) as pool:
+        outcomes = [pool.submit(_run_lane, lane, deadline, live=len(lanes) == 1) for lane in lanes]
+        failed = [check.name for outcome in outcomes for check in outcome.result()]
+    total = sum(map(len, lanes))
+    say(f"{total - len(failed)} of {total} checks passed" + (f"; failed: {', '.join(failed)}" if failed else ""))
+    return not failed
+
+
+def _run_lane(lane: Sequence[Check], deadline: float, *, live: bool) -> list[Check]:
+    """Those that failed."""
+    failed = []
+    for check in lane:
         say(f"== {check.name}: {' '.join(check.command)}")
         started = time.monotonic()
-        if not _passes(check, limit_s=min(check.limit_s, deadline - started)):
-            failed.append(check.name)
-        say(f"== {check.name}: {'failed' if check.name in failed else 'passed'} in {time.monotonic() - started:.0f} s")
-    say(
-        f"{len(checks) - len(failed)} of {len(checks)} checks passed"
-        + (f"; failed: {', '.join(failed)}" if failed else "")
-    )
-    return not failed
+        with tempfile.TemporaryFile() as output:
+            passed = _passes(check, limit_s=min(check.limit_s, deadline - started), output=None if live else output)
+            output.seek(0)
+            said = output.read().decode(errors="replace").rstrip()
+        verdict = f"{'passed' if passed else 'failed'} in {time.monotonic() - started:.0f} s"
+        say("\n".join(filter(None, [said, f"== {check.name}: {verdict}"])))
+        if not passed:
+            failed.append(check)
+    return failed
 
 
 def bench(names: tuple[str, ...]) -> int:
@@ -92,11 +114,13 @@ def write_locks() -> None:
         )  # fmt: skip
 
 
-def _passes(check: Check, *, limit_s: float) -> bool:
+def _passes(check: Check, *, limit_s: float, output: IO[bytes] | None) -> bool:
     if limit_s <= 0:
         say(f"== {check.name}: not begun, all checks together took more than {_TOTAL_S} s")
         return False
-    process = subprocess.Popen(check.command, stdin=subprocess.DEVNULL, cwd=REPOSITORY, env=_environment())
+    process = subprocess.Popen(
+        check.command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=REPOSITORY, env=_environment()
+    )
     try:
         return process.wait(limit_s) == 0
     except subprocess.TimeoutExpired:

@@ -134,8 +134,8 @@ def check(context: typer.Context) -> None:
     with _reported():
         if not context.args:
             _as_root("check")
-        checks = [*check_suite.lint_checks(), *check_suite.test_checks(tuple(context.args))]
-        if not check_suite.run_checks(checks):
+        prepared = bool(context.args) or check_suite.run_checks([[check_suite.preparation()]])
+        if not check_suite.run_checks(check_suite.test_lanes(tuple(context.args))) or not prepared:
             raise typer.Exit(1)
 
 
@@ -152,7 +152,7 @@ def lint(lock: Annotated[bool, typer.Option(help="Write the requirement locks in
     with _reported():
         if lock:
             check_suite.write_locks()
-        elif not check_suite.run_checks(check_suite.lint_checks()):
+        elif not check_suite.run_checks([check_suite.lint_checks()]):
             raise typer.Exit(1)
 
 

@@ -6,19 +6,20 @@ from pathlib import Path
 import pytest
 
 from deploy.checks import Check, run_checks
-from deploy.checks import test_checks as suite_checks
+from deploy.checks import test_lanes as suite_lanes
 
 TESTS = Path(__file__).parent.parent
 
 
 def test_every_suite_is_run_once() -> None:
     folders = sorted({f"tests/{path.parent.name}" for path in TESTS.glob("*/test_*.py")})
-    assert sorted(word for check in suite_checks() for word in check.command if word.startswith("tests/")) == folders
+    commands = [check.command for lane in suite_lanes() for check in lane]
+    assert sorted(word for command in commands for word in command if word.startswith("tests/")) == folders
 
 
 def test_arguments_choose_what_is_run() -> None:
-    (check,) = suite_checks(("tests/e2e", "-k", "bill"))
-    assert check.command[-3:] == ("tests/e2e", "-k", "bill")
+    (lane,) = suite_lanes(("tests/e2e", "-k", "bill"))
+    assert lane[-1].command[-3:] == ("tests/e2e", "-k", "bill")
 
 
 def test_what_fails_or_takes_too_long_is_named_and_the_rest_is_run(
@@ -31,7 +32,16 @@ def test_what_fails_or_takes_too_long_is_named_and_the_rest_is_run(
         Check("failing", (sys.executable, "-c", "raise SystemExit(3)"), 60),
         Check("good", (sys.executable, "-c", f"open({str(marks[1])!r}, 'w')"), 60),
     ]
-    assert not run_checks(checks)
+    assert not run_checks([checks])
     assert all(mark.exists() for mark in marks), "the slow one may clean up, and the last one runs"
     assert "1 of 3 checks passed; failed: slow, failing" in capfd.readouterr().out
-    assert run_checks(checks[2:])
+    assert run_checks([checks[2:]])
+
+
+def test_lanes_run_side_by_side_and_each_check_is_shown_whole(capfd: pytest.CaptureFixture[str]) -> None:
+    talks = "import time\nfor n in range(3): print('{0}', n, flush=True); time.sleep(0.2)"
+    lanes = [[Check(name, (sys.executable, "-c", talks.format(name)), 60)] for name in ("one", "two")]
+    assert run_checks(lanes)
+    shown = capfd.readouterr().out
+    assert "one 0\none 1\none 2\n== one: passed" in shown
+    assert "two 0\ntwo 1\ntwo 2\n== two: passed" in shown
