@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from api.db import Database
-from api.environments import recording
+from api.environments import recording, steps
 from api.environments.hub_client import Hub, HubError, SpawnFailed
 from api.environments.steps import Step, Work, decide, unsettled
 from api.errors import ApiError, Unavailable
@@ -64,6 +64,7 @@ class EnvironmentReconciler:
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="environments")
         self._running: dict[int, Future[None]] = {}
         self._progress: dict[int, _Progress] = {}
+        self._after = 0  # where the next look begins: what never settles must not keep the rest from its turn
         self._actions: Mapping[Step, Callable[[Work, _Progress], None]] = {
             Step.START: self._start,
             Step.CHECK: self._check,
@@ -76,18 +77,27 @@ class EnvironmentReconciler:
     def run_once(self) -> int:
         """Start what there is to do and is due; how many actions that were."""
         self._running = {key: future for key, future in self._running.items() if not future.done()}
-        with self._database.session() as session:
-            works = unsettled(session)
-        self._forget({work.environment_id for work in works})
         started = 0
-        for work in works:
+        for work, progress in self._look():
             step = decide(desired=work.desired, observed=work.observed, allocation_state=work.allocation_state)
-            progress = self._progress_of(work)
             if self._is_due(step, work, progress):
                 progress.step = step
                 self._running[work.environment_id] = self._pool.submit(self._run, step, work, progress)
                 started += 1
         return started
+
+    def _look(self) -> list[tuple[Work, _Progress]]:
+        """The next batch, with what fails time and again last: calls to a host that hangs take workers for long."""
+        with self._database.session() as session:
+            works = unsettled(session, after=self._after)
+        known = {work.environment_id for work in works}
+        through = works[-1].environment_id if len(works) == steps.BATCH else None
+        for environment_id in self._progress.keys() - known - self._running.keys():
+            if self._after < environment_id and (through is None or environment_id < through):
+                del self._progress[environment_id]
+        self._after = through or 0
+        found = [(work, self._progress_of(work)) for work in works]
+        return sorted(found, key=lambda pair: pair[1].failures)
 
     def _is_due(self, step: Step, work: Work, progress: _Progress) -> bool:
         if step is Step.NOTHING or work.environment_id in self._running or len(self._running) >= WORKERS:
@@ -108,10 +118,6 @@ class EnvironmentReconciler:
         if progress.allocation_id != work.allocation_id:
             progress = self._progress[work.environment_id] = _Progress(allocation_id=work.allocation_id)
         return progress
-
-    def _forget(self, known: set[int]) -> None:
-        for environment_id in self._progress.keys() - known - self._running.keys():
-            del self._progress[environment_id]
 
     def _run(self, step: Step, work: Work, progress: _Progress) -> None:
         try:

@@ -67,8 +67,8 @@ def decide(
             return Step.NOTHING
 
 
-def unsettled(session: Session) -> list[Work]:
-    """Environments for which there may be something to do; the oldest first."""
+def unsettled(session: Session, *, after: int = 0) -> list[Work]:
+    """Environments for which there may be something to do: the oldest BATCH of those with ids above `after`."""
     wanted = Environment.desired == EnvironmentDesired.RUNNING
     at_rest = or_(
         and_(wanted, Allocation.state.in_(_WAITING)),
@@ -79,6 +79,7 @@ def unsettled(session: Session) -> list[Work]:
         select(Environment, Allocation.state, User.username)
         .join(User, User.id == Environment.user_id)
         .outerjoin(Allocation, Allocation.id == Environment.allocation_id)
+        .where(Environment.id > after)
         .where(
             or_(
                 and_(Environment.observed.not_in(over), at_rest.is_not(True)),

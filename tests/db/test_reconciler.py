@@ -9,6 +9,7 @@ from sqlalchemy import select
 from api.allocations.service import request_end
 from api.allocations.tables import Allocation
 from api.db import Database
+from api.environments import steps
 from api.environments.hub_client import HubServer
 from api.environments.reconciler import EnvironmentReconciler
 from api.environments.tables import Environment
@@ -102,6 +103,51 @@ def test_nothing_is_lost_while_the_hub_is_down(
     assert world.environment(lab).observed == EnvironmentState.QUEUED
     hub.down = False
     drive(reconciler, lambda: world.environment(lab).observed == EnvironmentState.STARTING)
+
+
+def test_what_never_settles_keeps_nobody_from_their_turn(
+    world: World,
+    hosts: RecordingHosts,
+    reconciler: EnvironmentReconciler,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """More deletions on a host that is away than one look takes in."""
+    world.host()
+    for name in ("one", "two"):
+        lab = world.create(name)
+        run(world, reconciler, lab)
+        world.stop(lab, delete=True)
+        world.release()
+    hosts.unreachable = True
+    drive(reconciler, lambda: len(hosts.calls) >= 4)
+    monkeypatch.setattr(steps, "BATCH", 2)
+    last = world.create("last")
+    world.place()
+    drive(reconciler, lambda: world.environment(last).observed == EnvironmentState.STARTING)
+
+
+def test_what_fails_time_and_again_comes_last(
+    world: World,
+    hub: RecordingHub,
+    hosts: RecordingHosts,
+    reconciler: EnvironmentReconciler,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """There is one worker, and an older deletion whose host is away is due again."""
+    world.host()
+    lab = world.create("older")
+    run(world, reconciler, lab)
+    world.stop(lab, delete=True)
+    world.release()
+    hosts.unreachable = True
+    drive(reconciler, lambda: len(hosts.calls) == 1)
+    world.create("newer")
+    world.place()
+    monkeypatch.setattr("api.environments.reconciler.WORKERS", 1)
+    monkeypatch.setattr(time, "monotonic", lambda clock=time.monotonic: clock() + 60)
+    assert reconciler.run_once() == 1
+    assert reconciler.wait_idle(10)
+    assert ("start", "newer") in hub.calls
 
 
 def test_stopping_does_not_wait_for_a_hub_that_is_down(
