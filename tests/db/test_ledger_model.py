@@ -107,7 +107,7 @@ class Ledger(RuleBasedStateMachine):
         self.lives: list[Life] = []
         self.paid = 0
 
-    @initialize(balance=st.integers(0, 40_000_000), price=st.integers(0, 1_000_000_007))
+    @initialize(balance=st.one_of(st.integers(0, 40_000_000), st.just(10**12)), price=st.integers(0, 1_000_000_007))
     def begin(self, balance: int, price: int) -> None:
         self.host, self.gpus = self.world.host(gpus=GPUS)
         self.customer = self.world.customer()
@@ -204,6 +204,19 @@ class Ledger(RuleBasedStateMachine):
         life.last = life.outbox[-1][1] if life.outbox else None
         self.world.release(life.lease, ended_at_ms=life.ended_ms, last=life.last)
 
+    @precondition(lambda self: any(life.last and life.outbox for life in self.lives))
+    @rule(number=st.integers(0, 99), kept=st.integers(0, 1))
+    def ship_what_is_left(self, number: int, kept: int) -> None:
+        """A host ships the spool of an ended lease in its order: all of it, or all but the last window."""
+        life = self._some(number, [each for each in self.lives if each.last and each.outbox])
+        shipped = life.outbox[: len(life.outbox) - kept]
+        for gpu, window in shipped:
+            life.receive(gpu, window)
+        life.sent += shipped
+        life.outbox = life.outbox[len(shipped) :]
+        self.world.deliver(self.host.id, *(window for _, window in shipped))
+
+    @precondition(lambda self: any(life.alive for life in self.lives))
     @rule()
     def lose_host(self) -> None:
         for life in (each for each in self.lives if each.alive):
