@@ -124,7 +124,7 @@ def settle_hold(
     if ended is not None and ended.last_window is not None:
         hold.last_boot_id, hold.last_sequence = ended.last_window.boot_id, ended.last_window.sequence
     complete = ended is not None and (ended.last_window is None or proof_is_complete(session, hold))
-    kept = 0
+    kept = 0 if complete else unproven_micro(session, hold)
     _give_back(session, hold, max(0, hold.amount_micro - kept))
     if kept == 0:
         hold.closed_at = now
