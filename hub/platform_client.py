@@ -126,6 +126,11 @@ class PlatformClient:
     async def stop(self, username: str, name: str) -> ServerView:
         return ServerView.parse(await self._call("POST", f"{_server(username, name)}/stop", body={}))
 
+    async def failed(self, username: str, name: str, container: str, error: str) -> None:
+        """The start, or the server, of this container came to nothing. Of another one's it changes nothing."""
+        body = {"container_name": container, "error": error}
+        await self._call("POST", f"{_server(username, name)}/failed", body=body)
+
     async def ready(self, username: str, name: str) -> None:
         await self._call("POST", f"{_server(username, name)}/ready", body={})
 

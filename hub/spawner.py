@@ -5,7 +5,8 @@ a typed operation on the environment's own container, on the host where its allo
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,6 +17,7 @@ from traitlets import Float, Unicode
 from hub.docker_calls import HostUnreachable, UnsupportedDockerCall, docker_error, typed_operation
 from hub.environment_form import parse_form
 from hub.late_stops import LateStops
+from hub.patience import Patience
 from hub.platform_client import PlatformClient, PlatformError, PlatformUnreachable, ServerView
 from hub.server_wait import answers, wait_until_answers
 from hub.spawn_errors import SpawnRefused, StartFailed, StillQueued, waiting_message
@@ -25,6 +27,7 @@ _LONG_POLL_S = 10.0
 _RECHECK_INTERVAL_S = 5.0
 _RECHECKS = 17_280  # a day of them
 _READY_TIMEOUT_S = 600.0
+_BEFORE_HUBS_LIMIT_S = 10.0
 
 
 class PlatformSpawner(DockerSpawner):
@@ -37,9 +40,15 @@ class PlatformSpawner(DockerSpawner):
         config=True,
         help="Seconds for which a start waits in the platform's queue before it gives its slot in the Hub back.",
     )
+    host_patience = Float(
+        120.0,
+        config=True,
+        help="Seconds for which a start asks again while its host, or the platform, does not answer.",
+    )
 
     _platform: PlatformClient | None = None
     _late_stops = LateStops()
+    _stop_future: "asyncio.Future[None] | None" = None  # the Hub's, while it stops what somebody asked it to stop
     object_name: str
     image: str
 
@@ -47,6 +56,7 @@ class PlatformSpawner(DockerSpawner):
         super().__init__(**kwargs)
         self.spawn_progress = SpawnProgress()
         self._interrupted = False
+        self._problem = ""
         self._background: set[asyncio.Task[None]] = set()
 
     @property
@@ -115,21 +125,26 @@ class PlatformSpawner(DockerSpawner):
         Raises:
             SpawnRefused: the platform starts nothing.
             StillQueued: it waits longer than `queue_patience`; the platform will start it.
-            StartFailed: it had its allocation but did not come up; the Hub stops it.
+            StartFailed: it had its allocation but did not come up; the platform tries again. See stop().
         """
         if not self.name:
             raise SpawnRefused("Every environment has a name: start a named one from the home page.")
         self._late_stops.withdraw((self.user.name, self.name))
         self.spawn_progress = SpawnProgress()
-        self._interrupted = False
+        self._interrupted, self._problem = False, ""
         try:
-            view = await self._wait_for_allocation(await self._queue())
-            address = await self._start_container(view)
+            # The Hub's own limit cancels, as somebody's stop does; ours comes first and is a failure.
+            async with asyncio.timeout(self.start_timeout - _BEFORE_HUBS_LIMIT_S):
+                view = await self._wait_for_allocation(await self._queue())
+                address = await self._start_container(view)
         except (StillQueued, SpawnRefused):
             raise
-        except BaseException:
-            # Something may run, or be queued: the Hub's clean-up must stop it. See poll().
-            self._interrupted = True
+        except TimeoutError as error:
+            self._interrupted, self._problem = True, f"It did not start within {self.start_timeout} s."
+            raise StartFailed(self._problem) from error
+        except BaseException as error:
+            # Something may run, or be queued: the Hub's clean-up must end it. See poll() and stop().
+            self._interrupted, self._problem = True, str(error)
             raise
         self._report_ready_later()
         return address
@@ -169,9 +184,7 @@ class PlatformSpawner(DockerSpawner):
         self.cpu_limit = view.cpu_milli / 1000 if view.cpu_milli else None
         self.spawn_progress.add(40, f"Starting the container on {view.host}")
         try:
-            self.object_id = (await self.create_object())["Id"]
-            await self.start_object()
-            ip, port = await self.get_ip_and_port()
+            ip, port = await self._bring_up(Patience(self.host_patience))
         except APIError as error:
             raise StartFailed(f"The host could not start the container: {error.explanation}") from error
         except HostUnreachable as error:
@@ -183,6 +196,12 @@ class PlatformSpawner(DockerSpawner):
         if not await wait_until_answers(url, timeout_s=self.http_timeout, check=self._check_alive):
             raise StartFailed(f"JupyterLab did not answer within {self.http_timeout} s.{await self._log_end()}")
         return ip, port
+
+    async def _bring_up(self, patience: Patience) -> tuple[str, int]:
+        """Each step may be repeated: it may have happened though its answer was lost."""
+        self.object_id = (await patience.ask(self.create_object))["Id"]
+        await patience.ask(self.start_object)
+        return await patience.ask(self.get_ip_and_port)
 
     async def _check_alive(self) -> None:
         """
@@ -221,7 +240,7 @@ class PlatformSpawner(DockerSpawner):
     async def poll(self) -> int | None:
         """None while it runs, or may run: only its host's word, or the platform's, makes it a stopped server."""
         if self._interrupted:
-            return None  # makes the Hub call stop(), which tells the platform
+            return None  # makes the Hub call stop()
         if not self.object_id:
             return 0
         try:
@@ -247,28 +266,43 @@ class PlatformSpawner(DockerSpawner):
         return 1 if view.over else None
 
     async def stop(self, now: bool = False) -> None:
-        """Tell the platform, which ends the allocation; then end the container, with its grace. Idempotent."""
-        self._interrupted = False
-        if not await self._tell_stop():
-            self._late_stops.add((self.user.name, self.name), self._tell_stop)
-        elif self.object_id:
-            try:
+        """End the container, and tell the platform why. Idempotent.
+
+        Only a stop that somebody asked for ends the environment. The Hub also calls this by itself, to clean up after a
+        start that failed: of that the platform is told as such, and tries again.
+        """
+        wished = self._stop_future is not None
+        problem = self._problem or "The Hub could not reach its server."
+        self._interrupted, self._problem = False, ""
+        tell = self._tell_stop if wished else partial(self._tell_failed, self.object_name, problem)
+        if not await tell():
+            self._late_stops.add((self.user.name, self.name), tell)
+        try:
+            if wished and self.object_id:
                 await self.stop_object()
+            if self.object_id or not wished:
                 await self.remove_object()
-            except (HostUnreachable, PlatformError, PlatformUnreachable) as error:
-                # The platform has it on record: the host ends the lease as soon as it hears of it, or by itself.
-                self.log.warning("%s will be ended by its host: %s", self._log_name, error)
+        except (APIError, HostUnreachable, PlatformError, PlatformUnreachable) as error:
+            # The platform has it on record: the next start replaces it, or its host ends it with the lease.
+            self.log.warning("%s will be ended by its host: %s", self._log_name, error)
         self.clear_state()
 
     async def _tell_stop(self) -> bool:
         """Whether the platform has heard that this environment is to stop."""
+        return await self._told("stop", self.platform.stop(self.user.name, self.name))
+
+    async def _tell_failed(self, container: str, problem: str) -> bool:
+        """Whether the platform has heard that the start, or the server, of this container failed."""
+        return await self._told("give up", self.platform.failed(self.user.name, self.name, container, problem))
+
+    async def _told(self, what: str, telling: Awaitable[object]) -> bool:
         try:
-            await self.platform.stop(self.user.name, self.name)
+            await telling
         except PlatformError as error:
             if error.status != 404:
-                self.log.error("The platform refused to stop %s: %s", self._log_name, error)
+                self.log.error("The platform refused to %s %s: %s", what, self._log_name, error)
         except PlatformUnreachable as error:
-            self.log.warning("The platform will be told later to stop %s: %s", self._log_name, error)
+            self.log.warning("The platform will be told later to %s %s: %s", what, self._log_name, error)
             return False
         return True
 

@@ -10,6 +10,7 @@ from api.allocations.tables import Allocation
 from api.billing.accounts import AccountKind
 from api.billing.tables import Account
 from api.environments import observation, service
+from api.environments.containers import MAX_ERROR
 from api.environments.repository import find_named
 from api.environments.schemas import MAX_GPUS, EnvironmentCreate
 from api.environments.tables import Environment
@@ -109,6 +110,23 @@ def ready(session: Session, *, username: str, name: str) -> Environment:
         and environment.desired == EnvironmentDesired.RUNNING
     ):
         observation.answered(session, environment, allocation, actor=ACTOR)
+    return environment
+
+
+def failed(session: Session, *, username: str, name: str, container_name: str, error: str) -> Environment:
+    """The Hub gave the container up. If it was starting the reconciler tries again; if it ran it has failed.
+
+    Of another container than the current one, and of one that is not to run, it changes nothing.
+    """
+    environment = service.lock(session, _find(session, username, name).uid)
+    allocation = session.get(Allocation, environment.allocation_id)
+    if (
+        allocation is not None
+        and allocation.state == AllocationState.ACTIVE
+        and allocation.container_name == container_name
+        and environment.desired == EnvironmentDesired.RUNNING
+    ):
+        observation.given_up(session, environment, allocation, error=error[:MAX_ERROR], actor=ACTOR)
     return environment
 
 

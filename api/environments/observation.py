@@ -87,6 +87,14 @@ def answered(session: Session, environment: Environment, allocation: Allocation,
         move(session, environment, EnvironmentState.RUNNING, actor=actor)
 
 
+def given_up(session: Session, environment: Environment, allocation: Allocation, *, error: str, actor: str) -> None:
+    """The Hub has ended the container by itself. Before it ran that is one start of several, and no wish to stop."""
+    if environment.observed in _BEFORE_RUNNING:
+        environment.last_error = error
+    else:
+        fail_or_finish(session, environment, allocation, end_reason=EndReason.FAILED, error=error, actor=actor)
+
+
 def _exited(
     session: Session, environment: Environment, allocation: Allocation, report: ContainerReport, *, actor: str
 ) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, cast
 from fastapi import APIRouter, Body, Depends, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from api.db import Database
 from api.deps import DatabaseDep, SettingsDep
@@ -36,6 +36,13 @@ class StartIn(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     options: StartOptions | None = None
+
+
+class FailedIn(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    container_name: str = Field(max_length=128)
+    error: str = Field(max_length=10_000)
 
 
 def _changes(request: Request) -> ChangeFeed:
@@ -123,6 +130,18 @@ def stop_server(username: Username, name: ServerName, peer: HubPeer, database: D
 def server_ready(username: Username, name: ServerName, peer: HubPeer, database: DatabaseDep) -> ServerView:
     """The single-user server answers: observed = running."""
     database.transact(partial(hub_service.ready, username=username, name=name))
+    return _view(database, username, name)[1]
+
+
+@router.post("/servers/{username}/{name}/failed")
+def server_failed(
+    username: Username, name: ServerName, peer: HubPeer, database: DatabaseDep, body: FailedIn
+) -> ServerView:
+    """The Hub gave up a container that nobody asked to stop: one that starts is started again, within bounds."""
+    work = partial(
+        hub_service.failed, username=username, name=name, container_name=body.container_name, error=body.error
+    )
+    database.transact(work)
     return _view(database, username, name)[1]
 
 

@@ -28,6 +28,8 @@ _STATES = {
     "dead": ContainerState.EXITED,
     "removing": ContainerState.EXITED,
 }
+# Not reported as an end, with which the platform would end the lease: the Hub replaces what a start before left behind.
+_REMOVING = "removing"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,8 @@ class Watch:
             seen = self._look(entry, lease, seen_ms)
             if seen is not None:
                 found[entry["Id"]] = seen
-                reports.append(_report(entry, lease, seen))
+                if entry["State"] != _REMOVING:
+                    reports.append(_report(entry, lease, seen))
         changed = {key: seen.state for key, seen in found.items()} != {
             key: seen.state for key, seen in dict(self._seen).items()
         }

@@ -81,6 +81,16 @@ class World:
             lambda session: hub_service.ready(session, username=username, name=environment.name)
         )
 
+    def gives_up(self, environment: Environment, error: str, *, container_name: str | None = None) -> None:
+        """What the Hub says of a start that failed."""
+        current = container_name or self.allocation(environment).container_name or ""
+        username = self.owner[2].username
+        self.fleet.database.transact(
+            lambda session: hub_service.failed(
+                session, username=username, name=environment.name, container_name=current, error=error
+            )
+        )
+
     def place(self) -> None:
         """What the controller does with all that waits, as far as `active`."""
         store = self.fleet.lead()

@@ -138,6 +138,25 @@ def test_a_server_from_the_hubs_page_is_an_environment(hub: httpx.Client, world:
     assert code(hub.post("/internal/hub/servers/nobody/lab/start", json=OPTIONS)) == (404, "no_such_user")
 
 
+def test_a_container_that_the_hub_gave_up_is_no_wish_to_stop(hub: httpx.Client, world: World) -> None:
+    hub.post(f"{SERVER}/start", json=OPTIONS)
+    assert hub.post(f"{SERVER}/failed", json={"container_name": "", "error": "early"}).json()["last_error"] is None
+    world.place()
+    lab = world.rows()[0]
+    container = hub.get(SERVER).json()["container_name"]
+    other = hub.post(f"{SERVER}/failed", json={"container_name": "another", "error": "stale"}).json()
+    assert (other["desired"], other["last_error"]) == ("running", None)
+    given_up = {"container_name": container, "error": "It did not answer. " + "x" * 1000}
+    starting = hub.post(f"{SERVER}/failed", json=given_up).json()
+    assert (starting["desired"], starting["allocation_state"]) == ("running", AllocationState.ACTIVE)
+    assert starting["last_error"].startswith("It did not answer.") and len(starting["last_error"]) == 500
+    hub.post(f"{SERVER}/ready")
+    ran = hub.post(f"{SERVER}/failed", json=given_up).json()
+    assert (ran["observed"], ran["allocation_state"]) == (EnvironmentState.STOPPING, AllocationState.RELEASING)
+    assert world.allocation(lab).end_reason == "failed"
+    assert hub.post(f"{SERVER}/failed", json=given_up | {"more": 1}).status_code == 422
+
+
 def test_a_long_poll_answers_when_something_changes(hub: httpx.Client, world: World, listener: Listener) -> None:
     view = hub.post(f"{SERVER}/start", json=OPTIONS).json()
     unchanged = time.monotonic()

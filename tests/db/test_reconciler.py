@@ -198,6 +198,42 @@ def test_a_server_that_the_hub_gave_up_is_started_again(
     drive(reconciler, lambda: world.environment(lab).observed == EnvironmentState.RUNNING)
 
 
+def test_a_start_that_the_hub_gave_up_is_nobodys_stop(
+    world: World, hub: RecordingHub, reconciler: EnvironmentReconciler
+) -> None:
+    world.host()
+    lab = world.create()
+    world.place()
+    for start in (1, 2, 3):
+        drive(reconciler, lambda start=start: hub.calls.count(("start", "lab")) == start)  # type: ignore[misc]
+        drive(reconciler, lambda: world.environment(lab).observed == EnvironmentState.STARTING)
+        world.gives_up(lab, f"no answer, {start}")
+        after = world.environment(lab)
+        assert (after.desired, after.observed) == (EnvironmentDesired.RUNNING, EnvironmentState.STARTING)
+        assert world.allocation(lab).state == AllocationState.ACTIVE
+        hub.servers.clear()
+    drive(reconciler, lambda: world.allocation(lab).state == AllocationState.RELEASING)
+    world.release()
+    drive(reconciler, lambda: world.environment(lab).observed == EnvironmentState.FAILED)
+    assert world.environment(lab).last_error == "no answer, 3"
+    assert hub.calls.count(("start", "lab")) == 3
+
+
+def test_a_start_that_came_to_nothing_once_is_forgotten_when_it_runs(
+    world: World, hub: RecordingHub, reconciler: EnvironmentReconciler
+) -> None:
+    world.host()
+    lab = world.create()
+    world.place()
+    drive(reconciler, lambda: world.environment(lab).observed == EnvironmentState.STARTING)
+    world.gives_up(lab, "no answer")
+    world.ready(lab)
+    after = world.environment(lab)
+    assert (after.observed, after.last_error) == (EnvironmentState.RUNNING, None)
+    world.gives_up(lab, "of an older run", container_name="rg-env-older")
+    assert world.environment(lab).observed == EnvironmentState.RUNNING
+
+
 @pytest.mark.parametrize(
     ("end_reason", "observed", "said"),
     [

@@ -13,6 +13,7 @@ from cluster.membership import Membership
 from tests.leftovers import processes_of
 from tests.process.daemon_fixtures import allowed, certificates, host, platform  # noqa: F401  # fixtures
 from tests.process.echo_agent import EchoAgent
+from tests.process.hub_fixtures import browser, engine, hub, hub_platform  # noqa: F401  # fixtures
 from tests.process.ray_cluster import RayCluster
 from tests.waiting import wait_for
 

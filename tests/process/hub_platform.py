@@ -22,18 +22,23 @@ import uvicorn
 from docker.errors import APIError
 from fastapi import FastAPI, Form, Header, Request
 from fastapi.responses import JSONResponse, RedirectResponse, Response
+from starlette.middleware.base import RequestResponseEndpoint
 
 IMAGE = "remotegpu/base:1"
 
 
 @dataclass
 class Environment:
-    """One environment. `active` is what the queue decides; `host_answers` whether its host is reachable."""
+    """One environment. `active` is what the queue decides; `host_answers` whether its host is reachable.
+
+    Operations in `answers_lost` the host does, and nobody hears of it.
+    """
 
     container_name: str
     options: dict[str, Any]
     active: bool
     host_answers: bool = True
+    answers_lost: frozenset[str] = frozenset()
     desired: str = "running"
     observed: str = "queued"
     position: int = 3
@@ -67,14 +72,22 @@ class HubPlatform:
         self.prefix = prefix
         self.environments: dict[tuple[str, str], Environment] = {}
         self.activate_at_once = True
+        self.away, self.refused = False, 0
         self.changed = threading.Condition()
         self.operations: list[str] = []
         self.created: list[dict[str, Any]] = []
+        self.failures: list[str] = []
         self.codes: dict[str, dict[str, str]] = {}
         self.tokens: dict[str, str] = {}
         self.client_secret = secrets.token_hex(16)
         self.shut_out: set[str] = set()  # names of users whose accounts are disabled
         self.user = {"sub": "1", "preferred_username": "ada", "email": "ada@example.org", "role": "customer_owner"}
+
+    def forget(self) -> None:
+        """What was asked before, and faults: between tests."""
+        self.activate_at_once, self.away = True, False
+        self.operations.clear()
+        self.failures.clear()
 
     def change(self, username: str, name: str, **fields: Any) -> None:
         with self.changed:
@@ -130,17 +143,9 @@ class HubPlatform:
     def internal_app(self) -> FastAPI:
         app = FastAPI()
 
-        @app.get("/internal/hub/options")
-        def options(username: str) -> Any:
-            if username in self.shut_out:
-                problem = {"status": 403, "code": "account_disabled", "detail": "The account is disabled."}
-                return JSONResponse(problem, status_code=403)
-            model = {
-                "gpu_model": "A100-80GB", "free": 2, "total": 4, "price_micro_per_gpu_hour": 1_500_000,
-                "currency": "EUR", "simulated": True,
-            }  # fmt: skip
-            image = {"name": "base", "description": "JupyterLab <plain>"}
-            return {"images": [image], "models": [model], "balance_micro": 12_340_000, "max_gpus": 4}
+        app.middleware("http")(self._unless_away)
+
+        app.get("/internal/hub/options")(self._options)
 
         @app.get("/internal/hub/servers/{username}")
         def servers(username: str) -> dict[str, Any]:
@@ -166,6 +171,12 @@ class HubPlatform:
             self.change(username, name, desired="stopped")
             return JSONResponse(self.environments[username, name].view())
 
+        @app.post("/internal/hub/servers/{username}/{name}/failed")
+        def failed(username: str, name: str, body: dict[str, Any]) -> Response:
+            assert body["container_name"] == self.environments[username, name].container_name
+            self.failures.append(body["error"])
+            return JSONResponse(self.environments[username, name].view())
+
         @app.post("/internal/hub/servers/{username}/{name}/ready")
         def ready(username: str, name: str) -> Response:
             self.change(username, name, observed="running")
@@ -177,6 +188,21 @@ class HubPlatform:
             return self._docker(self.environments[username, name], operation, body)
 
         return app
+
+    def _options(self, username: str) -> Any:  # a Response, or JSON
+        if username in self.shut_out:
+            problem = {"status": 403, "code": "account_disabled", "detail": "The account is disabled."}
+            return JSONResponse(problem, status_code=403)
+        model = {
+            "gpu_model": "A100-80GB", "free": 2, "total": 4, "price_micro_per_gpu_hour": 1_500_000,
+            "currency": "EUR", "simulated": True,
+        }  # fmt: skip
+        image = {"name": "base", "description": "JupyterLab <plain>"}
+        return {"images": [image], "models": [model], "balance_micro": 12_340_000, "max_gpus": 4}
+
+    async def _unless_away(self, request: Request, call_next: RequestResponseEndpoint) -> Response:
+        self.refused += self.away
+        return Response(status_code=502) if self.away else await call_next(request)
 
     def _start(self, username: str, name: str, options: dict[str, Any]) -> Response:
         environment = self.environments.get((username, name))
@@ -200,7 +226,10 @@ class HubPlatform:
         if not environment.active:
             return _problem(409, "lease_ended", "the lease has ended")
         try:
-            return JSONResponse(self._run(environment.container_name, operation, body))
+            answer = self._run(environment.container_name, operation, body)
+            if operation in environment.answers_lost:
+                return _problem(503, "host_unreachable", "the host does not answer")
+            return JSONResponse(answer)
         except APIError as error:
             extra = {"docker_status": error.status_code, "docker_message": error.explanation}
             return _problem(424, "docker_error", "Docker refused", **extra)

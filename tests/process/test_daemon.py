@@ -58,6 +58,26 @@ def test_container_is_built_from_its_lease(host: DaemonHost, platform: FakePlatf
     assert (status, problem["code"]) == (422, "validation")
 
 
+def test_a_replaced_container_is_not_the_end_of_its_lease(host: DaemonHost, platform: FakePlatform) -> None:
+    """The Hub starts anew what a start before left behind: on that the platform must not end the environment."""
+    lease = host.lease()
+    host.run(lease, *SLEEP)
+    for _ in range(3):
+        replaced = host.inspect(lease)["Id"]
+        wait_for(lambda id=replaced: ("running", id) in states(platform), timeout_s=20)
+        assert host.container(lease, "remove_container")[0] == 200
+        host.run(lease, *SLEEP)
+    current = host.inspect(lease)["Id"]
+    wait_for(lambda: ("running", current) in states(platform), timeout_s=20)
+    assert {state for state, _ in states(platform)} <= {"created", "running"}
+    host.engine.api.kill(current)  # its own end is reported as ever
+    wait_for(lambda: ("exited", current) in states(platform), timeout_s=20)
+
+
+def states(platform: FakePlatform) -> set[tuple[str, str]]:
+    return {(report["state"], report["container_id"]) for beat in platform.beats for report in beat["containers"]}
+
+
 def test_bill_is_the_run_time_over_kills_of_the_daemon(host: DaemonHost) -> None:
     lease = host.lease()
     host.run(lease, *SLEEP)

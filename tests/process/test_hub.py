@@ -2,132 +2,25 @@
 
 import html
 import re
-import secrets
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import suppress
-from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import docker
 import httpx
-import psycopg
 import pytest
 from docker.errors import NotFound
 
-from deploy.base_image import ensure_base_image, has_image
-from deploy.environment_image import ensure_environment_image
-from deploy.postgres import EmbeddedPostgres
-from tests.ports import free_port
-from tests.process.hub_certificates import write_certificates
-from tests.process.hub_platform import IMAGE, Environment, HubPlatform, serving
+from tests.process.hub_fixtures import FORM, server, start_by_form, start_by_rest, stop_by_rest, wait_ready, xsrf
+from tests.process.hub_platform import Environment, HubPlatform
 from tests.process.hub_processes import HubProcesses
 from tests.waiting import wait_for
 
-FORM = {"image": "base", "gpus": "1", "gpu_model": "A100-80GB", "cpus": "2", "memory_gib": "2"}
-
-
-@pytest.fixture(scope="module")
-def engine() -> Iterator[docker.APIClient]:
-    client = docker.DockerClient(version="auto", timeout=60)
-    if not has_image(client, IMAGE):
-        ensure_environment_image(client, base=ensure_base_image(client)[0], reference=IMAGE)
-    yield client.api
-    client.close()
-
-
-@pytest.fixture(scope="module")
-def platform(engine: docker.APIClient) -> Iterator[HubPlatform]:
-    replaced = HubPlatform(engine, prefix=f"rgt-{secrets.token_hex(4)}")
-    yield replaced
-    for environment in replaced.environments.values():
-        with suppress(NotFound):
-            engine.remove_container(environment.container_name, force=True, v=True)
-
-
-@pytest.fixture(scope="module")
-def hub(scratch: Path, postgres: EmbeddedPostgres, platform: HubPlatform) -> Iterator[HubProcesses]:
-    name = f"hub_{secrets.token_hex(4)}"
-    directory = scratch / name
-    directory.mkdir()
-    postgres.ensure_database(name)
-    public, internal = free_port(), free_port()
-    processes = HubProcesses(
-        directory,
-        postgres.url(name),
-        public_url=f"http://127.0.0.1:{public}",
-        internal_url=f"https://127.0.0.1:{internal}",
-    )
-    processes.write_secrets(client_secret=platform.client_secret)
-    write_certificates(processes.secrets_dir)
-    with (
-        serving(platform.public_app(), port=public),
-        serving(platform.internal_app(), port=internal, secrets_dir=processes.secrets_dir),
-    ):
-        try:
-            processes.start()
-            yield processes
-        finally:
-            processes.stop()
-    with psycopg.connect(postgres.conninfo("postgres"), autocommit=True) as connection:
-        connection.execute(f"drop database {name} with (force)")
-
 
 @pytest.fixture
-def browser(hub: HubProcesses) -> Iterator[httpx.Client]:
-    """Ada, signed in at the Hub's address: the platform's sign-in page is passed without a word."""
-    with httpx.Client(base_url=hub.url, follow_redirects=True, timeout=60) as client:
-        page = client.get("/")
-        assert page.status_code == 200, page.text
-        assert page.url.path == "/hub/home"
-        yield client
-
-
-@pytest.fixture(autouse=True)
-def capacity(platform: HubPlatform) -> Iterator[None]:
-    platform.activate_at_once = True
-    platform.operations.clear()
-    yield
-
-
-def start_by_form(browser: httpx.Client, name: str, form: dict[str, str] = FORM) -> httpx.Response:
-    return browser.post(f"/hub/spawn/ada/{name}", data=form | {"_xsrf": xsrf(browser)})
-
-
-def xsrf(browser: httpx.Client) -> str:
-    """What the Hub's forms carry."""
-    page = browser.get("/hub/spawn/ada/formed")
-    assert page.status_code == 200, page.text
-    token = re.search(r'name="_xsrf" value="([^"]+)"', page.text)
-    assert token
-    return html.unescape(token[1])
-
-
-def server(hub: HubProcesses, name: str) -> dict[str, object]:
-    with hub.api as api:
-        found: dict[str, object] = api.get(f"/users/ada/servers/{name}").raise_for_status().json()
-        return found
-
-
-def wait_ready(hub: HubProcesses, name: str) -> None:
-    wait_for(lambda: bool(server(hub, name)["ready"]), timeout_s=60, what=f"{name} ready")
-
-
-def start_by_rest(hub: HubProcesses, name: str) -> None:
-    with hub.api as api:
-        assert api.post(f"/users/ada/servers/{name}").status_code in (201, 202), hub.log()[-3000:]
-    wait_ready(hub, name)
-
-
-def stop_by_rest(hub: HubProcesses, name: str) -> None:
-    with hub.api as api:
-        assert api.delete(f"/users/ada/servers/{name}").status_code in (202, 204)
-    wait_for(
-        lambda: not server(hub, name)["ready"] and not server(hub, name)["pending"],
-        timeout_s=60,
-        what=f"{name} stopped",
-    )
+def platform(hub_platform: HubPlatform) -> HubPlatform:
+    hub_platform.forget()
+    return hub_platform
 
 
 def test_sign_in_uses_state_and_pkce(hub: HubProcesses) -> None:
@@ -318,19 +211,6 @@ def test_the_home_page_lists_what_the_platform_has_and_stops_it_there(
     assert platform.environments["ada", "unseen"].desired == "stopped"
     other = browser.post("/hub/stop/bob/lab", data={"_xsrf": html.unescape(token[1])})
     assert other.status_code == 404
-
-
-def test_a_failing_container_is_shown_and_stopped(
-    browser: httpx.Client, hub: HubProcesses, platform: HubPlatform, engine: docker.APIClient
-) -> None:
-    start_by_form(browser, "broken")
-    environment = platform.environments["ada", "broken"]
-    wait_for(lambda: "start" in platform.operations, timeout_s=60, what="started")
-    engine.kill(environment.container_name)
-    wait_for(lambda: not server(hub, "broken")["pending"], timeout_s=60, what="the failed start is over")
-    page = browser.get("/hub/spawn-pending/ada/broken")
-    assert "exit code 137" in page.text
-    assert environment.desired == "stopped"
 
 
 def test_platform_administrators_see_servers_but_enter_none(hub: HubProcesses, platform: HubPlatform) -> None:
