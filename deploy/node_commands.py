@@ -35,6 +35,9 @@ def join_command(
     tenant_port: Annotated[
         list[int] | None, typer.Option(help="The platform's public ports. Default: 8000, 8080.")
     ] = None,
+    private_network: Annotated[
+        list[str] | None, typer.Option(help="Of your own networks, one that tenants may reach, as in 10.1.0.0/16.")
+    ] = None,
     metrics_port: Annotated[int, typer.Option(min=0, max=65535, help="For Prometheus. Default: a free one.")] = 0,
     data_dir: DataDir = DEFAULT_DATA,
 ) -> None:
@@ -50,6 +53,7 @@ def join_command(
             join(
                 data_dir / "hosts" / name, address=address, token=token, name=name, simulate=simulate, labels=labels,
                 docker_host=docker_host, tenant_ports=tuple(tenant_port or _TENANT_PORTS), metrics_port=metrics_port,
+                private_networks=tuple(private_network or ()),
             )  # fmt: skip
     except (StepError, JoinError, OSError) as error:
         typer.echo(f"remotegpud: {error}", err=True)

@@ -137,6 +137,7 @@ class Heartbeat:
     spool_backlog: int
     problems: tuple[str, ...] = ()
     endings: tuple[EndNotice, ...] = ()
+    peers_version: str = ""  # of the PeerList that is in force here
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,9 +151,18 @@ class LeaseVerdict:
 
 
 @dataclass(frozen=True, slots=True)
+class PeerList:
+    """The addresses of all hosts, from which each host keeps its tenants away."""
+
+    version: str
+    addresses: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class HeartbeatReply:
     server_time_ms: int
     verdicts: tuple[LeaseVerdict, ...]
+    peers: PeerList | None = None  # None: those that the host has are still right
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from api.clock import to_ms, utc_now
 from api.db import Database
 from api.environments import observation
 from api.errors import Conflict
+from api.machines.peers import peer_list
 from api.machines.status import judge
 from api.machines.tables import Gpu, Host
 from api.machines.transitions import observe
@@ -53,7 +54,9 @@ def receive(
         for lease in beat.leases
     )
     _end_forgotten(database, host_id=host_id, beat=beat, actor=actor, now=now)
-    return HeartbeatReply(server_time_ms=to_ms(now), verdicts=verdicts)
+    with database.session() as session:
+        peers = peer_list(session, known_version=beat.peers_version)
+    return HeartbeatReply(server_time_ms=to_ms(now), verdicts=verdicts, peers=peers)
 
 
 def _hear(session: Session, *, settings: Settings, host_id: int, beat: Heartbeat, now: datetime) -> UUID:

@@ -1,14 +1,22 @@
 """The host's directory: `host.toml`, certificate and key, state and socket."""
 
+import ipaddress
 import os
 import tomllib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 _FILE_MODE = 0o600
+
+
+def _network(text: str) -> str:
+    return str(ipaddress.IPv4Network(text))
+
+
+Network = Annotated[str, AfterValidator(_network)]
 
 
 class ConfigError(Exception):
@@ -28,6 +36,7 @@ class HostConfig:
     address: str = "127.0.0.1"
     publish_address: str | None = None  # where containers' ports are published; None: `address`
     tenant_ports: tuple[int, ...] = ()  # the platform's listeners that tenants may reach
+    private_networks: tuple[Network, ...] = ()  # private addresses that tenants may reach all the same
     network_range: str = "10.192.0.0/12"
     network_spares: Annotated[int, Field(ge=1, le=64)] = 2
     heartbeat_interval_s: Annotated[float, Field(gt=0, le=60)] = 2.0

@@ -18,6 +18,8 @@ from node.daemon.networks import bridge_prefix
 
 _TIMEOUT_S = 15
 _METADATA = "169.254.0.0/16"
+# What is not the internet: an operator's own networks, and carriers' (RFC 1918, RFC 6598).
+_PRIVATE = ("10.0.0.0/8", "100.64.0.0/10", "172.16.0.0/12", "192.168.0.0/16")
 
 
 class FirewallError(Exception):
@@ -25,8 +27,8 @@ class FirewallError(Exception):
 
 
 class Firewall:
-    def __init__(self, config: HostConfig) -> None:
-        self._config = config
+    def __init__(self, config: HostConfig, peers: Sequence[str] = ()) -> None:
+        self._config, self._peers = config, _literal(peers)
         self.table = f"remotegpu_{re.sub('[^0-9A-Za-z]', '', config.host_id)}"
 
     def apply(self) -> None:
@@ -36,6 +38,19 @@ class Firewall:
             FirewallError
         """
         _nft(self.rules())
+
+    def protect(self, peers: Sequence[str]) -> None:
+        """Keep tenants off these addresses from now on: all rules are replaced in one step, without a gap.
+
+        Raises:
+            FirewallError: the rules of before are in force.
+        """
+        before, self._peers = self._peers, _literal(peers)
+        try:
+            self.apply()
+        except FirewallError:
+            self._peers = before
+            raise
 
     def remove(self) -> None:
         _nft(f"add table inet {self.table}\ndelete table inet {self.table}\n")
@@ -59,10 +74,15 @@ class Firewall:
             + f"        {ours} ip daddr {ip} drop\n"
             for ip in _addresses([self._config.internal_url, f"//{self._config.ray_address or ''}"])
         )
+        peers = f"        elements = {{ {', '.join(self._peers)} }}\n" if self._peers else ""
+        opened = "".join(f"        {ours} ip daddr {each} accept\n" for each in self._config.private_networks)
         return f"""\
 add table inet {self.table}
 delete table inet {self.table}
 table inet {self.table} {{
+    set peers {{
+        type ipv4_addr
+{peers}    }}
     chain input {{
         type filter hook input priority -10; policy accept;
         {ours} ct state established,related accept
@@ -76,7 +96,9 @@ table inet {self.table} {{
         {ours} oifname "rg*" drop
         {ours} oifname "docker*" drop
         {ours} oifname "br-*" drop
-{resolvers}{protected}    }}
+{resolvers}{protected}        {ours} ip daddr @peers drop
+{opened}        {ours} ip daddr {{ {", ".join(_PRIVATE)} }} drop
+    }}
 }}
 """
 
@@ -99,6 +121,11 @@ def _addresses(urls: Sequence[str]) -> list[str]:
         except OSError as error:
             raise FirewallError(f"{host} can't be resolved: {error}") from error
     return sorted(ip for ip in found if not ipaddress.ip_address(ip).is_loopback)
+
+
+def _literal(peers: Sequence[str]) -> list[str]:
+    """IPv4 alone: tenants have no other way out."""
+    return sorted({ip for ip in peers if _is_ipv4(ip) and not ipaddress.ip_address(ip).is_loopback})
 
 
 def _is_ipv4(text: str) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from node.daemon.clock import ServerClock, boot_ms
 from node.daemon.leases import Leases, LeaseState
 from node.platform import NotRegisteredError, Platform, PlatformUnavailableError
-from scheduler.host_protocol import Heartbeat, HeartbeatReply, HostFacts
+from scheduler.host_protocol import Heartbeat, HeartbeatReply, HostFacts, PeerList
 
 log = logging.getLogger(__name__)
 
@@ -26,9 +26,11 @@ class Heartbeats:
         beat: Callable[[], Heartbeat],
         facts: Callable[[], HostFacts],
         end: Callable[[str, int], None],
+        learn_peers: Callable[[PeerList], None],
     ) -> None:
         self._platform, self._clock, self._leases = platform, clock, leases
         self._interval_s, self._beat, self._facts, self._end = interval_s, beat, facts, end
+        self._learn_peers = learn_peers
         self._wake, self._stopped = threading.Event(), threading.Event()
         self._registered = False
         self.problem: str | None = "the platform has not answered yet"
@@ -71,6 +73,8 @@ class Heartbeats:
         self._clock.learn(reply.server_time_ms, sent, boot_ms())
         self._leases.forget_endings(beat.endings)
         self._obey(reply)
+        if reply.peers is not None:
+            self._learn_peers(reply.peers)
 
     def _obey(self, reply: HeartbeatReply) -> None:
         held = {each.lease.allocation_uid: each for each in self._leases.held()}

@@ -19,6 +19,7 @@ from node.daemon.leases import LeaseEndedError, Leases, LeaseState
 from node.daemon.meter import Meter
 from node.daemon.metrics import HostCollector, HostGauges, MetricsServer
 from node.daemon.networks import Networks
+from node.daemon.peers import Peers, known_peers
 from node.daemon.spool import Spool
 from node.daemon.store import Store
 from node.daemon.upkeep import Duty, Upkeep
@@ -48,7 +49,8 @@ class Host:
         self._leases, self._spool = Leases(self._store), Spool(self._store, self.boot_id)
         self._meter = Meter(self._store, self._spool, self._clock, self._leases)
         self._disk_limit = limit_kind(self._engine)
-        self._firewall = Firewall(config)
+        self._firewall = Firewall(config, known_peers(self._store).addresses)
+        self._peers = Peers(self._store, self._firewall)
         self._volumes = Volumes(self._engine, quota=self._disk_limit == PROJECT_QUOTA)
         self._networks = Networks(self._engine, address_range=config.network_range, spares=config.network_spares)
         self._containers = Containers(
@@ -73,6 +75,7 @@ class Host:
             beat=self._beat,
             facts=self.facts,
             end=self._watch.end_in_background,
+            learn_peers=self._peers.learn,
         )
         self._raylet = Raylet(directory, config, self.facts) if config.ray_address else None
         self._certificate = CertificateKeeper(directory, Platform(config, directory), self._clock.now)
@@ -201,6 +204,7 @@ class Host:
             spool_backlog=self._spool.backlog(),
             problems=tuple(problems),
             endings=self._leases.endings(),
+            peers_version=self._peers.version,
         )
 
     def _changed(self) -> None:

@@ -28,6 +28,8 @@ create table if not exists windows (
 create table if not exists endings (allocation_uid text primary key, generation integer not null, detail text not null);
 -- volumes over their limit, with what they held when they were mounted again (null: not yet)
 create table if not exists overruns (volume text primary key, bytes integer);
+-- one row: the addresses of the platform's hosts, as it last told them
+create table if not exists peers (version text not null, addresses text not null);
 """
 _BUSY_S = 10.0
 

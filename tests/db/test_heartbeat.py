@@ -3,16 +3,17 @@
 from datetime import timedelta
 
 import pytest
+from sqlalchemy.orm import Session
 
 from api.clock import from_ms, utc_now
 from api.db import Database
 from api.errors import Conflict
 from api.machines.heartbeat import receive
 from api.machines.registration import register
-from api.machines.tables import Gpu
+from api.machines.tables import Gpu, Host
 from api.settings import Settings
 from scheduler.host_protocol import ContainerState, EndNotice, GpuFacts, GpuReading, Heartbeat, HeldLease, HostFacts
-from scheduler.states import AllocationState, DeviceStatus, EndReason, EnvironmentDesired, EnvironmentState
+from scheduler.states import AdminState, AllocationState, DeviceStatus, EndReason, EnvironmentDesired, EnvironmentState
 from tests.db.environment_world import BOOT, World, report
 from tests.db.fleet import Fleet
 
@@ -216,3 +217,28 @@ def test_devices_vanish_return_and_belong_to_one_host(world: World) -> None:
         put(world, other.id, facts(BOOT, "GPU-new"))
     put(world, other.id, facts(BOOT, "GPU-h1-0"))  # it was taken out of the first host
     assert {gpu.uuid for gpu in world.fleet.rows(Gpu) if gpu.host_id == other.id} == {"GPU-h1-0"}
+
+
+def test_hosts_are_told_where_all_hosts_are_when_that_changes(world: World) -> None:
+    first, second, third = (world.host(name) for name in ("h1", "h2", "h3"))
+
+    def move(host: Host, address: str | None, admin_state: AdminState = AdminState.AVAILABLE) -> None:
+        def change(session: Session) -> None:
+            row = session.get_one(Host, host.id)
+            row.address, row.admin_state = address, admin_state
+
+        world.fleet.database.transact(change)
+
+    move(first, "192.0.2.10")
+    move(second, "192.0.2.9")
+    move(third, None)
+    told = world.beat(first).peers
+    assert told is not None and told.addresses == ("192.0.2.10", "192.0.2.9")
+    assert world.beat(first, peers_version=told.version).peers is None
+    move(third, "192.0.2.9")  # on the same machine: nothing new
+    assert world.beat(second, peers_version=told.version).peers is None
+    move(third, "192.0.2.11")
+    more = world.beat(first, peers_version=told.version).peers
+    assert more is not None and more.addresses == ("192.0.2.10", "192.0.2.11", "192.0.2.9")
+    move(third, "192.0.2.11", AdminState.RETIRED)
+    assert world.beat(first, peers_version=more.version).peers == told

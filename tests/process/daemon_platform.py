@@ -21,7 +21,8 @@ from tests.process.daemon_certificates import sign_request
 
 
 class FakePlatform:
-    """`run_until` maps allocations to what the next heartbeat's reply says; those in `ended` must end.
+    """`run_until` maps allocations to what the next heartbeat's reply says; those in `ended` must end. `peers` are told
+    as the platform does.
 
     While `away` it answers nothing that a host could use. `serials` are those of the certificates that hosts showed.
     """
@@ -33,6 +34,7 @@ class FakePlatform:
         self.serials: dict[str, str] = {}  # by path: the last request's
         self.run_until: dict[str, int] = {}
         self.ended: set[str] = set()
+        self.peers: dict[str, Any] | None = None
         self.away = False
         self.registered = True
         self.skew_ms = 0
@@ -96,7 +98,8 @@ class FakePlatform:
             for lease in beat["leases"]
             if (uid := lease["allocation_uid"]) in self.run_until or uid in self.ended
         ]
-        return JSONResponse({"server_time_ms": self.now_ms(), "verdicts": verdicts})
+        peers = self.peers if self.peers and self.peers["version"] != beat["peers_version"] else None
+        return JSONResponse({"server_time_ms": self.now_ms(), "verdicts": verdicts, "peers": peers})
 
     async def _usage(self, request: Request) -> Response:
         batch = (await self._read(request))["windows"]
