@@ -71,10 +71,10 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
             max_age=600,
         )
     app.add_api_route("/health", health, methods=["GET"], tags=["platform"])
-    for page_router in (web.router, oidc.router, ray_dashboard.router):
-        app.include_router(page_router)
     for router in _api_routers():
         app.include_router(router, prefix=API)
+    for page_router in (web.router, oidc.router, ray_dashboard.router):
+        app.include_router(page_router)
     app.state.endpoint_templates = endpoint_templates(app)
     return app
 
@@ -86,18 +86,21 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 def _api_routers() -> Sequence[APIRouter]:
-    """The routers below `/api/v1`. A domain's router has its own paths, such as `/customer/environments`."""
+    """The routers below `/api/v1`. A domain's router has its own paths, such as `/customer/environments`.
+
+    A request's path is tried on each route in this order, so what is asked for most comes first.
+    """
     return [
+        allocations.router,
+        environments.router,
         identity.router,
         api_keys.router,
         admin_users.router,
         tenants.router,
         admin_tenants.router,
         audit.router,
-        allocations.router,
         machines.router,
         images.router,
-        environments.router,
         billing.router,
         quotas.router,
     ]

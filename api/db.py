@@ -1,19 +1,20 @@
 """The database: engine, sessions, and the one place that retries serialisation failures and deadlocks."""
 
+import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from psycopg import errors as pg
-from sqlalchemy import BigInteger, Executable, MetaData, Row, create_engine
+from sqlalchemy import BigInteger, MetaData, create_engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 from sqlalchemy.types import DateTime
 
+from api.reading import ReadPool, Rows, Statement, conninfo_of
+
 _RETRIED = (pg.SerializationFailure, pg.DeadlockDetected)
 _ATTEMPTS = 5
-# Of connections that only read: each statement is planned once, then run again and again.
-_READING = "-c default_transaction_read_only=on -c plan_cache_mode=force_generic_plan -c timezone=UTC"
 
 Result = TypeVar("Result")
 
@@ -43,15 +44,7 @@ class Database:
     def __init__(self, url: str, *, pool_size: int = 10) -> None:
         self.engine = create_engine(url, pool_size=pool_size, max_overflow=10, pool_pre_ping=True, hide_parameters=True)
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
-        self._reading = create_engine(
-            url,
-            pool_size=pool_size,
-            max_overflow=10,
-            isolation_level="AUTOCOMMIT",
-            skip_autocommit_rollback=True,
-            hide_parameters=True,
-            connect_args={"options": _READING, "prepare_threshold": 0},
-        )
+        self._read_pools: dict[asyncio.AbstractEventLoop, ReadPool] = {}
 
     def session(self) -> Session:
         return self._sessions()
@@ -68,23 +61,22 @@ class Database:
                 time.sleep(0.01 * 2**attempt)
         raise AssertionError("unreachable")
 
-    def read(self, statement: Executable, values: Mapping[str, Any]) -> Sequence[Row[*tuple[Any, ...]]]:
-        """The rows of one statement that changes nothing, in one round trip: no transaction, no ping before.
+    async def read(self, statement: Statement, values: Mapping[str, Any]) -> Rows:
+        """The rows of one statement that changes nothing, in one round trip: no transaction, no ping, no thread.
 
-        For what every request asks. Make `statement` once, with `bindparam`s, so that its plan is kept. A connection
-        that was lost is replaced, and the statement runs again.
+        For what every request asks. `ReadPool.read` says what happens to lost connections.
         """
-        try:
-            return self._read(statement, values)
-        except DBAPIError as error:
-            if not error.connection_invalidated:
-                raise
-            return self._read(statement, values)
+        loop = asyncio.get_running_loop()
+        pool = self._read_pools.get(loop) or self._add_pool(loop)
+        return await pool.read(statement, values)
 
-    def _read(self, statement: Executable, values: Mapping[str, Any]) -> Sequence[Row[*tuple[Any, ...]]]:
-        with self._reading.connect() as connection:
-            return connection.execute(statement, values).all()
+    def _add_pool(self, loop: asyncio.AbstractEventLoop) -> ReadPool:
+        """A server has one loop; of those before, which tests have, the connections go."""
+        self._read_pools = {loop: pool for loop, pool in self._read_pools.items() if not loop.is_closed()}
+        pool = self._read_pools[loop] = ReadPool(conninfo_of(self.engine.url))
+        return pool
 
     def close(self) -> None:
+        """After the event loops that read, if any."""
         self.engine.dispose()
-        self._reading.dispose()
+        self._read_pools.clear()

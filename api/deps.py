@@ -36,7 +36,7 @@ async def _address(request: Request) -> str:
     return client_address(request)
 
 
-def _sign_in_limit(request: Request) -> None:
+async def _sign_in_limit(request: Request) -> None:
     """Counts an attempt to prove a secret: for endpoints that take one from anybody."""
     cast(RateLimits, request.app.state.rate_limits).hit_sign_in(client_address(request))
 

@@ -26,7 +26,9 @@ def lock_placement(session: Session) -> datetime:
 
 
 def occupy(session: Session, allocation: Allocation, gpu_ids: Sequence[int], *, since: datetime) -> None:
-    """Write the rows of whole devices. The exclusion constraint refuses what another one holds."""
+    """Write the rows of whole devices, in the transaction that gives the allocation its new generation: what a list
+    shows of an allocation never changes without its own row. The exclusion constraint refuses what another one holds.
+    """
     session.add_all(
         AllocationDevice(
             allocation_id=allocation.id, gpu_id=gpu_id, generation=allocation.generation, period=Range(since, None)

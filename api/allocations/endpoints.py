@@ -23,7 +23,7 @@ StateQuery = Annotated[AllocationState | None, Query(description="Only those in 
 
 
 @router.get("/admin/allocations", response_model=Page[AllocationSummary], responses=problems(400))
-def list_all_allocations(
+async def list_all_allocations(
     database: DatabaseDep,
     limit: LimitQuery = 50,
     cursor: CursorQuery = None,
@@ -34,7 +34,7 @@ def list_all_allocations(
     """Newest first."""
     named = {"state": state, "customer": customer, "host": host}
     filters = {name: value for name, value in named.items() if value is not None}
-    return repository.LIST.page(database, filters, cursor=cursor, limit=limit)
+    return await repository.LIST.page(database, filters, cursor=cursor, limit=limit)
 
 
 @router.get("/admin/allocations/{allocation_id}", responses=problems(404))
@@ -71,7 +71,7 @@ def end_allocation(
 
 
 @router.get("/customer/allocations", response_model=Page[AllocationSummary], responses=problems(400))
-def list_allocations(
+async def list_allocations(
     database: DatabaseDep,
     principal: PrincipalDep,
     limit: LimitQuery = 50,
@@ -80,7 +80,7 @@ def list_allocations(
 ) -> Response:
     """Members see their own, owners their customer's; newest first."""
     filters = repository.scope_of(principal) | ({"state": state} if state is not None else {})
-    return repository.LIST.page(database, filters, cursor=cursor, limit=limit)
+    return await repository.LIST.page(database, filters, cursor=cursor, limit=limit)
 
 
 @router.get("/customer/allocations/{allocation_id}", responses=problems(404))

@@ -3,7 +3,7 @@
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, bindparam, case, func, select
+from sqlalchemy import ColumnElement, Select, bindparam, case, func, literal_column, select
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.orm import Session
 
@@ -93,6 +93,9 @@ LIST = JsonList(
     AllocationSummary,
     ALL,
     key=Allocation.id,
+    # All that an item shows: its own row, which every change of its devices writes too (`devices.occupy`,
+    # `machines.registration`), the names that may change, and else what never does, such as prices.
+    version=(literal_column("allocations.xmin"), Customer.name, Workspace.name, User.username, Host.name),
     filters={
         "tenant": Allocation.customer_id == bindparam("tenant"),
         "user": Allocation.user_id == bindparam("user"),

@@ -3,12 +3,14 @@
 The look-up is what makes a disabled user or customer, a logout or a revoked key take effect at once.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, bindparam, or_, select, update
+from fastapi.concurrency import run_in_threadpool
+from sqlalchemy import bindparam, or_, select, update
 from sqlalchemy.orm import Session
 
 from api.clock import utc_now
@@ -18,6 +20,7 @@ from api.identity import tokens
 from api.identity.signing_keys import KeyRing
 from api.identity.tables import ApiKey, LoginSession, User
 from api.principal import Principal, Role
+from api.reading import Statement
 from api.settings import Settings
 from api.tenants.tables import Customer
 
@@ -27,15 +30,15 @@ _LAST_USED_STEP = timedelta(minutes=1)  # `last_used_at` is written no more ofte
 _USER = (
     User.id, User.uid, User.username, User.role, User.customer_id, User.must_change_password,
 )  # fmt: skip
-_BY_SESSION = (
+_BY_SESSION = Statement(
     select(*_USER)
     .join(LoginSession, LoginSession.user_id == User.id)
     .outerjoin(Customer, Customer.id == User.customer_id)
     .where(User.uid == bindparam("user"), LoginSession.uid == bindparam("session"), LoginSession.revoked_at.is_(None))
     .where(User.disabled_at.is_(None), Customer.disabled_at.is_(None))
 )
-_BY_KEY = (
-    select(*_USER, ApiKey.uid.label("key_uid"), ApiKey.scopes, ApiKey.last_used_at)
+_BY_KEY = Statement(
+    select(*_USER, ApiKey.uid, ApiKey.scopes, ApiKey.last_used_at)
     .join(ApiKey, ApiKey.user_id == User.id)
     .join(Customer, Customer.id == ApiKey.customer_id)
     .where(ApiKey.key_hash == bindparam("key_hash"), ApiKey.revoked_at.is_(None))
@@ -60,7 +63,7 @@ class Authenticator:
     issuer: str
     settings: Settings
 
-    def authenticate(self, authorization: str | None, *, address: str | None) -> Authenticated:
+    async def authenticate(self, authorization: str | None, *, address: str | None) -> Authenticated:
         """The principal behind an `Authorization` header.
 
         Raises:
@@ -70,32 +73,33 @@ class Authenticator:
         if scheme.lower() != "bearer" or not credential:
             raise Unauthenticated("Sign in first: send `Authorization: Bearer` with an access token or an API key.")
         if credential.startswith(KEY_PREFIX):
-            return self._by_key(credential, address)
-        return self._by_token(credential, address)
+            return await self._by_key(credential, address)
+        return await self._by_token(credential, address)
 
-    def _by_token(self, token: str, address: str | None) -> Authenticated:
-        claims = tokens.verify(self.keys, token, issuer=self.issuer, audience=tokens.API_AUDIENCE)
+    async def _by_token(self, token: str, address: str | None) -> Authenticated:
+        # In a thread: it may look up keys, and the arithmetic of a signature takes as long as a whole request.
+        claims = await run_in_threadpool(
+            tokens.verify, self.keys, token, issuer=self.issuer, audience=tokens.API_AUDIENCE
+        )
         try:
             user_uid, session_uid = UUID(claims["sub"]), UUID(claims["sid"])
         except (KeyError, ValueError, TypeError, AttributeError) as error:
             raise Unauthenticated("The access token is not valid; sign in again.") from error
-        rows = self.database.read(_BY_SESSION, {"user": user_uid, "session": session_uid})
+        rows = await self.database.read(_BY_SESSION, {"user": user_uid, "session": session_uid})
         if not rows:
             raise Unauthenticated("The session has ended, or the account is disabled; sign in again.")
-        (row,) = rows
-        principal = _principal(row, address=address, session_uid=session_uid)
-        return Authenticated(principal, row.must_change_password)
+        (user,) = rows
+        return _authenticated(user, address=address, session_uid=session_uid)
 
-    def _by_key(self, key: str, address: str | None) -> Authenticated:
-        rows = self.database.read(_BY_KEY, {"key_hash": tokens.hash_secret(key), "now": utc_now()})
+    async def _by_key(self, key: str, address: str | None) -> Authenticated:
+        rows = await self.database.read(_BY_KEY, {"key_hash": tokens.hash_secret(key), "now": utc_now()})
         if not rows:
             raise Unauthenticated("The API key is unknown, expired or revoked, or its owner is disabled.")
-        (row,) = rows
-        self._note_use(row.key_uid, row.last_used_at)
-        principal = _principal(row, address=address, scopes=frozenset(row.scopes), key_uid=row.key_uid)
-        return Authenticated(principal, row.must_change_password)
+        (*user, key_uid, scopes, last_used_at) = rows[0]
+        await self._note_use(key_uid, last_used_at)
+        return _authenticated(user, address=address, scopes=frozenset(scopes), key_uid=key_uid)
 
-    def _note_use(self, key_uid: UUID, last_used_at: datetime | None) -> None:
+    async def _note_use(self, key_uid: UUID, last_used_at: datetime | None) -> None:
         now = utc_now()
         if last_used_at is not None and now - last_used_at < _LAST_USED_STEP:
             return
@@ -103,25 +107,27 @@ class Authenticator:
         def note(session: Session) -> None:
             session.execute(update(ApiKey).where(ApiKey.uid == key_uid).values(last_used_at=now))
 
-        self.database.transact(note)
+        await run_in_threadpool(self.database.transact, note)
 
 
-def _principal(
-    row: Row[*tuple[Any, ...]],  # the columns of `_USER`, and those of the key
+def _authenticated(
+    user: Sequence[Any],  # the columns of `_USER`
     *,
     address: str | None,
     scopes: frozenset[str] | None = None,
     key_uid: UUID | None = None,
     session_uid: UUID | None = None,
-) -> Principal:
-    return Principal(
-        user_id=row.id,
-        user_uid=row.uid,
-        username=row.username,
-        role=Role(row.role),
-        customer_id=row.customer_id,
+) -> Authenticated:
+    user_id, user_uid, username, role, customer_id, must_change_password = user
+    principal = Principal(
+        user_id=user_id,
+        user_uid=user_uid,
+        username=username,
+        role=Role(role),
+        customer_id=customer_id,
         scopes=scopes,
         key_uid=key_uid,
         session_uid=session_uid,
         address=address,
     )
+    return Authenticated(principal, must_change_password)

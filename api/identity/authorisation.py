@@ -22,7 +22,7 @@ def endpoint_templates(app: FastAPI) -> Mapping[int, str]:
     }
 
 
-def authorise(request: Request) -> None:
+async def authorise(request: Request) -> None:
     """Let the request through to its endpoint, or refuse it; sets `request.state.principal` for the endpoint.
 
     Raises:
@@ -36,7 +36,7 @@ def authorise(request: Request) -> None:
     if rule is not None and rule.roles is None:
         return
     authenticator = cast(Authenticator, state.authenticator)
-    found = authenticator.authenticate(request.headers.get("authorization"), address=address)
+    found = await authenticator.authenticate(request.headers.get("authorization"), address=address)
     limits.hit_identity(found.principal.actor)
     if rule is None:
         raise Forbidden("Nobody may use this endpoint: the policy has no rule for it.")

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from api.allocations.service import request_end
@@ -69,8 +69,10 @@ def _write_gpus(session: Session, host: Host, facts: HostFacts) -> None:
         if gpu is None:
             gpu = Gpu(uuid=found.uuid)
             session.add(gpu)
-        elif gpu.host_id != host.id:
-            _check_moved(session, gpu)
+        else:
+            if gpu.host_id != host.id:
+                _check_moved(session, gpu)
+            _note_change(session, gpu, found, simulated=facts.simulated)
         _write_gpu(gpu, host, found, simulated=facts.simulated)
     for gpu in known.values():  # it was here and has vanished; what it owes its lease stays on record
         gpu.present = False
@@ -84,6 +86,18 @@ def _check_moved(session: Session, gpu: Gpu) -> None:
     )
     if gpu.present or session.scalar(query.limit(1)) is not None:
         raise Conflict(f"GPU {gpu.uuid} belongs to another host.", code="gpu_elsewhere")
+
+
+def _note_change(session: Session, gpu: Gpu, found: GpuFacts, *, simulated: bool) -> None:
+    """Write the rows of all allocations that show the device anew, as they are, where it will be shown differently.
+
+    `allocations.repository.LIST` takes a row that was not written since for one whose JSON is what it was.
+    """
+    if (gpu.index, gpu.model, gpu.simulated) == (found.index, found.model, simulated):
+        return
+    shown_in = select(AllocationDevice.allocation_id).where(AllocationDevice.gpu_id == gpu.id)
+    unchanged = update(Allocation).where(Allocation.id.in_(shown_in)).values(generation=Allocation.generation)
+    session.execute(unchanged.execution_options(synchronize_session=False))
 
 
 def _write_gpu(gpu: Gpu, host: Host, found: GpuFacts, *, simulated: bool) -> None:

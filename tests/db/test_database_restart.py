@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
-from sqlalchemy import text
 
 from api.app import create_app
 from api.db import Database
@@ -98,9 +97,3 @@ def test_the_pid_file_of_a_killed_server_may_name_another_process(server: Embedd
     assert server.pid() is None
     server.start()
     assert server.answers()
-
-
-def test_what_only_reads_can_not_write(own_database: Database) -> None:
-    statement = text("update users set display_name = :name")
-    with pytest.raises(Exception, match="read-only transaction"):
-        own_database.read(statement, {"name": "x"})

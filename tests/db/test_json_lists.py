@@ -13,9 +13,13 @@ from api.allocations.schemas import AllocationSummary
 from api.allocations.tables import Allocation
 from api.billing.journal import top_up
 from api.db import Database
+from api.identity.tables import User
+from api.machines.registration import register
+from api.machines.tables import Gpu, Host
 from api.pagination import JsonList, Page
-from api.tenants.tables import Workspace
-from scheduler.host_protocol import LeaseEnd
+from api.settings import Settings
+from api.tenants.tables import Customer, Workspace
+from scheduler.host_protocol import GpuFacts, HostFacts, LeaseEnd
 from scheduler.ports import WaitReason
 from scheduler.states import EndReason
 from tests.db.conftest import Person, Tenant
@@ -112,4 +116,59 @@ def test_a_cursor_leads_no_further_than_the_list_it_is_used_on(
 
 def test_every_field_has_its_column() -> None:
     with pytest.raises(TypeError, match="AllocationSummary"):
-        JsonList(AllocationSummary, select(Allocation.id, Allocation.state), key=Allocation.id, filters={})
+        JsonList(AllocationSummary, select(Allocation.id, Allocation.state), key=Allocation.id, version=(), filters={})
+
+
+CHANGES = {
+    "customer": lambda made: update(Customer).values(name="renamed"),
+    "workspace": lambda made: update(Workspace).values(name="renamed"),
+    "user": lambda made: update(User).where(User.username == "acme-owner").values(username="renamed"),
+    "host": lambda made: update(Host).values(name="renamed"),
+    # Devices are rows of their own, of one generation of the allocation.
+    "devices": lambda made: update(Allocation).where(Allocation.id == made[2].id).values(generation=2),
+    "run_until": lambda made: update(Allocation).where(Allocation.id == made[2].id).values(run_until=TIMES[0]),
+    "wait": lambda made: update(Allocation).where(Allocation.id == made[4].id).values(wait_reason={"code": "quota"}),
+}
+
+
+@pytest.mark.parametrize("field", CHANGES)
+def test_what_an_item_shows_is_never_what_it_was(
+    app_client: TestClient, tenant: Tenant, database: Database, allocations: list[Allocation], field: str
+) -> None:
+    before = listed(app_client, CUSTOMER, tenant.owner)["items"]
+    database.transact(lambda session: session.execute(CHANGES[field](allocations)))
+    after = listed(app_client, CUSTOMER, tenant.owner)["items"]
+    assert [item[field] for item in after] != [item[field] for item in before]
+    for item in after:
+        alone = app_client.get(f"{CUSTOMER}/{item['id']}", headers=tenant.owner.headers).json()
+        assert item == {name: value for name, value in alone.items() if name != "events"}
+
+
+def test_a_device_that_changes_changes_where_it_is_listed(
+    app_client: TestClient, admin: Person, fleet: Fleet, settings: Settings, allocations: list[Allocation]
+) -> None:
+    """Its model, say after an update of the driver, or its place in the order."""
+    before = listed(app_client, ADMIN, admin)["items"]
+    (host,) = fleet.database.transact(lambda session: session.scalars(select(Host)).all())
+    gpus = fleet.database.transact(lambda session: session.scalars(select(Gpu).order_by(Gpu.index)).all())
+    last = len(gpus) - 1
+    turned = tuple(GpuFacts(last - gpu.index, gpu.uuid, "Renamed", gpu.memory_bytes) for gpu in gpus)
+    facts = HostFacts(
+        "boot",
+        host.name,
+        "10.0.0.1",
+        "Debian",
+        "6.1",
+        8,
+        2**36,
+        2**40,
+        "20.10",
+        "watcher",
+        simulated=False,
+        gpus=turned,
+    )
+    fleet.database.transact(lambda session: register(session, settings, host_id=host.id, facts=facts))
+    after = listed(app_client, ADMIN, admin)["items"]
+    for old, new in zip(before, after, strict=True):
+        assert [device["uuid"] for device in new["devices"]] == [device["uuid"] for device in reversed(old["devices"])]
+        assert {device["model"] for device in new["devices"]} <= {"Renamed"}
