@@ -1,10 +1,11 @@
-"""Each process of the platform dies once in mid-life: nothing is lost, and nothing happens twice.
+"""Each process of the platform dies once in mid-life: nothing is lost, nothing happens twice, nothing is left over.
 
 One environment runs all the time, one waits in the queue behind another that fills a host.
 """
 
 import os
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,6 +15,7 @@ import httpx
 import psutil
 import pytest
 from sqlalchemy import text
+from sqlalchemy.orm import Session
 
 from api.billing.verify import check
 from api.db import Database
@@ -21,14 +23,17 @@ from deploy.health import call_daemon
 from deploy.instance import Instance, load
 from deploy.programs import daemon_name, database_url
 from deploy.supervisor import Supervisor
+from node.daemon.engine import HOST_LABEL
 from tests.e2e.commands import Customer, Person
 from tests.e2e.conftest import Platform
-from tests.e2e.tenant import TenantContainer, container_of
+from tests.e2e.tenant import TenantContainer, container_of, containers_of
 from tests.e2e.visitor import Visitor, sign_in
 from tests.waiting import wait_for
 
 Json = dict[str, Any]
 _BACK_S = 180.0
+_START_S = 240.0
+_MICRO_PER_MS = 1000  # at the fixtures' price, one unit of currency per second
 _OVERLAPS = """
 select count(*) from allocation_devices a join allocation_devices b on a.id < b.id and a.gpu_id = b.gpu_id
 where a.period && b.period and int4range(a.milli_from, a.milli_to) && int4range(b.milli_from, b.milli_to)
@@ -86,6 +91,12 @@ def start(owner: Person, name: str, gpus: int, *, wait: bool = True) -> Json:
         "env", "create", "--gpus", str(gpus), "--gpu-model", "A100", "--image", "base", "--name", name, *waiting
     )
     return created
+
+
+def stop(world: World, name: str) -> None:
+    """Idempotent."""
+    if world.show(name)["observed"] != "stopped":
+        world.owner.run("env", "stop", name, "--wait")
 
 
 @pytest.fixture(scope="module")
@@ -210,3 +221,103 @@ def assert_books(instance: Instance) -> None:
             assert session.scalar(text(_OVERLAPS)) == 0
     finally:
         database.close()
+
+
+def rows(instance: Instance, query: str, **values: object) -> list[Any]:
+    database = Database(database_url(instance), pool_size=1)
+    try:
+        with database.session() as session:
+            return _rows(session, query, values)
+    finally:
+        database.close()
+
+
+def _rows(session: Session, query: str, values: dict[str, object]) -> list[Any]:
+    return list(session.execute(text(query), values).all())
+
+
+_STATE = """
+select a.state, e.observed from allocations a join environments e on e.allocation_id = a.id
+where e.name = :name order by a.id desc limit 1
+"""
+
+
+@pytest.mark.parametrize(
+    ("victim", "moments"),
+    [
+        ("controller", {("placing", "queued"), ("active", "queued"), ("active", "starting")}),
+        ("Hub", {("active", "starting")}),
+        ("host daemon", {("active", "starting")}),
+        ("API", {("active", "starting")}),
+    ],
+)
+def test_killed_between_effect_and_record(world: World, victim: str, moments: set[tuple[str, str]]) -> None:
+    """While an environment starts on the same host: it comes up all the same, once, and its GPU is free after it."""
+    stop(world, "queued")  # nobody may overtake who waits
+    name = f"mid-{victim.split()[0].lower()}"
+    victims = VICTIMS[victim](world)
+    start(world.owner, name, 1, wait=False)
+    try:
+        wait_for(
+            lambda: moments & set(map(tuple, rows(world.instance, _STATE, name=name))),
+            timeout_s=_START_S, every_s=0.02, what=f"{name} to be on its way",
+        )  # fmt: skip
+        world.kill(*victims)
+        wait_for(world.platform.healthy, timeout_s=_BACK_S, every_s=1, what=f"health after the {victim} was killed")
+        running = wait_for(
+            lambda: (shown := world.show(name))["observed"] == "running" and shown,
+            timeout_s=_START_S, every_s=1, what=f"{name} to run",
+        )  # fmt: skip
+        assert len(containers_of(running)) == 1
+        nothing_lost(world)
+    finally:
+        world.owner.run("env", "stop", name, "--wait", check=False)
+        world.owner.run("env", "rm", name, "--yes", check=False)
+    assert containers_of(running) == []
+
+
+def test_the_bill_is_the_run_time_over_all_of_it(world: World) -> None:
+    """After the last stop: usage without overlap or gap, a bill that is exactly that, and nothing left anywhere."""
+    for name in ("queued", "lab", "wide"):
+        stop(world, name)
+    wait_for(
+        lambda: world.owner.json("bill")["balance"]["held_micro"] == 0, timeout_s=60, every_s=1, what="settled holds"
+    )
+    usage = [entry for entry in world.owner.json("usage") if entry["allocation_id"] == world.lab["allocation"]["id"]]
+    assert len(usage) == 1, "one interval without a gap, over every kill"
+    lines = world.owner.json("bill")["statement"]["lines"]
+    billed = [line for line in lines if line["allocation_id"] == world.lab["allocation"]["id"]]
+    assert sum(line["duration_ms"] for line in billed) == usage[0]["duration_ms"]
+    assert sum(line["amount_micro"] for line in billed) == usage[0]["duration_ms"] * _MICRO_PER_MS
+    assert_books(world.instance)
+    nothing_left(world)
+
+
+def nothing_left(world: World) -> None:
+    instance = world.instance
+    for name in instance.host_names():
+        leases = partial(call_daemon, instance.hosts / name / "daemon.sock", "health", {})
+        wait_for(lambda leases=leases: leases()["leases"] == 0, timeout_s=60, what=f"no lease on {name}")
+    hosts = [uid for (uid,) in rows(instance, "select uid::text from hosts")]
+    for uid in hosts:
+        done = subprocess.run(
+            ["docker", "ps", "--all", "--quiet", "--filter", f"label={HOST_LABEL}={uid}"],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert done.stdout == ""
+    assert rows(instance, "select 1 from allocation_devices where upper_inf(period)") == []
+    assert rows(instance, "select 1 from allocations where state <> 'released'") == []
+    # Idle groups are kept for the next allocation for half a minute.
+    wait_for(lambda: living_groups(instance) == [], timeout_s=120, every_s=1, what="the placement groups' end")
+    assert rows(instance, "select name from placement_groups where state <> 'removed'") == []
+
+
+def living_groups(instance: Instance) -> list[Json]:
+    """The placement groups that Ray itself has."""
+    token = (instance.secrets / "ray_token").read_text().strip()
+    answer = httpx.get(
+        f"http://127.0.0.1:{instance.ray_dashboard_port}/api/v0/placement_groups",
+        headers={"Authorization": f"Bearer {token}"}, timeout=30, trust_env=False,
+    )  # fmt: skip
+    groups: list[Json] = answer.raise_for_status().json()["data"]["result"]["result"]
+    return [group for group in groups if group["state"] != "REMOVED"]
