@@ -6,6 +6,7 @@ Everything that differs between installations comes from the environment; see hu
 from pathlib import Path
 
 from hub.authenticator import ADMIN_GROUP, PlatformAuthenticator
+from hub.database import ask_again_after_restarts
 from hub.proxy_routes import PlatformProxy
 from hub.settings import HubSettings
 from hub.spawner import PlatformSpawner
@@ -27,6 +28,7 @@ c.ConfigurableHTTPProxy.auth_token = settings.secret("hub_proxy_token")
 # State.
 c.JupyterHub.db_url = settings.database_url
 c.JupyterHub.upgrade_db = True
+ask_again_after_restarts()
 c.JupyterHub.cookie_secret = bytes.fromhex(settings.secret("hub_cookie_secret"))
 c.JupyterHub.cleanup_servers = False
 c.JupyterHub.cleanup_proxy = False

@@ -5,9 +5,12 @@ from typing import Any
 
 import docker
 import httpx
+import psycopg
 import pytest
 from docker.errors import NotFound
+from sqlalchemy import make_url
 
+from deploy.postgres import EmbeddedPostgres
 from tests.process.hub_fixtures import server, start_by_form, start_by_rest, stop_by_rest, wait_ready
 from tests.process.hub_platform import Environment, HubPlatform
 from tests.process.hub_processes import HubProcesses
@@ -109,3 +112,22 @@ def test_a_hub_killed_in_mid_start_stops_nothing(
     start_by_rest(hub, "interrupted")  # as the platform does, which sees that the Hub has given it up
     assert platform.engine.inspect_container(environment.container_name)["Id"] != left["Id"]
     stop_by_rest(hub, "interrupted")
+
+
+def test_a_restart_of_the_database_signs_nobody_out(
+    browser: httpx.Client, hub: HubProcesses, platform: HubPlatform, postgres: EmbeddedPostgres
+) -> None:
+    def cut() -> int:
+        with psycopg.connect(postgres.conninfo("postgres"), autocommit=True) as connection:
+            query = "select count(pg_terminate_backend(pid)) from pg_stat_activity where datname = %s"
+            row = connection.execute(query, [make_url(hub.database_url).database]).fetchone()
+        assert row
+        return int(row[0])
+
+    for _ in range(3):
+        assert browser.get("/hub/home", follow_redirects=False).status_code == 200
+        assert cut() > 0
+        assert browser.get("/hub/home", follow_redirects=False).status_code == 200
+        with hub.api as api:
+            assert cut() > 0
+            assert api.get("/users/ada").status_code == 200
