@@ -1,4 +1,4 @@
-"""Stops that the platform could not be told at once, because it did not answer: told again until it hears them.
+"""Ends that the platform could not be told at once, because it did not answer: told again until it hears them.
 
 Without that, the Hub would forget a server that still runs and is still paid for.
 """
@@ -16,7 +16,7 @@ Key = tuple[str, str]  # user name, server name
 
 
 class LateStops:
-    """One per Hub process. A start of the same server withdraws its stop."""
+    """One per Hub process. A start of the same server withdraws what is still to be told of its end."""
 
     def __init__(self, interval_s: float = _INTERVAL_S) -> None:
         self._interval_s = interval_s
@@ -38,5 +38,5 @@ class LateStops:
             if await tell():
                 break
         else:
-            _log.error("The platform was never told to stop %s of %s", key[1], key[0])
+            _log.error("The platform was never told of the end of %s of %s", key[1], key[0])
         self._tasks.pop(key, None)

@@ -123,8 +123,10 @@ class PlatformClient:
         answer = await self._call("GET", _server(username, name), params=params, timeout_s=wait_s + _TIMEOUT_S)
         return ServerView.parse(answer)
 
-    async def stop(self, username: str, name: str) -> ServerView:
-        return ServerView.parse(await self._call("POST", f"{_server(username, name)}/stop", body={}))
+    async def stop(self, username: str, name: str, container: str = "") -> ServerView:
+        """Desired: stopped. If a container is named, only while it is the current one."""
+        body = {"container_name": container} if container else {}
+        return ServerView.parse(await self._call("POST", f"{_server(username, name)}/stop", body=body))
 
     async def failed(self, username: str, name: str, container: str, error: str) -> None:
         """The start, or the server, of this container came to nothing. Of another one's it changes nothing."""

@@ -274,7 +274,9 @@ class PlatformSpawner(DockerSpawner):
         wished = self._stop_future is not None
         problem = self._problem or "The Hub could not reach its server."
         self._interrupted, self._problem = False, ""
-        tell = self._tell_stop if wished else partial(self._tell_failed, self.object_name, problem)
+        # Of an older run, whose end the Hub has missed: then this must not stop the current one.
+        container = self.object_name if self.object_id else ""
+        tell = partial(self._tell_stop, container) if wished else partial(self._tell_failed, self.object_name, problem)
         if not await tell():
             self._late_stops.add((self.user.name, self.name), tell)
         try:
@@ -287,9 +289,9 @@ class PlatformSpawner(DockerSpawner):
             self.log.warning("%s will be ended by its host: %s", self._log_name, error)
         self.clear_state()
 
-    async def _tell_stop(self) -> bool:
+    async def _tell_stop(self, container: str) -> bool:
         """Whether the platform has heard that this environment is to stop."""
-        return await self._told("stop", self.platform.stop(self.user.name, self.name))
+        return await self._told("stop", self.platform.stop(self.user.name, self.name, container))
 
     async def _tell_failed(self, container: str, problem: str) -> bool:
         """Whether the platform has heard that the start, or the server, of this container failed."""

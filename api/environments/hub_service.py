@@ -91,12 +91,14 @@ def start(
     return service.create(session, settings, caller, _checked(name, wanted))
 
 
-def stop(session: Session, *, username: str, name: str) -> Environment:
-    """Desired: stopped. The Hub also says so of what has stopped long ago."""
-    environment = _find(session, username, name)
-    caller = service.Caller(environment.user_id, environment.customer_id, ACTOR)
-    if environment.desired != EnvironmentDesired.RUNNING:
+def stop(session: Session, *, username: str, name: str, container_name: str | None = None) -> Environment:
+    """Desired: stopped. The Hub also says so of what has stopped long ago: of another container it changes nothing."""
+    environment = service.lock(session, _find(session, username, name).uid)
+    allocation = session.get(Allocation, environment.allocation_id)
+    current = container_name is None or (allocation is not None and allocation.container_name == container_name)
+    if environment.desired != EnvironmentDesired.RUNNING or not current:
         return environment
+    caller = service.Caller(environment.user_id, environment.customer_id, ACTOR)
     return service.stop(session, caller, environment.uid)
 
 

@@ -38,6 +38,12 @@ class StartIn(BaseModel):
     options: StartOptions | None = None
 
 
+class StopIn(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    container_name: str | None = Field(None, max_length=128)
+
+
 class FailedIn(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -120,9 +126,17 @@ async def get_server(
 
 
 @router.post("/servers/{username}/{name}/stop")
-def stop_server(username: Username, name: ServerName, peer: HubPeer, database: DatabaseDep) -> ServerView:
-    """Desired: stopped."""
-    database.transact(partial(hub_service.stop, username=username, name=name))
+def stop_server(
+    username: Username,
+    name: ServerName,
+    peer: HubPeer,
+    database: DatabaseDep,
+    body: Annotated[StopIn | None, Body()] = None,
+) -> ServerView:
+    """Desired: stopped; with a container's name, only if that is the current one."""
+    container_name = body.container_name if body is not None else None
+    work = partial(hub_service.stop, username=username, name=name, container_name=container_name)
+    database.transact(work)
     return _view(database, username, name)[1]
 
 

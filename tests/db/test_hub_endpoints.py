@@ -132,7 +132,10 @@ def test_a_server_from_the_hubs_page_is_an_environment(hub: httpx.Client, world:
     assert len(placed["container_name"]) <= 63
     assert (placed["image"], placed["port"], len(placed["devices"])) == ("remotegpu/base:1", 8888, 1)
     assert hub.post(f"{SERVER}/ready").json()["observed"] == EnvironmentState.RUNNING
-    assert hub.post(f"{SERVER}/stop", json={}).json()["observed"] == EnvironmentState.STOPPING
+    older = hub.post(f"{SERVER}/stop", json={"container_name": "rg-env-older"}).json()
+    assert (older["observed"], older["desired"]) == (EnvironmentState.RUNNING, "running")
+    stop = {"container_name": placed["container_name"]}
+    assert hub.post(f"{SERVER}/stop", json=stop).json()["observed"] == EnvironmentState.STOPPING
     assert world.allocation(lab).state == AllocationState.RELEASING
     assert hub.post(f"{SERVER}/ready").json()["observed"] == EnvironmentState.STOPPING
     assert code(hub.post("/internal/hub/servers/nobody/lab/start", json=OPTIONS)) == (404, "no_such_user")

@@ -166,7 +166,8 @@ class HubPlatform:
             return JSONResponse(environment.view())
 
         @app.post("/internal/hub/servers/{username}/{name}/stop")
-        def stop(username: str, name: str) -> Response:
+        def stop(username: str, name: str, body: dict[str, Any]) -> Response:
+            assert body.get("container_name") in (None, self.environments[username, name].container_name)
             self.operations.append("platform:stop")
             self.change(username, name, desired="stopped")
             return JSONResponse(self.environments[username, name].view())
