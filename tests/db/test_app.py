@@ -1,13 +1,17 @@
 """What the application does before and around every endpoint."""
 
+import asyncio
+
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from psycopg import errors
 from sqlalchemy import text
 from sqlalchemy.exc import DataError
 
 from api.app import create_app
 from api.db import Database
+from api.reading import Statement
 from api.settings import Settings
 from tests.db.conftest import Person, Tenant
 
@@ -61,9 +65,11 @@ def test_failure_leaks_nothing(app: FastAPI, app_client: TestClient, admin: Pers
 def test_an_error_of_the_database_repeats_no_values(database: Database) -> None:
     """It is logged as it is."""
     statement, values = text("select 1 / 0 where :secret <> ''"), {"secret": "s3cret-value"}
-    for ask in (database.read, lambda *asked: database.transact(lambda session: session.execute(*asked))):
-        with pytest.raises(DataError) as failed:
-            ask(statement, values)
+    with pytest.raises(DataError) as written:
+        database.transact(lambda session: session.execute(statement, values))
+    with pytest.raises(errors.DivisionByZero) as read:
+        asyncio.run(database.read(Statement(statement), values))
+    for failed in (written, read):
         assert "division by zero" in str(failed.value)
         assert "s3cret-value" not in str(failed.value)
 
