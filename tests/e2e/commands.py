@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import httpx
 
 _TIMEOUT_S = 180.0
+_RENEWED_S = 400  # an access token lives for 900 seconds
 
 
 class CommandFailed(AssertionError):
@@ -45,7 +47,7 @@ class Person:
 
     def rest(self) -> httpx.Client:
         """The API as this person, without the command between: to be used as a context manager."""
-        headers = {"Authorization": f"Bearer {_access_token(self)}"}
+        headers = {"Authorization": f"Bearer {_access_token(self, int(time.monotonic() // _RENEWED_S))}"}
         return httpx.Client(base_url=f"{self.address}/api/v1", headers=headers, timeout=60, trust_env=False)
 
     def json(self, *arguments: str) -> Any:
@@ -66,8 +68,9 @@ class Person:
         return self.run(*arguments, stdin=lines, check=check)
 
 
-@functools.cache  # one lives longer than a session of tests
-def _access_token(person: Person) -> str:
+@functools.cache
+def _access_token(person: Person, period: int) -> str:
+    """A new one in each period."""
     answer = httpx.post(
         f"{person.address}/api/v1/auth/login",
         json={"username": person.username, "password": person.password},
