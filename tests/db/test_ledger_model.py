@@ -182,6 +182,8 @@ class Ledger(RuleBasedStateMachine):
             life.receive(gpu, window)
             life.sent.append((gpu, window))
             batch.append(window)
+        if not batch:
+            return  # all that was chosen has to wait for others
         if doubled:
             old = [window for life in self.lives for _, window in life.sent]
             batch += data.draw(st.lists(st.sampled_from(old), max_size=4))
