@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
 
-_SHARE = 0.03
+_SHARE = 0.01
 _SHORTEST_PAUSE_S = 0.02
 _LONGEST_PAUSE_S = 1.0
 _TRY_TIMEOUT_S = 5.0
@@ -34,16 +34,32 @@ async def answers(url: str) -> bool:
 
 
 async def wait_until_answers(url: str, *, timeout_s: float, check: Callable[[], Awaitable[None]]) -> bool:
-    """Whether `url` answered within `timeout_s`. `check` runs now and then meanwhile, and raises to give up early."""
+    """Whether `url` answered within `timeout_s`. `check` runs beside it now and then, and raises to give up early."""
+    waiting = asyncio.ensure_future(_answered(url, timeout_s))
+    checking = asyncio.ensure_future(_repeat(check))
+    try:
+        await asyncio.wait([waiting, checking], return_when=asyncio.FIRST_COMPLETED)
+        if not waiting.done():
+            checking.result()  # raises: it ends in no other way
+        return await waiting
+    finally:
+        for task in (waiting, checking):
+            task.cancel()
+        await asyncio.gather(waiting, checking, return_exceptions=True)
+
+
+async def _answered(url: str, timeout_s: float) -> bool:
     loop = asyncio.get_running_loop()
     began = loop.time()
-    checked = began
     while not await answers(url):
-        now = loop.time()
-        if now - began >= timeout_s:
+        waited = loop.time() - began
+        if waited >= timeout_s:
             return False
-        if now - checked >= _CHECK_INTERVAL_S:
-            await check()
-            checked = loop.time()
-        await asyncio.sleep(min(max((now - began) * _SHARE, _SHORTEST_PAUSE_S), _LONGEST_PAUSE_S))
+        await asyncio.sleep(min(max(waited * _SHARE, _SHORTEST_PAUSE_S), _LONGEST_PAUSE_S))
     return True
+
+
+async def _repeat(check: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        await asyncio.sleep(_CHECK_INTERVAL_S)
+        await check()

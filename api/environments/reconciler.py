@@ -19,6 +19,7 @@ from api.environments.hub_client import Hub, HubError, SpawnFailed
 from api.environments.steps import Step, Work, decide, unsettled
 from api.errors import ApiError, Unavailable
 from api.settings import Settings
+from scheduler.states import AllocationState
 
 WORKERS = 32
 CHECK_EVERY_S = 2.0
@@ -145,6 +146,8 @@ class EnvironmentReconciler:
             self._database.transact(partial(recording.record_started, work=work))
             progress.stale_seen = False
             progress.due_s = time.monotonic() + CHECK_EVERY_S
+        elif work.allocation_state is AllocationState.PLACING or self._spawning(work):
+            progress.due_s = time.monotonic() + CHECK_EVERY_S  # on its way: somebody at the Hub was faster
         elif progress.stale_seen:
             # Still there, though nothing of this allocation runs: an earlier start's, whose end the Hub has missed.
             self._hub.stop_server(work.username, work.name, remove=False)
@@ -152,6 +155,10 @@ class EnvironmentReconciler:
         else:
             progress.stale_seen = True
             progress.due_s = time.monotonic() + STALE_SERVER_AFTER_S
+
+    def _spawning(self, work: Work) -> bool:
+        server = self._hub.server(work.username, work.name)
+        return server is not None and server.pending == "spawn"
 
     def _check(self, work: Work, progress: _Progress) -> None:
         """A server that the Hub has given up is started again, a bounded number of times."""

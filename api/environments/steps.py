@@ -14,13 +14,12 @@ from scheduler.states import AllocationState, EnvironmentDesired, EnvironmentSta
 
 BATCH = 500
 
-_WAITING = (AllocationState.QUEUED, AllocationState.PLACING)
 _ENDED = (EnvironmentState.STOPPED, EnvironmentState.FAILED)
 
 
 class Step(StrEnum):
     NOTHING = "nothing"
-    START = "start"  # tell the Hub to start the server
+    START = "start"  # tell the Hub to start the server, which waits there until the allocation is active
     CHECK = "check"  # has the server come up?
     WIND_DOWN = "wind_down"  # ask for the end of the allocation
     TELL_STOP = "tell_stop"  # the allocation ends: tell the Hub
@@ -56,12 +55,12 @@ def decide(
         return Step.TELL_STOP
     if desired is not EnvironmentDesired.RUNNING:
         return Step.WIND_DOWN
-    if allocation_state in _WAITING:
+    if allocation_state is AllocationState.QUEUED:
         return Step.NOTHING
     match observed:
         case EnvironmentState.QUEUED:
             return Step.START
-        case EnvironmentState.STARTING:
+        case EnvironmentState.STARTING if allocation_state is AllocationState.ACTIVE:
             return Step.CHECK
         case _:
             return Step.NOTHING
@@ -71,7 +70,7 @@ def unsettled(session: Session, *, after: int = 0) -> list[Work]:
     """Environments for which there may be something to do: the oldest BATCH of those with ids above `after`."""
     wanted = Environment.desired == EnvironmentDesired.RUNNING
     at_rest = or_(
-        and_(wanted, Allocation.state.in_(_WAITING)),
+        and_(wanted, Allocation.state == AllocationState.QUEUED),
         and_(wanted, Allocation.state == AllocationState.ACTIVE, Environment.observed == EnvironmentState.RUNNING),
     )
     over = (*_ENDED, EnvironmentState.DELETED)

@@ -14,7 +14,8 @@ _D, _E, _A = EnvironmentDesired, EnvironmentState, AllocationState
     ("desired", "observed", "allocation", "step"),
     [
         (_D.RUNNING, _E.QUEUED, _A.QUEUED, Step.NOTHING),
-        (_D.RUNNING, _E.QUEUED, _A.PLACING, Step.NOTHING),
+        (_D.RUNNING, _E.QUEUED, _A.PLACING, Step.START),
+        (_D.RUNNING, _E.STARTING, _A.PLACING, Step.NOTHING),
         (_D.RUNNING, _E.QUEUED, _A.ACTIVE, Step.START),
         (_D.RUNNING, _E.STARTING, _A.ACTIVE, Step.CHECK),
         (_D.RUNNING, _E.RUNNING, _A.ACTIVE, Step.NOTHING),
