@@ -34,7 +34,10 @@ def test_next_step(desired: _D, observed: _E, allocation: _A | None, step: Step)
     assert decide(desired=desired, observed=observed, allocation_state=allocation) is step
 
 
-def test_nothing_starts_on_an_allocation_that_is_not_active() -> None:
+def test_the_hub_is_told_of_allocations_that_have_their_devices_and_of_no_others() -> None:
     for desired, observed, allocation in product(_D, _E, [*_A, None]):
-        if decide(desired=desired, observed=observed, allocation_state=allocation) in (Step.START, Step.CHECK):
+        step = decide(desired=desired, observed=observed, allocation_state=allocation)
+        if step is Step.START:
+            assert (desired, allocation) in {(_D.RUNNING, _A.PLACING), (_D.RUNNING, _A.ACTIVE)}
+        if step is Step.CHECK:
             assert (desired, allocation) == (_D.RUNNING, _A.ACTIVE)
