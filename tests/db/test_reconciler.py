@@ -324,3 +324,16 @@ def test_asking_for_an_end_twice_changes_nothing(world: World) -> None:
 
     world.fleet.database.transact(again)
     assert world.allocation(lab).end_reason == before.end_reason
+
+
+def test_a_start_that_somebody_began_at_the_hub_is_left_alone(
+    world: World, hub: RecordingHub, reconciler: EnvironmentReconciler
+) -> None:
+    world.host()
+    lab = world.create()
+    hub.servers["lab"] = HubServer(ready=False, pending="spawn")
+    world.place()
+    drive(reconciler, lambda: hub.calls.count(("start", "lab")) == 2)
+    assert ("stop", "lab") not in hub.calls
+    hub.servers["lab"] = HubServer(ready=True, pending=None)
+    drive(reconciler, lambda: ("stop", "lab") in hub.calls)
