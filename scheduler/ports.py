@@ -1,6 +1,7 @@
 """The two ports of the scheduling loop: what it knows and records (Store), and what it does to the world (Fabric).
 
-In production they are PostgreSQL and Ray; in the simulator and the property tests, memory.
+In production they are PostgreSQL and Ray; in the simulator and the property tests, memory. What the loop knows of
+hosts and allocations is in `scheduler.views`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,6 +10,7 @@ from datetime import datetime
 from typing import Protocol
 
 from scheduler.host_protocol import DeviceShare, Lease, LeaseEnd
+from scheduler.views import CapacityGroup, CustomerView, Held, HostView, IdleGroup, Part, Request, Reservation, Usage
 
 
 class FabricError(Exception):
@@ -38,102 +40,125 @@ class HostShare:
 
 
 @dataclass(frozen=True, slots=True)
-class FreeDevice:
-    gpu_id: int
-    uuid: str
-    model: str
-    memory_bytes: int
-    free_milli: int
+class Changes:
+    """What is different since the last look. `complete`: forget everything, this is all there is.
 
+    Allocations are in `queued` or `held` with their present values, or in `gone` once they wait for nothing and hold
+    nothing. The sequences that may be None are whole: None is no change.
+    """
 
-@dataclass(frozen=True, slots=True)
-class HostView:
-    """A host as the loop sees it: only hosts that take new work have `schedulable`."""
-
-    host_id: int
-    host_uid: str
-    name: str
-    schedulable: bool
-    why_not: str | None
-    cpu_milli: int
-    memory_bytes: int
-    free_cpu_milli: int
-    free_memory_bytes: int
-    devices: tuple[FreeDevice, ...]  # healthy ones, in use or not, in the order of their index
-
-
-@dataclass(frozen=True, slots=True)
-class QueuedRequest:
-    allocation_id: int
-    allocation_uid: str
-    customer_id: int
-    priority: int
-    queued_at: datetime
-    gpus: int
-    gpu_model: str | None
-    cpu_milli: int
-    memory_bytes: int
-    bound_host_id: int | None
-    not_before: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class IdleGroup:
-    """A placement group that outlived its allocation: the next one of the same shape starts in it without a wait."""
-
-    name: str
-    host_id: int
-    gpu_ids: frozenset[int]
-    cpu_milli: int
-    memory_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    hosts: Sequence[HostView]
-    queue: Sequence[QueuedRequest]
-    idle_groups: Sequence[IdleGroup] = ()
+    complete: bool = False
+    hosts: Sequence[HostView] = ()
+    hosts_gone: Sequence[int] = ()
+    queued: Sequence[Request] = ()
+    held: Sequence[Held] = ()
+    gone: Sequence[int] = ()
+    customers: Sequence[CustomerView] = ()
+    usage: Sequence[Usage] = ()  # only with `complete`: from then on the engine counts itself
+    groups: Sequence[CapacityGroup] | None = None
+    reservations: Sequence[Reservation] | None = None
+    idle_groups: Sequence[IdleGroup] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class WaitReason:
-    """Why a request waits: a stable code, a sentence for people, its place in the queue, and figures."""
+    """Why a request waits: a stable code, a sentence for people, its place in the queue, figures, when it may start.
+
+    `eta_basis` says what `eta` rests on: "reservation" or "limits" (enforced, so it holds), "estimate" or "history"
+    (may be wrong); without an `eta` it is "unknown".
+    """
 
     code: str
     detail: str
     position: int
     figures: Mapping[str, int] | None = None
+    eta: datetime | None = None
+    eta_basis: str = "unknown"
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """A decision: this request starts now on these devices of this host."""
+    """A decision: this request starts now on these hosts and devices, in the order of the gang's ranks."""
 
     allocation_id: int
-    host_id: int
-    gpu_ids: tuple[int, ...]
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Eviction:
+    """A decision: this allocation gives way to another one, after its grace period."""
+
+    allocation_id: int
+    generation: int
+    in_favour_of: int  # allocation id
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """A placement that the store has taken: quota and hold are in place, device rows and the group's name written."""
+    """A placement that the store has taken: quota and hold are in place, device rows and the group's name written.
+
+    One of `leases` for each of `shares`, in the same order.
+    """
 
     allocation_id: int
-    lease: Lease
+    generation: int
     group_name: str
     shares: tuple[HostShare, ...]
+    leases: tuple[Lease, ...]
     drop_groups: tuple[str, ...] = ()  # they hold resources in Ray that this one needs: removed first
 
 
 @dataclass(frozen=True, slots=True)
 class Releasing:
+    """`host_uids` are those that must confirm: the ones that are not lost."""
+
     allocation_id: int
     allocation_uid: str
     generation: int
-    group_name: str | None
-    host_uid: str | None
-    host_lost: bool
+    host_uids: tuple[str, ...]
     grace_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """The group is reserved and every host has its lease: `placing -> active`."""
+
+    allocation_id: int
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlacementFailed:
+    """`placing -> queued`, giving back devices and hold; the group is to be dropped."""
+
+    allocation_id: int
+    generation: int
+    reason: str
+    retry_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Every host has confirmed, or is lost: `releasing -> released`, closes the device rows and settles the hold.
+
+    The group, if it is known to be reserved on living hosts, stays for the next allocation of the same shape, with no
+    owner, for a short time; else it is to be dropped.
+    """
+
+    allocation_id: int
+    generation: int
+    ends: tuple[LeaseEnd, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A group of `groups_to_drop` or `Admitted.drop_groups` is gone."""
+
+    group_name: str
+
+
+Outcome = Placed | PlacementFailed | Ended | Dropped
 
 
 class LostLeadershipError(Exception):
@@ -146,39 +171,28 @@ class Store(Protocol):
     Writing methods raise LostLeadershipError when another controller has taken over.
     """
 
-    def snapshot(self) -> Snapshot: ...
+    def changes(self) -> Changes:
+        """What is new since the last call; everything at the first one. Also what this loop itself has changed."""
 
-    def admit(self, placement: Placement) -> Admitted | WaitReason:
-        """`queued -> placing`, or the limit that stands against it (quota, balance, a race lost)."""
+    def admit(self, placements: Sequence[Placement]) -> Sequence[Admitted | WaitReason]:
+        """`queued -> placing`, or the limit that stands against it (quota, balance, a race lost), for each in order."""
+
+    def evict(self, evictions: Sequence[Eviction]) -> Sequence[bool]:
+        """`active -> releasing` with the end reason `preempted`; False for what somebody else moved on."""
 
     def record_waits(self, reasons: Mapping[int, WaitReason]) -> None: ...
 
-    def activate(self, allocation_id: int, *, generation: int) -> bool:
-        """`placing -> active`; False if somebody else moved it on."""
+    def record(self, outcomes: Sequence[Outcome]) -> Sequence[bool]:
+        """What effects have come to; False where nothing changed, since somebody else moved it on. Idempotent."""
 
-    def unplace(self, allocation_id: int, *, generation: int, reason: str, retry_at: datetime) -> bool:
-        """`placing -> queued`, giving back devices and hold; its group is to be dropped.
+    def placing(self, allocation_ids: Sequence[int]) -> Sequence[Admitted]:
+        """Those in `placing`, as `admit` answered them: after a restart, their effects are done again by name."""
 
-        False, and nothing changed, if somebody else moved it on.
-        """
-
-    def unfinished_placements(self) -> Sequence[Admitted]:
-        """Allocations in `placing`: after a restart, their effects are done again by name."""
-
-    def releasing(self) -> Sequence[Releasing]: ...
-
-    def released(self, allocation_id: int, *, generation: int, ended: LeaseEnd | None) -> None:
-        """`releasing -> released`: closes the device rows and settles the hold.
-
-        Its group, if it is known to be reserved on a living host, stays for the next allocation of the same shape,
-        with no owner, for a short time; else it is to be dropped.
-        """
+    def releasing(self, allocation_ids: Sequence[int]) -> Sequence[Releasing]:
+        """Those in `releasing`."""
 
     def groups_to_drop(self) -> Sequence[str]:
         """Groups that nobody wants any more: idle too long, or left by a failed placement or a lost host."""
-
-    def group_dropped(self, name: str) -> None:
-        """Record that a group of `groups_to_drop` or `Admitted.drop_groups` is gone."""
 
 
 class Fabric(Protocol):

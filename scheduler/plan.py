@@ -1,0 +1,38 @@
+"""What a cycle decides, and the protocol of who decides it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol
+
+from scheduler.ports import Changes, Eviction, Placement, WaitReason
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What starts, what gives way, and the reasons that are new or have changed, by allocation id.
+
+    `unfinished`: the cycle has reached its bound of work; the next one goes on where it ended, and should come at once.
+    """
+
+    placements: Sequence[Placement] = ()
+    evictions: Sequence[Eviction] = ()
+    waits: Mapping[int, WaitReason] = field(default_factory=dict)
+    unfinished: bool = False
+
+
+class Decider(Protocol):
+    """Keeps what it needs to know in memory. Deterministic: the same calls give the same plans."""
+
+    def update(self, changes: Changes, now: datetime) -> None:
+        """Take in what the store says is new. `complete` changes make it forget all else."""
+
+    def decide(self, now: datetime) -> Plan:
+        """What to do now. The decider counts on it: until the store says otherwise, what it placed is taken."""
+
+    def refused(self, reasons: Mapping[int, WaitReason]) -> None:
+        """The store did not take these placements, for these reasons: undo them.
+
+        With a limit's code ("quota", "balance", ...) the request, and the customer's others that need no less, wait
+        until something about that customer changes; otherwise it is decided anew.
+        """

@@ -1,0 +1,149 @@
+"""What the scheduling loop knows: hosts, requests, what is held, customers, capacity groups, reservations.
+
+Values as the store read them. An allocation is either queued (`Request`) or holds something (`Held`), or is gone.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from scheduler.demand import Demand, Version
+from scheduler.quota import Limits
+from scheduler.states import AllocationState
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceView:
+    """A healthy GPU of a model that has a price. `peers` are ids of devices that it reaches over NVLink."""
+
+    gpu_id: int
+    uuid: str
+    model: str
+    memory_bytes: int
+    peers: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class HostView:
+    """A host and all that it has, in use or not. Only one that takes new work is `schedulable`."""
+
+    host_id: int
+    host_uid: str
+    name: str
+    cpu_milli: int
+    memory_bytes: int
+    devices: tuple[DeviceView, ...]  # in the order of their PCI bus
+    why_not: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    driver: Version = ()
+    cuda: Version = ()
+    images: frozenset[str] = frozenset()
+
+    @property
+    def schedulable(self) -> bool:
+        return self.why_not is None
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What an allocation has on one host: devices with thousandths of each, CPU and memory as its demand says."""
+
+    host_id: int
+    devices: tuple[tuple[int, int], ...]  # (gpu id, thousandths)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """An allocation that waits. `hold_s` is how much running time is paid for when it starts."""
+
+    allocation_id: int
+    allocation_uid: str
+    customer_id: int
+    workspace_id: int
+    demand: Demand
+    queued_at: datetime
+    priority: int = 0
+    group: str | None = None  # the capacity group that it is charged to
+    preemptible: bool = False
+    min_runtime_s: int = 0
+    limit_s: int | None = None  # enforced: it is ended when it has run for so long
+    hold_s: int = 0
+    not_before: datetime | None = None
+    reservation_id: int | None = None  # it starts in this advance reservation, and nowhere else
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """An allocation in `placing`, `active` or `releasing`: nobody else has its parts."""
+
+    request: Request
+    state: AllocationState
+    generation: int
+    parts: tuple[Part, ...]
+    since: datetime  # placed
+    checkpoint_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class IdleGroup:
+    """A placement group that outlived its allocation: the next one of the same shape starts in it without a wait."""
+
+    name: str
+    host_id: int
+    gpu_ids: frozenset[int]
+    cpu_milli: int
+    memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class CustomerView:
+    """`weight` is its share beside others in fair sharing. `available_micro` None: nothing limits what it may owe."""
+
+    customer_id: int
+    weight: float = 1.0
+    limits: Limits = field(default_factory=Limits)
+    available_micro: int | None = None
+    prices_micro_per_gpu_hour: Mapping[str, int] = field(default_factory=dict)  # by exact model, in its currency
+    disabled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Decayed use by one workspace, as of `at`: thousandths of GPUs, milli-cores and bytes, each times seconds."""
+
+    customer_id: int
+    workspace_id: int
+    at: datetime
+    gpu_milli_s: float = 0.0
+    cpu_milli_s: float = 0.0
+    memory_byte_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class CapacityGroup:
+    """A customer's guaranteed share of a pool, in thousandths of GPUs of its models, inside a cohort.
+
+    `nominal` is its own; what it does not use, others of the cohort may borrow, at most `lending_limit` of it. It may
+    use at most `borrowing_limit` beyond its own. None is no limit. (The model is Kueue's ClusterQueue.)
+    """
+
+    name: str
+    cohort: str | None
+    nominal: int
+    borrowing_limit: int | None = None
+    lending_limit: int | None = None
+    reclaim_within_cohort: bool = True  # by preemption of what others have borrowed
+    preempt_lower_priority: bool = True  # inside the group
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """An advance lease of devices from `starts_at` to `ends_at`: nothing else may overlap it."""
+
+    reservation_id: int
+    customer_id: int
+    starts_at: datetime
+    ends_at: datetime
+    parts: tuple[Part, ...]
+    cpu_milli: int  # on each host
+    memory_bytes: int
