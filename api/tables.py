@@ -4,6 +4,7 @@
 from api.allocations import tables as _allocations
 from api.audit import tables as _audit
 from api.billing import tables as _billing
+from api.capacity import tables as _capacity
 from api.db import Base
 from api.environments import tables as _environments
 from api.idempotency import tables as _idempotency
@@ -13,6 +14,7 @@ from api.machines import tables as _machines
 from api.metering import tables as _metering
 from api.oidc import tables as _oidc
 from api.quotas import tables as _quotas
+from api.reservations import tables as _reservations
 from api.tenants import tables as _tenants
 
 metadata = Base.metadata

@@ -28,6 +28,13 @@ class EndReason(StrEnum):
     UNPAID = "unpaid"
 
 
+class ReservationState(StrEnum):
+    """Of an advance reservation. That it has begun or is over, its times say."""
+
+    BOOKED = "booked"  # -> cancelled
+    CANCELLED = "cancelled"  # terminal
+
+
 class EnvironmentDesired(StrEnum):
     RUNNING = "running"
     PAUSED = "paused"
@@ -75,7 +82,7 @@ class AllocationStatus(StrEnum):
     FULL = "full"
 
 
-_A, _E, _D, _S = AllocationState, EnvironmentState, DeviceStatus, AdminState
+_A, _E, _D, _S, _R = AllocationState, EnvironmentState, DeviceStatus, AdminState, ReservationState
 
 ALLOCATION: Mapping[AllocationState, frozenset[AllocationState]] = {
     _A.QUEUED: frozenset({_A.PLACING, _A.RELEASED}),
@@ -83,6 +90,11 @@ ALLOCATION: Mapping[AllocationState, frozenset[AllocationState]] = {
     _A.ACTIVE: frozenset({_A.RELEASING}),
     _A.RELEASING: frozenset({_A.RELEASED}),
     _A.RELEASED: frozenset(),
+}
+
+RESERVATION: Mapping[ReservationState, frozenset[ReservationState]] = {
+    _R.BOOKED: frozenset({_R.CANCELLED}),
+    _R.CANCELLED: frozenset(),
 }
 
 ENVIRONMENT: Mapping[EnvironmentState, frozenset[EnvironmentState]] = {

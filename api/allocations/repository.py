@@ -64,7 +64,7 @@ ALL: Select[*tuple[Any, ...]] = (
         Workspace.name.label("workspace"),
         User.username.label("user"),
         Allocation.gpus,
-        Allocation.gpu_model,
+        func.nullif(func.array_to_string(Allocation.gpu_models, " | "), "").label("gpu_model"),
         Allocation.cpu_milli,
         Allocation.memory_bytes,
         Allocation.disk_bytes,

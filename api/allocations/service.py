@@ -64,7 +64,7 @@ def submit(
         state=AllocationState.QUEUED,
         queued_at=utc_now(),
         gpus=gpus,
-        gpu_model=gpu_model,
+        gpu_models=[] if gpu_model is None else [gpu_model],
         cpu_milli=cpu_milli,
         memory_bytes=memory_bytes,
         disk_bytes=disk_bytes,

@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, func, text
+from sqlalchemy import BigInteger, CheckConstraint, Column, ForeignKey, Index, Table, Text, func, text
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TSTZRANGE, ExcludeConstraint, Range
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -20,8 +20,12 @@ class Allocation(Base):
         CheckConstraint(f"end_reason in ({', '.join(repr(str(r)) for r in EndReason)})", name="end_reason"),
         CheckConstraint("(state = 'released') = (released_at is not null)", name="released_at"),
         CheckConstraint("state not in ('releasing', 'released') or end_reason is not null", name="has_end_reason"),
-        CheckConstraint("gpus >= 1 and cpu_milli >= 1 and memory_bytes >= 1", name="request"),
-        Index("ix_allocations_queue", "priority", "queued_at", postgresql_where=text("state = 'queued'")),
+        CheckConstraint("nodes >= 1 and gpus >= 1 and cpu_milli >= 1 and memory_bytes >= 1", name="request"),
+        CheckConstraint("milli between 1 and 1000 and (milli = 1000 or gpus = 1)", name="milli"),
+        CheckConstraint("priority between 0 and 1000", name="priority"),
+        CheckConstraint("gpu_memory_bytes >= 0 and min_runtime_s >= 0 and limit_s > 0", name="bounds"),
+        CheckConstraint("host_id is not distinct from host_ids[1]", name="first_host"),
+        Index("ix_allocations_queue", "customer_id", "priority", "queued_at", postgresql_where=text("state = 'queued'")),
         Index("ix_allocations_customer", "customer_id", "id"),
         Index("ix_allocations_live", "customer_id", postgresql_where=text("state <> 'released'")),
     )
@@ -35,11 +39,19 @@ class Allocation(Base):
     end_reason: Mapped[str | None]
     end_detail: Mapped[str | None]
     generation: Mapped[int] = mapped_column(server_default=text("0"))  # rises at each placing: the fencing token
-    priority: Mapped[int] = mapped_column(server_default=text("0"))
 
-    # what was asked for
+    # what was asked for: `gpus` devices, CPU, memory and disk on each of `nodes` hosts
+    nodes: Mapped[int] = mapped_column(server_default=text("1"))
     gpus: Mapped[int]
-    gpu_model: Mapped[str | None]
+    milli: Mapped[int] = mapped_column(server_default=text("1000"))  # of each device: 1000 for whole ones
+    gpu_models: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default="{}")  # alternatives; none: any model
+    gpu_memory_bytes: Mapped[int] = mapped_column(BigId, server_default=text("0"))  # of a device, at least
+    # conditions on the hosts' labels: [{"label", "operator", "values"}, ...]
+    selectors: Mapped[list[dict[str, Any]]] = mapped_column(JSONB, server_default="[]")
+    driver_min: Mapped[str | None]  # dotted versions
+    cuda_min: Mapped[str | None]
+    apart: Mapped[str | None]  # those of a customer with the same word share no host
+    within_level: Mapped[str | None]  # the host label whose value all hosts of a gang must share
     cpu_milli: Mapped[int] = mapped_column(BigId)
     memory_bytes: Mapped[int] = mapped_column(BigId)
     disk_bytes: Mapped[int] = mapped_column(BigId)
@@ -49,12 +61,22 @@ class Allocation(Base):
     home_volume: Mapped[str | None]
     disconnect_s: Mapped[int]
 
+    # how it is queued, and when it gives way
+    priority: Mapped[int] = mapped_column(server_default=text("0"))
+    capacity_group_id: Mapped[int | None] = mapped_column(ForeignKey("capacity_groups.id"))
+    reservation_id: Mapped[int | None] = mapped_column(ForeignKey("reservations.id"))  # it starts in no other place
+    preemptible: Mapped[bool] = mapped_column(server_default=text("false"))
+    min_runtime_s: Mapped[int] = mapped_column(server_default=text("0"))  # it is not preempted before
+    limit_s: Mapped[int | None]  # it is ended when so long has passed since it was placed
+    checkpoint_at: Mapped[datetime | None] = mapped_column(Moment)  # up to when its work is safe
+
     # why it waits, after the last cycle that looked at it: {"code", "detail", "position", ...}
     wait_reason: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
     not_before: Mapped[datetime | None] = mapped_column(Moment)  # set after a failed placement, with back-off
 
     # what it got
-    host_id: Mapped[int | None] = mapped_column(ForeignKey("hosts.id"), index=True)
+    host_id: Mapped[int | None] = mapped_column(ForeignKey("hosts.id"), index=True)  # the first of `host_ids`
+    host_ids: Mapped[list[int]] = mapped_column(ARRAY(BigInteger), server_default="{}")  # in the order of ranks
     price_version_id: Mapped[int | None] = mapped_column(ForeignKey("price_versions.id"))
     run_until: Mapped[datetime | None] = mapped_column(Moment)
     queued_at: Mapped[datetime] = mapped_column(Moment, server_default=text("now()"))
@@ -81,7 +103,7 @@ class PlacementGroup(Base):
     """A reservation in Ray, named before it exists there, so that a crash in between is repaired by looking it up.
 
     `intended` (may exist) -> `reserved` (does) -> `removing` (nobody's; may exist) -> `removed`. A reserved group with
-    no owner is idle: it holds resources in Ray, and no device.
+    no owner is idle: it holds resources in Ray, and no device. Only a group on a single host is handed on.
     """
 
     __tablename__ = "placement_groups"
@@ -90,16 +112,18 @@ class PlacementGroup(Base):
         CheckConstraint("state not in ('removing', 'removed') or allocation_id is null", name="no_owner"),
         CheckConstraint("state <> 'intended' or allocation_id is not null", name="owner"),
         Index("uq_placement_groups_owner", "allocation_id", unique=True, postgresql_where=text("state <> 'removed'")),
+        CheckConstraint("host_id = host_ids[1]", name="first_host"),
         Index("ix_placement_groups_live", "host_id", postgresql_where=text("state <> 'removed'")),
     )
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     uid: Mapped[UUID] = mapped_column(unique=True, default=new_uid)
     name: Mapped[str] = mapped_column(unique=True)
     host_id: Mapped[int] = mapped_column(ForeignKey("hosts.id"))
+    host_ids: Mapped[list[int]] = mapped_column(ARRAY(BigInteger))  # one bundle on each, in the order of ranks
     allocation_id: Mapped[int | None] = mapped_column(ForeignKey("allocations.id"))  # the owner; it may be handed on
     state: Mapped[str] = mapped_column(server_default="intended")
     gpu_ids: Mapped[list[int]] = mapped_column(ARRAY(BigInteger))  # sorted
-    cpu_milli: Mapped[int] = mapped_column(BigId)
+    cpu_milli: Mapped[int] = mapped_column(BigId)  # of each bundle
     memory_bytes: Mapped[int] = mapped_column(BigId)
     idle_since: Mapped[datetime | None] = mapped_column(Moment)  # `reserved` without an owner
     created_at: Mapped[datetime] = mapped_column(Moment, server_default=text("now()"))
@@ -143,3 +167,16 @@ class Leadership(Base):
     epoch: Mapped[int] = mapped_column(BigId)
     holder: Mapped[str]
     since: Mapped[datetime] = mapped_column(Moment, server_default=text("now()"))
+
+
+SCHEDULER_CHANGES = Table(
+    "scheduler_changes",
+    Base.metadata,
+    Column("kind", Text, nullable=False),
+    Column("key", BigInteger, nullable=False),
+    prefixes=["UNLOGGED"],
+)
+"""What the scheduling loop has yet to hear of: rows written by triggers, deleted by the store that reads them.
+
+Unlogged, since a crash of the server that empties it also ends the leader's connection: the next one reads everything.
+"""

@@ -41,6 +41,7 @@ def move(
         allocation.generation += 1
     if target is AllocationState.QUEUED:
         allocation.host_id = None
+        allocation.host_ids = []
         allocation.run_until = None
     if stamp := _STAMPS.get(target):
         setattr(allocation, stamp, utc_now())

@@ -13,11 +13,19 @@ from api.ids import new_uid
 
 
 class Customer(Base):
+    """`weight` is its share beside others in fair sharing; `priority_ceiling` the most that its people may ask for."""
+
     __tablename__ = "customers"
+    __table_args__ = (
+        CheckConstraint("weight > 0 and weight < 'infinity'", name="weight"),
+        CheckConstraint("priority_ceiling between 0 and 1000", name="priority_ceiling"),
+    )
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     uid: Mapped[UUID] = mapped_column(unique=True, default=new_uid)
     name: Mapped[str] = mapped_column(unique=True)
     currency: Mapped[str] = mapped_column(server_default="USD")
+    weight: Mapped[float] = mapped_column(server_default=text("1"))
+    priority_ceiling: Mapped[int] = mapped_column(server_default=text("500"))
     disabled_at: Mapped[datetime | None] = mapped_column(Moment)
     created_at: Mapped[datetime] = mapped_column(Moment, server_default=text("now()"))
 
