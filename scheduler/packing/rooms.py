@@ -68,11 +68,15 @@ def fits(rooms: Rooms, shape: Shape) -> Mask:
     return result
 
 
-def options(rooms: Rooms, shape: Shape) -> Options:
-    """Every way to place the shape: one per host that it fits, or one per device that it could share."""
+def options(rooms: Rooms, shape: Shape, usable: Mask | None = None) -> Options:
+    """Every way to place the shape: one per host that it fits, or one per device that it could share.
+
+    `usable` restricts the devices that may be shared: a row per host, a column per device.
+    """
     fitting = np.flatnonzero(fits(rooms, shape))
     if shape.gpus and shape.milli < MILLI_PER_GPU:
-        which, device = np.nonzero(rooms.gpus[fitting] >= shape.milli)
+        enough = rooms.gpus[fitting] >= shape.milli
+        which, device = np.nonzero(enough if usable is None else enough & usable[fitting])
         row = fitting[which]
     else:
         row, device = fitting, np.full(len(fitting), NO_DEVICE, dtype=np.int64)

@@ -43,6 +43,10 @@ class Scoring(Protocol):
     def version(self) -> int:
         """Scores of the same option are the same as long as this is; below zero: they never are."""
 
+    @property
+    def image_weight(self) -> float:
+        """By how much a host's score is better for having the request's image: little, so that it decides ties."""
+
     def observe(self, shape: Shape) -> None:
         """A request of this shape has arrived."""
 
@@ -64,6 +68,7 @@ class Fragmentation:
     workload: Workload = field(default_factory=Workload)
     stranding_weight: float = 1.0
     fit_weight: float = 30.0
+    image_weight: float = 3.0
 
     @property
     def version(self) -> int:
@@ -84,6 +89,7 @@ class BestFit:
     """The host with the least CPU and GPU left, each as a share of the largest host's; on it, the fullest device."""
 
     version: int = 0
+    image_weight: float = 0.02
 
     def observe(self, shape: Shape) -> None:
         pass
@@ -97,6 +103,7 @@ class Spread:
     """The host with the most left: for latency rather than for packing."""
 
     version: int = 0
+    image_weight: float = 0.02
 
     def observe(self, shape: Shape) -> None:
         pass
@@ -110,6 +117,7 @@ class DotProduct:
     """The host whose free CPU, memory and GPU point least in the direction of the request: big rooms are kept."""
 
     version: int = 0
+    image_weight: float = 0.02
 
     def observe(self, shape: Shape) -> None:
         pass
@@ -127,6 +135,7 @@ class Random:
 
     generator: np.random.Generator
     version: int = -1
+    image_weight: float = 0.0
 
     def observe(self, shape: Shape) -> None:
         pass

@@ -1,0 +1,157 @@
+"""Who has what on which host, known or not, and a way back: what was claimed in a trial is undone at its end."""
+
+from collections import Counter
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from scheduler.cluster.pools import Pools, Taken
+from scheduler.demand import Demand
+from scheduler.views import Part
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """An allocation's id, or with `aside` whatever name the decider has for what it keeps for somebody."""
+
+    name: Hashable
+    aside: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """`cpu_milli` and `memory_bytes` are taken on the host of each part."""
+
+    customer_id: int
+    cpu_milli: int
+    memory_bytes: int
+    apart: str | None
+    parts: tuple[Part, ...]
+
+    @staticmethod
+    def of(demand: Demand, customer_id: int, parts: Sequence[Part]) -> "Claim":
+        """
+        Raises:
+            ValueError: two parts are on one host.
+        """
+        if len({part.host_id for part in parts}) < len(parts):
+            raise ValueError(f"two parts on one host: {parts}")
+        return Claim(customer_id, demand.shape.cpu_milli, demand.shape.memory_bytes, demand.apart, tuple(parts))
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """What to go back to: the claim of a key, and the states of the hosts concerned."""
+
+    key: Key
+    claim: Claim | None
+    states: Mapping[int, int]
+
+
+class Claims:
+    """Keeps the rows of the pools true. What the store says is held is believed, even if it is more than there is."""
+
+    def __init__(self, pools: Pools) -> None:
+        self._pools = pools
+        self._claims: dict[Key, Claim] = {}
+        self._on: dict[int, dict[Key, Part]] = {}
+        self._apart: dict[tuple[int, str], Counter[int]] = {}
+        self._shared: Counter[int] = Counter()  # parts of devices, by customer
+        self._state: dict[int, int] = {}
+        self._trials = 0
+        self._steps: list[_Step] = []
+
+    def get(self, key: Key) -> Claim | None:
+        return self._claims.get(key)
+
+    def allocations_on(self, host_id: int) -> tuple[int, ...]:
+        names = [key.name for key in self._on.get(host_id, ()) if not key.aside]
+        return tuple(sorted(name for name in names if isinstance(name, int)))
+
+    def shares(self, customer_id: int) -> bool:
+        """Whether the customer has a part of any device."""
+        return customer_id in self._shared
+
+    def apart(self, customer_id: int, name: str) -> list[int]:
+        """Hosts with a claim of this customer under this name."""
+        return list(self._apart.get((customer_id, name), ()))
+
+    def set(self, key: Key, claim: Claim | None) -> None:
+        before = self._claims.get(key)
+        if claim == before:
+            return
+        hosts = self._replace(key, before, claim)
+        if self._trials:
+            self._steps.append(_Step(key, before, {host_id: self._state.get(host_id, 0) for host_id in hosts}))
+        for host_id in hosts:
+            self.recount(host_id)
+
+    def recount(self, host_id: int, state: int | None = None) -> None:
+        """Write what is free on the host; `state` if it is as it was then."""
+        if host_id not in self._pools.rows:
+            return
+        taken = Taken()
+        for key, part in self._on.get(host_id, {}).items():
+            claim = self._claims[key]
+            taken.cpu_milli += claim.cpu_milli
+            taken.memory_bytes += claim.memory_bytes
+            for gpu_id, milli in part.devices:
+                taken.add(gpu_id, milli, claim.customer_id)
+        self._state[host_id] = state or self._pools.next_state()
+        self._pools.write(host_id, taken, self._state[host_id])
+
+    def forget_state(self, host_id: int) -> None:
+        """The host has gone. Its claims stay: it may come back while they last."""
+        self._state.pop(host_id, None)
+
+    @contextmanager
+    def trial(self) -> Iterator[None]:
+        mark = len(self._steps)
+        self._trials += 1
+        try:
+            yield
+        finally:
+            while len(self._steps) > mark:
+                self._back(self._steps.pop())
+            self._trials -= 1
+
+    @property
+    def in_trial(self) -> bool:
+        return self._trials > 0
+
+    def _back(self, step: _Step) -> None:
+        self._replace(step.key, self._claims.get(step.key), step.claim)
+        for host_id, state in step.states.items():
+            self.recount(host_id, state)
+
+    def _replace(self, key: Key, before: Claim | None, after: Claim | None) -> list[int]:
+        """Returns the hosts concerned."""
+        hosts: dict[int, None] = {}
+        if before is not None:
+            del self._claims[key]
+            self._count(before, -1)
+            for part in before.parts:
+                hosts[part.host_id] = None
+                del self._on[part.host_id][key]
+                if not self._on[part.host_id]:
+                    del self._on[part.host_id]
+        if after is not None:
+            self._claims[key] = after
+            self._count(after, 1)
+            for part in after.parts:
+                hosts[part.host_id] = None
+                self._on.setdefault(part.host_id, {})[key] = part
+        return list(hosts)
+
+    def _count(self, claim: Claim, change: int) -> None:
+        for part in claim.parts:
+            self._shared[claim.customer_id] += change * sum(milli < 1000 for _, milli in part.devices)
+            if claim.apart is not None:
+                names = self._apart.setdefault((claim.customer_id, claim.apart), Counter())
+                names[part.host_id] += change
+                if not names[part.host_id]:
+                    del names[part.host_id]
+        if not self._shared[claim.customer_id]:
+            del self._shared[claim.customer_id]
+        if claim.apart is not None and not self._apart.get((claim.customer_id, claim.apart)):
+            self._apart.pop((claim.customer_id, claim.apart), None)

@@ -1,0 +1,155 @@
+"""Hosts as pools: the devices of one exact model on one host, a row of the table each.
+
+An allocation takes its devices from one model, so a pool is what it can be placed in. CPU and memory are the host's:
+each of its pools shows them. A host without devices has one pool of none.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from scheduler.cluster.table import Table
+from scheduler.money import MILLI_PER_GPU
+from scheduler.packing.rooms import Ints
+from scheduler.views import DeviceView, HostView
+
+NOBODY = 0
+SEVERAL = -1
+"""Owners of a device beside the ids of customers: nobody has a part of it; several have, which nobody can join."""
+
+_MODELS_PER_HOST = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """`links` has for each device a bit mask of the columns that it reaches over NVLink."""
+
+    host: HostView
+    model: str
+    devices: tuple[DeviceView, ...]
+    links: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class Taken:
+    """What is taken on a host: of each device (by gpu id) how many thousandths, and by which customer."""
+
+    cpu_milli: int = 0
+    memory_bytes: int = 0
+    devices: dict[int, tuple[int, int]] = field(default_factory=dict)
+
+    def add(self, gpu_id: int, milli: int, customer_id: int) -> None:
+        before, owner = self.devices.get(gpu_id, (0, customer_id))
+        self.devices[gpu_id] = before + milli, owner if owner == customer_id else SEVERAL
+
+
+class Pools:
+    """`views` counts the changes of hosts, `layout` those after which a row may belong to another pool."""
+
+    def __init__(self) -> None:
+        self.table = Table.empty()
+        self.pools: list[Pool | None] = []
+        self.rows: dict[int, list[int]] = {}  # by host id
+        self.views = 0
+        self.layout = 0
+        self._states = 0
+        self._models: dict[str, int] = {}
+        self._unused: list[int] = []
+
+    def set_host(self, view: HostView) -> None:
+        pools = _pools(view)
+        rows = self.rows.get(view.host_id, [])
+        if len(rows) != len(pools):
+            self.drop_host(view.host_id)
+            rows = [self._row() for _ in pools]
+            self.rows[view.host_id] = rows
+        self._widen(max(len(pool.devices) for pool in pools))
+        self.views += 1
+        for index, (row, pool) in enumerate(zip(rows, pools, strict=True)):
+            self.pools[row] = pool
+            self._describe(row, pool, index)
+
+    def _describe(self, row: int, pool: Pool, index: int) -> None:
+        table, view = self.table, pool.host
+        table.largest_cpu[row], table.largest_memory[row] = view.cpu_milli, view.memory_bytes
+        table.count[row] = len(pool.devices)
+        table.model[row] = self._models.setdefault(pool.model, len(self._models))
+        table.rank[row] = view.host_id * _MODELS_PER_HOST + index
+        table.view[row] = self.views
+        table.schedulable[row], table.first[row] = view.schedulable, index == 0
+
+    def drop_host(self, host_id: int) -> None:
+        for row in self.rows.pop(host_id, []):
+            self.pools[row] = None
+            self._unused.append(row)
+            self.views += 1
+            table = self.table
+            for column in (table.cpu, table.memory, table.largest_cpu, table.largest_memory, table.count, table.gpus):
+                column[row] = 0
+            table.view[row], table.schedulable[row], table.first[row] = self.views, False, False
+            table.state[row] = self.next_state()
+
+    def write(self, host_id: int, taken: Taken, state: int) -> None:
+        """What is free on a host from now on. Where more is taken than there is, nothing is free."""
+        table = self.table
+        for row in self.rows[host_id]:
+            pool = self.pools[row]
+            assert pool is not None, "rows of a host have pools"
+            free, owner = [0] * self.table.gpus.shape[1], [NOBODY] * self.table.gpus.shape[1]
+            for column, device in enumerate(pool.devices):
+                milli, whose = taken.devices.get(device.gpu_id, (0, NOBODY))
+                free[column] = 0 if whose == SEVERAL else max(0, MILLI_PER_GPU - milli)
+                owner[column] = whose
+            table.gpus[row], table.owner[row] = free, owner
+            table.cpu[row] = max(0, pool.host.cpu_milli - taken.cpu_milli)
+            table.memory[row] = max(0, pool.host.memory_bytes - taken.memory_bytes)
+            table.state[row] = state
+
+    def next_state(self) -> int:
+        self._states += 1
+        return self._states
+
+    def pool(self, row: int) -> Pool:
+        pool = self.pools[row]
+        assert pool is not None, f"row {row} belongs to no host"
+        return pool
+
+    def whole(self, row: int) -> int:
+        """The bit mask of the devices that are free in whole."""
+        return sum(1 << column for column, free in enumerate(self.table.gpus[row].tolist()) if free == MILLI_PER_GPU)
+
+    def host_ids(self, rows: Ints) -> tuple[int, ...]:
+        """In ascending order, each once."""
+        return tuple(np.unique(self.table.rank[rows] // _MODELS_PER_HOST).tolist())
+
+    def count_hosts(self, rows: Ints) -> int:
+        return len(np.unique(self.table.rank[rows] // _MODELS_PER_HOST))
+
+    def _row(self) -> int:
+        if not self._unused:
+            height = self.table.height
+            self._grow(max(64, 2 * height), self.table.gpus.shape[1])
+            self._unused = list(range(self.table.height - 1, height - 1, -1))
+            self.pools += [None] * (self.table.height - height)
+        return self._unused.pop()
+
+    def _widen(self, devices: int) -> None:
+        if devices > self.table.gpus.shape[1]:
+            self._grow(self.table.height, devices)
+
+    def _grow(self, height: int, width: int) -> None:
+        self.table = self.table.grown(height, width)
+        self.layout += 1
+
+
+def _pools(view: HostView) -> list[Pool]:
+    models = sorted({device.model for device in view.devices})
+    return [_pool(view, model) for model in models] or [Pool(view, "", (), ())]
+
+
+def _pool(view: HostView, model: str) -> Pool:
+    devices = tuple(device for device in view.devices if device.model == model)
+    columns: Mapping[int, int] = {device.gpu_id: column for column, device in enumerate(devices)}
+    links = [sum({1 << columns[peer] for peer in device.peers if peer in columns}) for device in devices]
+    return Pool(view, model, devices, tuple(links))
