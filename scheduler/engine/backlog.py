@@ -1,0 +1,128 @@
+"""The requests that wait, in lines of equivalent ones: what is true of a line's first is true of all behind it."""
+
+import heapq
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from scheduler.demand import Demand
+from scheduler.views import Request
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """All of a request but who came when."""
+
+    customer_id: int
+    workspace_id: int
+    group: str | None
+    priority: int
+    demand: Demand
+    preemptible: bool
+    min_runtime_s: int
+    limit_s: int | None
+    hold_s: int
+    reservation_id: int | None
+
+    @staticmethod
+    def of(request: Request) -> "Kind":
+        return Kind(
+            request.customer_id,
+            request.workspace_id,
+            request.group,
+            request.priority,
+            request.demand,
+            request.preemptible,
+            request.min_runtime_s,
+            request.limit_s,
+            request.hold_s,
+            request.reservation_id,
+        )
+
+
+Place = tuple[datetime, int]  # when it came, and its id: unique, and the order inside a line
+
+
+@dataclass(slots=True)
+class Line:
+    """The requests of one kind, in the order in which they came."""
+
+    kind: Kind
+    requests: dict[int, Request] = field(default_factory=dict)
+    _heap: list[Place] = field(default_factory=list)
+
+    def add(self, request: Request) -> None:
+        self.requests[request.allocation_id] = request
+        heapq.heappush(self._heap, place(request))
+
+    def head(self) -> Request | None:
+        while self._heap:
+            queued_at, allocation_id = self._heap[0]
+            request = self.requests.get(allocation_id)
+            if request is not None and request.queued_at == queued_at:
+                return request
+            heapq.heappop(self._heap)
+        return None
+
+    def in_order(self) -> list[Request]:
+        return sorted(self.requests.values(), key=place)
+
+
+@dataclass(slots=True)
+class Backlog:
+    """Lines by kind; and apart from them those that back off after a failed placement, until it is their time."""
+
+    lines: dict[Kind, Line] = field(default_factory=dict)
+    _kinds: dict[int, Kind] = field(default_factory=dict)
+    _asleep: dict[int, Request] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self._kinds) + len(self._asleep)
+
+    def __contains__(self, allocation_id: int) -> bool:
+        return allocation_id in self._kinds or allocation_id in self._asleep
+
+    def put(self, request: Request, now: datetime) -> bool:
+        """Add a request, or take over its new values; whether anything was new."""
+        if self.get(request.allocation_id) == request:
+            return False
+        self.remove(request.allocation_id)
+        if request.not_before is not None and request.not_before > now:
+            self._asleep[request.allocation_id] = request
+            return True
+        kind = Kind.of(request)
+        self._kinds[request.allocation_id] = kind
+        line = self.lines.get(kind)
+        if line is None:
+            line = self.lines[kind] = Line(kind)
+        line.add(request)
+        return True
+
+    def get(self, allocation_id: int) -> Request | None:
+        kind = self._kinds.get(allocation_id)
+        return self._asleep.get(allocation_id) if kind is None else self.lines[kind].requests[allocation_id]
+
+    def remove(self, allocation_id: int) -> Request | None:
+        asleep = self._asleep.pop(allocation_id, None)
+        kind = self._kinds.pop(allocation_id, None)
+        if kind is None:
+            return asleep
+        line = self.lines[kind]
+        request = line.requests.pop(allocation_id)
+        if not line.requests:
+            del self.lines[kind]
+        return request
+
+    def wake(self, now: datetime) -> None:
+        """Those whose time to back off is over stand in line again, at the place that they had."""
+        due = [request for request in self._asleep.values() if request.not_before is None or request.not_before <= now]
+        for request in due:
+            del self._asleep[request.allocation_id]
+            self.put(request, now)
+
+    def asleep(self) -> Iterator[Request]:
+        yield from sorted(self._asleep.values(), key=place)
+
+
+def place(request: Request) -> Place:
+    return request.queued_at, request.allocation_id

@@ -1,0 +1,100 @@
+"""What is held: one place that keeps cluster, capacity groups, fair shares and quotas in step with it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from scheduler.cluster.cluster import Cluster
+from scheduler.demand import Demand
+from scheduler.engine.capacity import Capacity
+from scheduler.engine.fair_share import FairShare, size
+from scheduler.quota import Resources
+from scheduler.views import Held
+
+_NOTHING = Resources(0, 0, 0)
+
+
+@dataclass(slots=True)
+class Holdings:
+    cluster: Cluster
+    capacity: Capacity
+    shares: FairShare
+    freed: int = 0  # rises whenever something was given back: what found no place before may find one
+    _held: dict[int, Held] = field(default_factory=dict)
+    _on_host: dict[int, dict[int, None]] = field(default_factory=dict)
+    _of_group: dict[str, dict[int, None]] = field(default_factory=dict)
+    _of_customer: dict[int, Resources] = field(default_factory=dict)
+
+    def __contains__(self, allocation_id: int) -> bool:
+        return allocation_id in self._held
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def get(self, allocation_id: int) -> Held | None:
+        return self._held.get(allocation_id)
+
+    def all(self) -> Iterator[Held]:
+        yield from self._held.values()
+
+    def on_host(self, host_id: int) -> list[Held]:
+        return [self._held[number] for number in sorted(self._on_host.get(host_id, ()))]
+
+    def of_group(self, name: str) -> list[Held]:
+        return [self._held[number] for number in sorted(self._of_group.get(name, ()))]
+
+    def of_customer(self, customer_id: int) -> Resources:
+        return self._of_customer.get(customer_id, _NOTHING)
+
+    def put(self, held: Held, now: datetime) -> None:
+        """Something is held from now on, or what is known of it has changed."""
+        known = self._held.get(held.request.allocation_id)
+        if known is not None and known.parts == held.parts and known.request.demand == held.request.demand:
+            self._held[held.request.allocation_id] = held
+            return
+        if known is not None:
+            self.drop(held.request.allocation_id, now)
+        self._add(held, now)
+
+    def drop(self, allocation_id: int, now: datetime) -> None:
+        """It holds nothing any more. Idempotent."""
+        held = self._held.pop(allocation_id, None)
+        if held is None:
+            return
+        request = held.request
+        self.cluster.release(allocation_id)
+        self.capacity.give_back(request.group, request.demand.gpu_milli)
+        self.shares.end(request.customer_id, request.workspace_id, size(request.demand), now)
+        self._of_customer[request.customer_id] = _minus(self.of_customer(request.customer_id), resources(request.demand))
+        for part in held.parts:
+            self._on_host[part.host_id].pop(allocation_id, None)
+        if request.group is not None:
+            self._of_group[request.group].pop(allocation_id, None)
+        self.freed += 1
+
+    def clear(self, now: datetime) -> None:
+        for allocation_id in list(self._held):
+            self.drop(allocation_id, now)
+
+    def _add(self, held: Held, now: datetime) -> None:
+        request = held.request
+        number = request.allocation_id
+        self._held[number] = held
+        self.cluster.hold(number, request.customer_id, request.demand, held.parts)
+        self.capacity.take(request.group, request.demand.gpu_milli)
+        self.shares.begin(request.customer_id, request.workspace_id, size(request.demand), now)
+        self._of_customer[request.customer_id] = self.of_customer(request.customer_id) + resources(request.demand)
+        for part in held.parts:
+            self._on_host.setdefault(part.host_id, {})[number] = None
+        if request.group is not None:
+            self._of_group.setdefault(request.group, {})[number] = None
+
+
+def resources(demand: Demand) -> Resources:
+    """What counts against a quota. A share of a GPU counts as one."""
+    shape = demand.shape
+    return Resources(demand.nodes * shape.gpus, demand.nodes * shape.cpu_milli, demand.nodes * shape.memory_bytes)
+
+
+def _minus(a: Resources, b: Resources) -> Resources:
+    return Resources(a.gpus - b.gpus, a.cpu_milli - b.cpu_milli, a.memory_bytes - b.memory_bytes)

@@ -1,0 +1,111 @@
+"""What would have to leave one host so that one part of a request fits there, at the least cost."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from scheduler.cluster.room import Room, suits
+from scheduler.demand import Demand
+from scheduler.money import MILLI_PER_GPU
+from scheduler.views import Held, Part
+
+
+@dataclass(frozen=True, slots=True)
+class Clearing:
+    """`cost` is in GPU-seconds that are lost. `victims` may be empty."""
+
+    part: Part
+    model: str
+    victims: tuple[Held, ...]
+    cost: float
+
+
+@dataclass(slots=True)
+class _Space:
+    """One model's devices on a host, while victims are taken away."""
+
+    cpu_milli: int
+    memory_bytes: int
+    free: dict[int, int]  # thousandths by gpu id
+    owner: dict[int, int | None]  # the customer that shares a device
+
+    def add(self, victim: Held, host_id: int, sign: int = 1) -> None:
+        shape = victim.request.demand.shape
+        for part in victim.parts:
+            if part.host_id != host_id:
+                continue
+            self.cpu_milli += sign * shape.cpu_milli
+            self.memory_bytes += sign * shape.memory_bytes
+            for gpu_id, milli in part.devices:
+                if gpu_id in self.free:
+                    self.free[gpu_id] += sign * milli
+
+    def devices(self, demand: Demand, customer_id: int) -> list[int]:
+        """Those that could be taken now, the fullest first."""
+        shape = demand.shape
+        fitting = [
+            gpu_id
+            for gpu_id, free in self.free.items()
+            if free >= shape.milli and (free == MILLI_PER_GPU or self.owner[gpu_id] in (None, customer_id))
+        ]
+        return sorted(fitting, key=lambda gpu_id: self.free[gpu_id])
+
+    def fits(self, demand: Demand, customer_id: int) -> bool:
+        shape = demand.shape
+        enough = not shape.gpus or len(self.devices(demand, customer_id)) >= shape.gpus
+        return enough and self.cpu_milli >= shape.cpu_milli and self.memory_bytes >= shape.memory_bytes
+
+
+def clear_host(
+    room: Room, demand: Demand, customer_id: int, victims: Sequence[Held], costs: Mapping[int, float]
+) -> list[Clearing]:
+    """One for each model of the host with which it can be done. `costs` are by allocation id."""
+    models = sorted({device.model for device in room.devices if suits(device, demand)}) if demand.shape.gpus else [""]
+    found = (_clear(room, model, demand, customer_id, victims, costs) for model in models)
+    return [clearing for clearing in found if clearing is not None]
+
+
+def _clear(
+    room: Room, model: str, demand: Demand, customer_id: int, victims: Sequence[Held], costs: Mapping[int, float]
+) -> Clearing | None:
+    devices = [device for device in room.devices if device.model == model and suits(device, demand)]
+    space = _Space(
+        room.cpu_milli,
+        room.memory_bytes,
+        {device.gpu_id: device.free_milli for device in devices},
+        {device.gpu_id: device.customer_id for device in devices},
+    )
+    chosen: list[Held] = []
+    for victim in sorted(victims, key=lambda victim: _price(victim, space, room.host_id, costs)):
+        if space.fits(demand, customer_id):
+            break
+        space.add(victim, room.host_id)
+        chosen.append(victim)
+    if not space.fits(demand, customer_id):
+        return None
+    needed = _without_spare(space, room.host_id, demand, customer_id, chosen, costs)
+    taken = space.devices(demand, customer_id)[: demand.shape.gpus]
+    part = Part(room.host_id, tuple((gpu_id, demand.shape.milli) for gpu_id in sorted(taken)))
+    return Clearing(part, model, tuple(needed), sum(costs[victim.request.allocation_id] for victim in needed))
+
+
+def _price(victim: Held, space: _Space, host_id: int, costs: Mapping[int, float]) -> tuple[float, int]:
+    """What is lost for each thousandth of a wanted device that comes free; those that free none come last."""
+    number = victim.request.allocation_id
+    freed = sum(
+        milli for part in victim.parts if part.host_id == host_id for gpu, milli in part.devices if gpu in space.free
+    )
+    return (costs[number] / freed if freed else float("inf")), number
+
+
+def _without_spare(
+    space: _Space, host_id: int, demand: Demand, customer_id: int, chosen: Sequence[Held], costs: Mapping[int, float]
+) -> list[Held]:
+    """The dearest that is not needed may stay, and so on."""
+    needed = list(chosen)
+    for victim in sorted(chosen, key=lambda victim: -costs[victim.request.allocation_id]):
+        space.add(victim, host_id, -1)
+        if space.fits(demand, customer_id):
+            needed.remove(victim)
+        else:
+            space.add(victim, host_id)
+    return needed
