@@ -1,0 +1,195 @@
+"""One decision cycle: every line's first request in order, until nothing more starts or the bound of work is reached."""
+
+import heapq
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from scheduler.engine import verdicts
+from scheduler.engine.backlog import Kind, Line
+from scheduler.engine.blocked import Blocked, Code
+from scheduler.engine.expected_ends import ExpectedEnd, in_order
+from scheduler.engine.explanation import Explanation
+from scheduler.engine.kept import Asides, Kept
+from scheduler.engine.lookahead import earliest_start
+from scheduler.engine.order import Order, Rank
+from scheduler.engine.preemption import Preemption
+from scheduler.engine.state import State
+from scheduler.plan import Plan
+from scheduler.ports import Eviction, Placement
+from scheduler.states import AllocationState
+from scheduler.views import Held, Part, Request
+
+_Entry = tuple[bool, Rank, Line]
+
+
+@dataclass(slots=True)
+class Cycle:
+    state: State
+    now: datetime
+    _placements: list[Placement] = field(default_factory=list)
+    _evictions: list[Eviction] = field(default_factory=list)
+    _quota_aside: list[tuple[str, int]] = field(default_factory=list)
+    _ends: list[ExpectedEnd] | None = None
+    _searches: int = 0
+
+    def run(self) -> Plan:
+        state = self.state
+        state.backlog.wake(self.now)
+        order, asides = Order(state, self.now), Asides(state.cluster)
+        explanation = Explanation(state, self.now, order)
+        self._reserve(asides)
+        reached_before, state.unreached = state.unreached, set()
+        heap = [self._entry(line, order, reached_before) for line in state.backlog.lines.values()]
+        heapq.heapify(heap)
+        try:
+            while heap:
+                first, rank, line = heapq.heappop(heap)
+                fresh = self._entry(line, order, reached_before)
+                if fresh[:2] > (first, rank):  # it has been given something since, or its group has
+                    heapq.heappush(heap, fresh)
+                elif self._consider(line, asides, explanation):
+                    order.given(line.kind)
+                    if line.head() is not None:
+                        heapq.heappush(heap, self._entry(line, order, reached_before))
+        finally:
+            asides.clear()
+            for group, milli in self._quota_aside:
+                state.capacity.take(group, -milli)
+        self._forget_old_verdicts()
+        return Plan(self._placements, self._evictions, explanation.waits(), bool(state.unreached))
+
+    def _entry(self, line: Line, order: Order, first: set[Kind]) -> _Entry:
+        head = line.head()
+        assert head is not None
+        return line.kind not in first, order.rank(head), line
+
+    def _reserve(self, asides: Asides) -> None:
+        for number in sorted(self.state.reservations):
+            reservation = self.state.reservations[number]
+            if reservation.ends_at > self.now:
+                asides.reserve(reservation)
+
+    def _consider(self, line: Line, asides: Asides, explanation: Explanation) -> bool:
+        """Whether the first of the line has been placed. If not, the line's turn is over in this cycle."""
+        request = line.head()
+        assert request is not None
+        verdict = self._standing(line.kind, request)
+        if verdict is None:
+            parts = self._try(request, asides)
+            if not isinstance(parts, Blocked):
+                self._place(request, parts)
+                return True
+            verdict = self.state.blocked[line.kind] = parts
+        self._keep(request, verdict, asides)
+        explanation.line_waits(line, verdict)
+        return False
+
+    def _standing(self, kind: Kind, request: Request) -> Blocked | None:
+        """The verdict of an earlier cycle, if nothing that it rests on has changed."""
+        epoch = self.state.epoch(kind)
+        verdict = self.state.blocked.get(kind)
+        if verdict is not None and verdict.stands(epoch, self.now):
+            return verdict
+        kept = self.state.kept.get(request.allocation_id)
+        if kept is not None and any(victim in self.state.holdings for victim in kept.victims):
+            return verdicts.preempting(kept, epoch)
+        if self._searches >= self.state.settings.searches:
+            self.state.unreached.add(kind)
+            return Blocked(Code.NOT_REACHED, "Its turn comes in a moment.", epoch, until=self.now)
+        return None
+
+    def _try(self, request: Request, asides: Asides) -> tuple[Part, ...] | Blocked:
+        state = self.state
+        epoch = state.epoch(Kind.of(request))
+        if request.reservation_id is not None:
+            return verdicts.in_reservation(state, request, epoch, self.now)
+        if (limited := verdicts.limit(state, request, epoch)) is not None:
+            return limited
+        kept = state.kept.get(request.allocation_id)
+        if not state.capacity.fits(request.group, request.demand.gpu_milli):
+            return self._preempt(request) or verdicts.group_is_full(state, request, epoch, self._retry())
+        self._searches += 1
+        parts = self._find(request, asides)
+        if parts is not None:
+            return parts
+        if (preempting := self._preempt(request)) is not None:
+            return preempting
+        verdict = verdicts.no_place(state, request, epoch, self._retry())
+        if verdict.code in verdicts.MAY_BE_KEPT_FOR and (kept or len(state.kept) < state.settings.kept_places):
+            return self._look_ahead(request, verdict)
+        return verdict
+
+    def _find(self, request: Request, asides: Asides) -> tuple[Part, ...] | None:
+        """A place beside what is kept for others; or in it, for what is sure to have ended by then."""
+        cluster = self.state.cluster
+        parts = cluster.find(request.demand, request.customer_id)
+        if parts is not None or request.limit_s is None:
+            return parts
+        ends_at = self.now + timedelta(seconds=request.limit_s + self.state.settings.grace_s)
+        lifted = asides.free_for(ends_at)
+        if not lifted:
+            return None
+        with cluster.trial():
+            asides.lift(lifted)
+            return cluster.find(request.demand, request.customer_id)
+
+    def _preempt(self, request: Request) -> Blocked | None:
+        state = self.state
+        if not (state.holdings.preemptible or request.group is not None):
+            return None
+        preemption = Preemption(state.cluster, state.capacity, state.holdings)
+        spared = frozenset(victim for kept in state.kept.values() for victim in kept.victims)
+        sacrifice = preemption.search(request, self.now, spared=spared)
+        if sacrifice is None or not sacrifice.victims:
+            return None
+        for victim in sacrifice.victims:
+            self._evict(victim, request)
+        since = self.now + timedelta(seconds=state.settings.grace_s)
+        victims = frozenset(victim.request.allocation_id for victim in sacrifice.victims)
+        kept = state.kept[request.allocation_id] = Kept(request, sacrifice.parts, since, True, victims)
+        return verdicts.preempting(kept, state.epoch(Kind.of(request)))
+
+    def _evict(self, victim: Held, request: Request) -> None:
+        number = victim.request.allocation_id
+        reason = f"It gives way to a request of priority {request.priority}."
+        self._evictions.append(Eviction(number, victim.generation, request.allocation_id, reason))
+
+    def _look_ahead(self, request: Request, verdict: Blocked) -> Blocked:
+        state = self.state
+        if self._ends is None:
+            self._ends = in_order(state.holdings.all(), self.now, grace_s=state.settings.grace_s)
+        start = earliest_start(state.cluster, request, self._ends, most=state.settings.releases)
+        if start is None:
+            state.stop_keeping(request.allocation_id)
+            return verdict
+        state.kept[request.allocation_id] = Kept(request, start.parts, start.at, start.certain)
+        return verdicts.with_start(verdict, start)
+
+    def _keep(self, request: Request, verdict: Blocked, asides: Asides) -> None:
+        """Those behind it in the order stay away from what is kept for it."""
+        kept = self.state.kept.get(request.allocation_id)
+        if kept is not None:
+            asides.keep(kept)
+        aged = (self.now - request.queued_at).total_seconds() >= self.state.settings.ageing_step_s
+        if request.group is not None and (kept is not None and kept.victims or aged and verdict.code is Code.CAPACITY_GROUP):
+            self.state.capacity.take(request.group, request.demand.gpu_milli)
+            self._quota_aside.append((request.group, request.demand.gpu_milli))
+
+    def _place(self, request: Request, parts: tuple[Part, ...]) -> None:
+        state = self.state
+        state.backlog.remove(request.allocation_id)
+        state.said.pop(request.allocation_id, None)
+        state.kept.pop(request.allocation_id, None)  # its place is taken now: nothing has become free
+        state.holdings.put(Held(request, AllocationState.PLACING, 0, parts, self.now), self.now)
+        state.pace.started(request.demand.models, self.now)
+        self._placements.append(Placement(request.allocation_id, parts))
+
+    def _retry(self) -> datetime | None:
+        """What may be evicted changes with time, as minimum runtimes pass."""
+        evictable = self.state.holdings.preemptible or self.state.capacity.any_group
+        return self.now + timedelta(seconds=self.state.settings.refresh_s) if evictable else None
+
+    def _forget_old_verdicts(self) -> None:
+        gone = [kind for kind in self.state.blocked if kind not in self.state.backlog.lines]
+        for kind in gone:
+            del self.state.blocked[kind]

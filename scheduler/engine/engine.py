@@ -1,0 +1,105 @@
+"""The engine: keeps what the store says in memory, and decides. Deterministic, and with no clock of its own."""
+
+from collections.abc import Mapping
+from datetime import datetime
+
+from scheduler.cluster.cluster import Cluster
+from scheduler.engine.backlog import Kind
+from scheduler.engine.blocked import LIMITS, Blocked, Code
+from scheduler.engine.cycle import Cycle
+from scheduler.engine.settings import EngineSettings
+from scheduler.engine.state import State
+from scheduler.packing.scoring import Fragmentation, Scoring
+from scheduler.plan import Plan
+from scheduler.ports import Changes, WaitReason
+from scheduler.views import Held, Request
+
+
+class Engine:
+    """Implements `scheduler.plan.Decider`. `docs/explanation/scheduling.md` says how it decides."""
+
+    def __init__(self, settings: EngineSettings | None = None, scoring: Scoring | None = None) -> None:
+        self._settings = settings or EngineSettings()
+        self._scoring = scoring or Fragmentation()
+        self._state = self._empty()
+
+    def update(self, changes: Changes, now: datetime) -> None:
+        if changes.complete:
+            self._state = self._empty()
+            self._state.shares.load(changes.usage)
+        self._take_in_the_world(changes)
+        for held in changes.held:
+            self._take_in_held(held, now)
+        for request in changes.queued:
+            self._take_in_queued(request, now)
+        for allocation_id in changes.gone:
+            self._forget(allocation_id, now)
+
+    def decide(self, now: datetime) -> Plan:
+        return Cycle(self._state, now).run()
+
+    def refused(self, reasons: Mapping[int, WaitReason]) -> None:
+        for allocation_id, reason in reasons.items():
+            self._refuse(allocation_id, reason)
+
+    def _take_in_the_world(self, changes: Changes) -> None:
+        state = self._state
+        for view in changes.hosts:
+            state.cluster.set_host(view)
+        for host_id in changes.hosts_gone:
+            state.cluster.drop_host(host_id)
+        if changes.idle_groups is not None:
+            state.cluster.set_idle_groups(changes.idle_groups)
+        for customer in changes.customers:
+            state.customers[customer.customer_id] = customer
+            state.customer_changed(customer.customer_id)
+        if changes.groups is not None:
+            state.capacity.define(changes.groups)
+        if changes.reservations is not None:
+            state.reservations = {reservation.reservation_id: reservation for reservation in changes.reservations}
+        if changes.hosts or changes.hosts_gone or changes.groups is not None or changes.reservations is not None:
+            state.holdings.freed += 1
+            state.shares.total = state.cluster.total
+
+    def _take_in_held(self, held: Held, now: datetime) -> None:
+        """Placed by this engine, as a rule: then nothing is new but its state."""
+        number = held.request.allocation_id
+        self._state.backlog.remove(number)
+        self._state.said.pop(number, None)
+        self._state.stop_keeping(number)
+        self._state.holdings.put(held, now)
+
+    def _take_in_queued(self, request: Request, now: datetime) -> None:
+        number = request.allocation_id
+        if number in self._state.holdings:  # its placement has failed
+            self._give_back(number, now)
+        if self._state.backlog.put(request, now):
+            if (kept := self._state.kept.get(number)) is not None and kept.request != request:
+                self._state.stop_keeping(number)
+            self._state.cluster.observe(request.demand)
+
+    def _forget(self, allocation_id: int, now: datetime) -> None:
+        self._state.backlog.remove(allocation_id)
+        self._state.said.pop(allocation_id, None)
+        self._state.stop_keeping(allocation_id)
+        self._give_back(allocation_id, now)
+
+    def _give_back(self, allocation_id: int, now: datetime) -> None:
+        held = self._state.holdings.get(allocation_id)
+        if held is not None:
+            self._state.holdings.drop(allocation_id, now)
+            self._state.customer_changed(held.request.customer_id)
+
+    def _refuse(self, allocation_id: int, reason: WaitReason) -> None:
+        state = self._state
+        held = state.holdings.get(allocation_id)
+        if held is None:
+            return
+        self._give_back(allocation_id, held.since)
+        state.backlog.put(held.request, held.since)
+        if reason.code in LIMITS:
+            kind = Kind.of(held.request)
+            state.blocked[kind] = Blocked(Code(reason.code), reason.detail, state.epoch(kind), reason.figures)
+
+    def _empty(self) -> State:
+        return State.empty(self._settings, Cluster(self._scoring, topology=self._settings.topology))

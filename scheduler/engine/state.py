@@ -1,0 +1,56 @@
+"""All that the engine knows."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from scheduler.cluster.cluster import Cluster
+from scheduler.engine.backlog import Backlog, Kind
+from scheduler.engine.blocked import Blocked, Epoch
+from scheduler.engine.capacity import Capacity
+from scheduler.engine.fair_share import FairShare
+from scheduler.engine.holdings import Holdings
+from scheduler.engine.kept import Kept
+from scheduler.engine.pace import Pace
+from scheduler.engine.settings import EngineSettings
+from scheduler.ports import WaitReason
+from scheduler.views import CustomerView, Reservation
+
+
+@dataclass(slots=True)
+class State:
+    settings: EngineSettings
+    cluster: Cluster
+    holdings: Holdings
+    capacity: Capacity
+    shares: FairShare
+    backlog: Backlog = field(default_factory=Backlog)
+    pace: Pace = field(default_factory=Pace)
+    customers: dict[int, CustomerView] = field(default_factory=dict)
+    customer_changes: dict[int, int] = field(default_factory=dict)
+    reservations: dict[int, Reservation] = field(default_factory=dict)
+    kept: dict[int, Kept] = field(default_factory=dict)  # by the id of the request that it is kept for
+    blocked: dict[Kind, Blocked] = field(default_factory=dict)  # verdicts that may still stand
+    unreached: set[Kind] = field(default_factory=set)
+    said: dict[int, WaitReason] = field(default_factory=dict)
+    said_at: datetime | None = None  # when everybody's place in the queue was last told
+
+    @staticmethod
+    def empty(settings: EngineSettings, cluster: Cluster) -> "State":
+        capacity, shares = Capacity(), FairShare(settings.half_life_s)
+        return State(settings, cluster, Holdings(cluster, capacity, shares), capacity, shares)
+
+    def epoch(self, kind: Kind) -> Epoch:
+        return Epoch(
+            self.holdings.freed, self.capacity.freed(kind.group), self.customer_changes.get(kind.customer_id, 0)
+        )
+
+    def customer(self, customer_id: int) -> CustomerView:
+        return self.customers.get(customer_id) or CustomerView(customer_id)
+
+    def customer_changed(self, customer_id: int) -> None:
+        self.customer_changes[customer_id] = self.customer_changes.get(customer_id, 0) + 1
+
+    def stop_keeping(self, allocation_id: int) -> None:
+        """Nobody waits for that place any more: others may have it."""
+        if self.kept.pop(allocation_id, None) is not None:
+            self.holdings.freed += 1
