@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from scheduler.demand import Demand
+from scheduler.engine.blocked import Blocked
 from scheduler.views import Request
 
 
@@ -49,10 +50,13 @@ class Line:
 
     kind: Kind
     requests: dict[int, Request] = field(default_factory=dict)
+    told: Blocked | None = None  # the verdict that those who wait were told last,
+    untold: list[Request] = field(default_factory=list)  # and who came after
     _heap: list[Place] = field(default_factory=list)
 
     def add(self, request: Request) -> None:
         self.requests[request.allocation_id] = request
+        self.untold.append(request)
         heapq.heappush(self._heap, place(request))
 
     def head(self) -> Request | None:
@@ -63,6 +67,10 @@ class Line:
                 return request
             heapq.heappop(self._heap)
         return None
+
+    def first(self, count: int) -> list[Request]:
+        """The first in order; `count` is small."""
+        return heapq.nsmallest(count, self.requests.values(), key=place)
 
     def in_order(self) -> list[Request]:
         return sorted(self.requests.values(), key=place)

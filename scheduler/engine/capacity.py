@@ -76,6 +76,10 @@ class Capacity:
         account = self._accounts.get(name or "")
         return account.group if account else None
 
+    @property
+    def any_group(self) -> bool:
+        return bool(self._accounts)
+
     def cohort_members(self, name: str) -> Iterable[str]:
         group = self._accounts[name].group
         return self._members[group.cohort or f"\0{name}"]

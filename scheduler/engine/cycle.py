@@ -171,7 +171,9 @@ class Cycle:
         if kept is not None:
             asides.keep(kept)
         aged = (self.now - request.queued_at).total_seconds() >= self.state.settings.ageing_step_s
-        if request.group is not None and (kept is not None and kept.victims or aged and verdict.code is Code.CAPACITY_GROUP):
+        if request.group is not None and (
+            (kept is not None and kept.victims) or (aged and verdict.code is Code.CAPACITY_GROUP)
+        ):
             self.state.capacity.take(request.group, request.demand.gpu_milli)
             self._quota_aside.append((request.group, request.demand.gpu_milli))
 

@@ -19,6 +19,7 @@ class Holdings:
     cluster: Cluster
     capacity: Capacity
     shares: FairShare
+    preemptible: int = 0  # how many of what is held
     freed: int = 0  # rises whenever something was given back: what found no place before may find one
     _held: dict[int, Held] = field(default_factory=dict)
     _on_host: dict[int, dict[int, None]] = field(default_factory=dict)
@@ -62,10 +63,13 @@ class Holdings:
         if held is None:
             return
         request = held.request
+        self.preemptible -= request.preemptible
         self.cluster.release(allocation_id)
         self.capacity.give_back(request.group, request.demand.gpu_milli)
         self.shares.end(request.customer_id, request.workspace_id, size(request.demand), now)
-        self._of_customer[request.customer_id] = _minus(self.of_customer(request.customer_id), resources(request.demand))
+        self._of_customer[request.customer_id] = _minus(
+            self.of_customer(request.customer_id), resources(request.demand)
+        )
         for part in held.parts:
             self._on_host[part.host_id].pop(allocation_id, None)
         if request.group is not None:
@@ -80,6 +84,7 @@ class Holdings:
         request = held.request
         number = request.allocation_id
         self._held[number] = held
+        self.preemptible += request.preemptible
         self.cluster.hold(number, request.customer_id, request.demand, held.parts)
         self.capacity.take(request.group, request.demand.gpu_milli)
         self.shares.begin(request.customer_id, request.workspace_id, size(request.demand), now)

@@ -20,9 +20,7 @@ class Start:
     certain: bool
 
 
-def earliest_start(
-    cluster: Cluster, request: Request, ends: Sequence[ExpectedEnd], *, most: int
-) -> Start | None:
+def earliest_start(cluster: Cluster, request: Request, ends: Sequence[ExpectedEnd], *, most: int) -> Start | None:
     """When and where the request fits, if nothing else starts before; None if not after `most` ends.
 
     More ends never make it fit worse, so the number of them is found by doubling and halving.

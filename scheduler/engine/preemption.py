@@ -160,9 +160,7 @@ class Preemption:
         chosen = _cheapest(clearings, request.demand, self.cluster)
         if chosen is None:
             return None
-        victims_by_id = {
-            victim.request.allocation_id: victim for clearing in chosen for victim in clearing.victims
-        }
+        victims_by_id = {victim.request.allocation_id: victim for clearing in chosen for victim in clearing.victims}
         parts = tuple(clearing.part for clearing in chosen)
         return parts, [victims_by_id[number] for number in sorted(victims_by_id)]
 

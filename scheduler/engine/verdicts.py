@@ -3,7 +3,6 @@
 from dataclasses import replace
 from datetime import datetime
 
-from scheduler.cluster.shortage import Shortage
 from scheduler.engine.blocked import Blocked, Code, Epoch
 from scheduler.engine.holdings import resources
 from scheduler.engine.kept import Kept

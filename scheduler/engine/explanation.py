@@ -1,0 +1,105 @@
+"""What everybody who waits is told: why, how many are ahead, and when it may start; and who has to be told anew.
+
+In a long queue every start moves everybody's place. The first of each line are told at once, and so is everybody whose
+reason is another one; places and figures of the rest are told anew every few seconds only.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from scheduler.engine.backlog import Line
+from scheduler.engine.blocked import Blocked, Code
+from scheduler.engine.order import Order
+from scheduler.engine.state import State
+from scheduler.ports import WaitReason
+from scheduler.views import Request
+
+_SHORT = 200  # up to so many that wait, all of them are told at once
+_FIRST = 20  # of a longer line
+
+
+@dataclass(slots=True)
+class Explanation:
+    state: State
+    now: datetime
+    order: Order
+    _lines: list[tuple[Line, Blocked]] = field(default_factory=list)
+
+    def line_waits(self, line: Line, verdict: Blocked) -> None:
+        """Lines are given in the order in which they were considered."""
+        self._lines.append((line, verdict))
+
+    def waits(self) -> dict[int, WaitReason]:
+        """The reasons that are new."""
+        news = dict(self._back_off())
+        state = self.state
+        due = state.said_at is None or self.now >= state.said_at + timedelta(seconds=state.settings.refresh_s)
+        if due or len(state.backlog) <= _SHORT:
+            state.said_at = self.now
+            news.update(self._everybody())
+        else:
+            news.update(self._first_and_new())
+        state.said.update(news)
+        return news
+
+    def _everybody(self) -> Iterator[tuple[int, WaitReason]]:
+        verdicts = {id(line): verdict for line, verdict in self._lines}
+        waiting = {request.allocation_id: line for line, _ in self._lines for request in line.requests.values()}
+        ahead = _Ahead()
+        for request in self.order.sorted(request for line, _ in self._lines for request in line.requests.values()):
+            line = waiting[request.allocation_id]
+            position = ahead.of(request) + 1
+            ahead.add(request)
+            yield from self._new(request, line, verdicts[id(line)], position)
+        for line, verdict in self._lines:
+            line.told, line.untold = verdict, []
+
+    def _first_and_new(self) -> Iterator[tuple[int, WaitReason]]:
+        ahead = _Ahead()
+        for line, verdict in self._lines:
+            head = line.head()
+            assert head is not None
+            before = ahead.of(head)
+            ahead.add(head, len(line.requests))
+            if line.told is verdict and not line.untold:
+                continue
+            told = line.told
+            if told is None or told.code is not verdict.code:
+                concerned = line.in_order()
+            else:
+                concerned = [*line.first(_FIRST), *line.untold]
+            line.told, line.untold = verdict, []
+            for index, request in enumerate(concerned):
+                if request.allocation_id in line.requests:
+                    index = index if index < _FIRST else len(line.requests) - 1
+                    yield from self._new(request, line, verdict, before + index + 1)
+
+    def _new(self, request: Request, line: Line, verdict: Blocked, position: int) -> Iterator[tuple[int, WaitReason]]:
+        pace_s = self.state.pace.of(request.demand.models)
+        reason = verdict.reason(position, first=request is line.head(), pace_s=pace_s, now=self.now)
+        if self.state.said.get(request.allocation_id) != reason:
+            yield request.allocation_id, reason
+
+    def _back_off(self) -> Iterator[tuple[int, WaitReason]]:
+        for position, request in enumerate(self.state.backlog.asleep(), 1):
+            assert request.not_before is not None
+            detail = f"Its host failed to take it; it is tried again at {request.not_before:%H:%M:%S} UTC."
+            reason = WaitReason(Code.HOST_NOT_AVAILABLE, detail, position)
+            if self.state.said.get(request.allocation_id) != reason:
+                yield request.allocation_id, reason
+
+
+@dataclass(slots=True)
+class _Ahead:
+    """How many, of those seen so far, compete for the same models."""
+
+    counts: Counter[tuple[str, ...]] = field(default_factory=Counter)
+
+    def of(self, request: Request) -> int:
+        models = request.demand.models
+        return sum(count for other, count in self.counts.items() if not models or not other or set(models) & set(other))
+
+    def add(self, request: Request, count: int = 1) -> None:
+        self.counts[request.demand.models] += count
