@@ -13,6 +13,7 @@ from scheduler.cluster.devices import pick
 from scheduler.cluster.idle import IdleGroups
 from scheduler.cluster.levels import Levels
 from scheduler.cluster.pools import Pools
+from scheduler.cluster.room import Room, RoomDevice
 from scheduler.cluster.scores import Best, Scores
 from scheduler.cluster.shortage import Shortage, shortage
 from scheduler.demand import Demand
@@ -147,12 +148,29 @@ class Cluster:
             return bool(large.any())
         return self._gang(demand, large, np.where(large, 0.0, np.inf)) is not None
 
-    def hosts_for(self, demand: Demand) -> tuple[int, ...]:
-        """The hosts, by id, that take new work, meet all conditions, and would have room for a part if it were free."""
-        table = self._pools.table
-        return self._pools.host_ids(
-            np.flatnonzero(self._matching.meets(demand) & self._matching.large_enough(demand) & table.schedulable)
-        )
+    def hosts_for(self, demand: Demand, *, schedulable: bool = True) -> tuple[int, ...]:
+        """The hosts, by id, that meet all conditions and would have room for a part if it were free; by default only
+        those that take new work.
+        """
+        fitting = self._matching.meets(demand) & self._matching.large_enough(demand)
+        if schedulable:
+            fitting &= self._pools.table.schedulable
+        return self._pools.host_ids(np.flatnonzero(fitting))
+
+    def rooms(self, host_id: int, demand: Demand) -> list[Room]:
+        """What is free on the host, of each model with which the conditions are met."""
+        meets = self._matching.meets(demand)
+        return [self._room(row) for row in self._pools.rows.get(host_id, []) if meets[row]]
+
+    def models(self, demand: Demand) -> tuple[str, ...]:
+        """The exact models, on hosts that take new work, with which the conditions are met."""
+        rows = np.flatnonzero(self._matching.meets(demand) & self._pools.table.schedulable)
+        _, firsts = np.unique(self._pools.table.model[rows], return_index=True)
+        return tuple(sorted(self._pools.pool(int(row)).model for row in rows[firsts]))
+
+    def host(self, host_id: int) -> HostView | None:
+        rows = self._pools.rows.get(host_id)
+        return self._pools.pool(rows[0]).host if rows else None
 
     def shortage(self, demand: Demand) -> Shortage:
         """Why it does not fit, in figures."""
@@ -194,6 +212,14 @@ class Cluster:
         else:
             columns = pick(pool.links, self._pools.whole(row), shape.gpus, self._idle.columns(pool))
         return Part(pool.host.host_id, tuple((pool.devices[each].gpu_id, shape.milli) for each in columns))
+
+    def _room(self, row: int) -> Room:
+        pool, table = self._pools.pool(row), self._pools.table
+        free, owner = table.gpus[row].tolist(), table.owner[row].tolist()
+        devices = tuple(
+            RoomDevice(device.gpu_id, free[column], owner[column]) for column, device in enumerate(pool.devices)
+        )
+        return Room(pool.host.host_id, pool.model, int(table.cpu[row]), int(table.memory[row]), devices)
 
     def _no_trial(self) -> None:
         if self._claims.in_trial:

@@ -1,4 +1,4 @@
-"""One decision cycle: every line's first request in order, until nothing more starts or the bound of work is reached."""
+"""One decision cycle: every line's first request in order, until nothing more starts or the work has its bound."""
 
 import heapq
 from dataclasses import dataclass, field
@@ -170,12 +170,16 @@ class Cycle:
         kept = self.state.kept.get(request.allocation_id)
         if kept is not None:
             asides.keep(kept)
-        aged = (self.now - request.queued_at).total_seconds() >= self.state.settings.ageing_step_s
-        if request.group is not None and (
-            (kept is not None and kept.victims) or (aged and verdict.code is Code.CAPACITY_GROUP)
-        ):
+        if request.group is not None and self._keeps_quota(request, verdict, kept):
             self.state.capacity.take(request.group, request.demand.gpu_milli)
             self._quota_aside.append((request.group, request.demand.gpu_milli))
+
+    def _keeps_quota(self, request: Request, verdict: Blocked, kept: Kept | None) -> bool:
+        """What victims leave to it is not for others; nor, once it has aged, what its group may use."""
+        if kept is not None and kept.victims:
+            return True
+        waited_s = (self.now - request.queued_at).total_seconds()
+        return verdict.code is Code.CAPACITY_GROUP and waited_s >= self.state.settings.ageing_step_s
 
     def _place(self, request: Request, parts: tuple[Part, ...]) -> None:
         state = self.state

@@ -59,7 +59,8 @@ class Engine:
             state.reservations = {reservation.reservation_id: reservation for reservation in changes.reservations}
         if changes.hosts or changes.hosts_gone or changes.groups is not None or changes.reservations is not None:
             state.holdings.freed += 1
-            state.shares.total = state.cluster.total
+            totals = state.cluster.totals
+            state.shares.total = (max(1, totals.gpu_milli), max(1, totals.cpu_milli), max(1, totals.memory_bytes))
 
     def _take_in_held(self, held: Held, now: datetime) -> None:
         """Placed by this engine, as a rule: then nothing is new but its state."""
@@ -76,7 +77,7 @@ class Engine:
         if self._state.backlog.put(request, now):
             if (kept := self._state.kept.get(number)) is not None and kept.request != request:
                 self._state.stop_keeping(number)
-            self._state.cluster.observe(request.demand)
+            self._state.cluster.observe(request.demand.shape)
 
     def _forget(self, allocation_id: int, now: datetime) -> None:
         self._state.backlog.remove(allocation_id)

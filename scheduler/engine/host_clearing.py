@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from scheduler.cluster.room import Room, suits
+from scheduler.cluster.pools import NOBODY
+from scheduler.cluster.room import Room
 from scheduler.demand import Demand
 from scheduler.money import MILLI_PER_GPU
 from scheduler.views import Held, Part
@@ -26,7 +27,7 @@ class _Space:
     cpu_milli: int
     memory_bytes: int
     free: dict[int, int]  # thousandths by gpu id
-    owner: dict[int, int | None]  # the customer that shares a device
+    owner: dict[int, int]  # the customer that has a part of a device
 
     def add(self, victim: Held, host_id: int, sign: int = 1) -> None:
         shape = victim.request.demand.shape
@@ -45,7 +46,7 @@ class _Space:
         fitting = [
             gpu_id
             for gpu_id, free in self.free.items()
-            if free >= shape.milli and (free == MILLI_PER_GPU or self.owner[gpu_id] in (None, customer_id))
+            if free >= shape.milli and (free == MILLI_PER_GPU or self.owner[gpu_id] in (NOBODY, customer_id))
         ]
         return sorted(fitting, key=lambda gpu_id: self.free[gpu_id])
 
@@ -57,22 +58,13 @@ class _Space:
 
 def clear_host(
     room: Room, demand: Demand, customer_id: int, victims: Sequence[Held], costs: Mapping[int, float]
-) -> list[Clearing]:
-    """One for each model of the host with which it can be done. `costs` are by allocation id."""
-    models = sorted({device.model for device in room.devices if suits(device, demand)}) if demand.shape.gpus else [""]
-    found = (_clear(room, model, demand, customer_id, victims, costs) for model in models)
-    return [clearing for clearing in found if clearing is not None]
-
-
-def _clear(
-    room: Room, model: str, demand: Demand, customer_id: int, victims: Sequence[Held], costs: Mapping[int, float]
 ) -> Clearing | None:
-    devices = [device for device in room.devices if device.model == model and suits(device, demand)]
+    """The cheapest way to make room among the devices of one model of a host. `costs` are by allocation id."""
     space = _Space(
         room.cpu_milli,
         room.memory_bytes,
-        {device.gpu_id: device.free_milli for device in devices},
-        {device.gpu_id: device.customer_id for device in devices},
+        {device.gpu_id: device.free_milli for device in room.devices},
+        {device.gpu_id: device.owner for device in room.devices},
     )
     chosen: list[Held] = []
     for victim in sorted(victims, key=lambda victim: _price(victim, space, room.host_id, costs)):
@@ -85,7 +77,7 @@ def _clear(
     needed = _without_spare(space, room.host_id, demand, customer_id, chosen, costs)
     taken = space.devices(demand, customer_id)[: demand.shape.gpus]
     part = Part(room.host_id, tuple((gpu_id, demand.shape.milli) for gpu_id in sorted(taken)))
-    return Clearing(part, model, tuple(needed), sum(costs[victim.request.allocation_id] for victim in needed))
+    return Clearing(part, room.model, tuple(needed), sum(costs[victim.request.allocation_id] for victim in needed))
 
 
 def _price(victim: Held, space: _Space, host_id: int, costs: Mapping[int, float]) -> tuple[float, int]:

@@ -28,6 +28,7 @@ class Kept:
 
 @dataclass(slots=True)
 class _Place:
+    customer_id: int
     demand: Demand
     parts: tuple[Part, ...]
     since: datetime
@@ -46,12 +47,16 @@ class Asides:
         self._places.clear()
 
     def keep(self, kept: Kept) -> None:
-        self._set(("request", kept.request.allocation_id), kept.request.demand, kept.parts, kept.since)
+        request = kept.request
+        self._set(
+            ("request", request.allocation_id), _Place(request.customer_id, request.demand, kept.parts, kept.since)
+        )
 
     def reserve(self, reservation: Reservation) -> None:
         shape = Shape(reservation.cpu_milli, reservation.memory_bytes)
         demand = Demand(shape, nodes=max(1, len(reservation.parts)))
-        self._set(("reservation", reservation.reservation_id), demand, reservation.parts, reservation.starts_at)
+        place = _Place(reservation.customer_id, demand, reservation.parts, reservation.starts_at)
+        self._set(("reservation", reservation.reservation_id), place)
 
     def free_for(self, ends_at: datetime) -> list[Key]:
         """What is not needed before that time."""
@@ -65,6 +70,6 @@ class Asides:
     def __iter__(self) -> Iterator[Key]:
         return iter(self._places)
 
-    def _set(self, key: Key, demand: Demand, parts: tuple[Part, ...], since: datetime) -> None:
-        self._places[key] = _Place(demand, parts, since)
-        self.cluster.set_aside(key, demand, parts)
+    def _set(self, key: Key, place: _Place) -> None:
+        self._places[key] = place
+        self.cluster.set_aside(key, place.customer_id, place.demand, place.parts)

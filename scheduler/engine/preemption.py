@@ -147,16 +147,17 @@ class Preemption:
     ) -> tuple[tuple[Part, ...], Sequence[Held]] | None:
         """Hosts on which the least is lost, and what has to leave them, beside those that are `gone`."""
         absent = spared | {victim.request.allocation_id for victim in gone}
-        clearings = []
-        for host_id in self.cluster.candidates(request.demand, request.customer_id):
+        clearings: list[Clearing] = []
+        for host_id in self.cluster.hosts_for(request.demand):
             victims = [
                 victim
                 for victim in self.holdings.on_host(host_id)
                 if victim.request.allocation_id not in absent and self.may_evict(request, victim, now)
             ]
             costs = {victim.request.allocation_id: lost_gpu_seconds(victim, now) for victim in victims}
-            room = self.cluster.room(host_id)
-            clearings += clear_host(room, request.demand, request.customer_id, victims, costs)
+            for room in self.cluster.rooms(host_id, request.demand):
+                clearing = clear_host(room, request.demand, request.customer_id, victims, costs)
+                clearings += [clearing] if clearing is not None else []
         chosen = _cheapest(clearings, request.demand, self.cluster)
         if chosen is None:
             return None
@@ -195,7 +196,8 @@ def _cheapest(clearings: Sequence[Clearing], demand: Demand, cluster: Cluster) -
     """One per node, all of one model and, if the demand says so, in one place of the topology."""
     by_place: dict[tuple[str, str], list[Clearing]] = {}
     for clearing in clearings:
-        where = cluster.label(clearing.part.host_id, demand.within) if demand.within else ""
+        host = cluster.host(clearing.part.host_id)
+        where = host.labels.get(demand.within) if demand.within and host is not None else ""
         if where is not None:
             by_place.setdefault((where, clearing.model), []).append(clearing)
     best: tuple[float, list[Clearing]] | None = None

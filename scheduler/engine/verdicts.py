@@ -3,15 +3,18 @@
 from dataclasses import replace
 from datetime import datetime
 
+from scheduler.cluster.shortage import Shortage
+from scheduler.demand import Demand
 from scheduler.engine.blocked import Blocked, Code, Epoch
 from scheduler.engine.holdings import resources
 from scheduler.engine.kept import Kept
 from scheduler.engine.lookahead import Start
 from scheduler.engine.state import State
-from scheduler.money import worst_case_charge_micro
+from scheduler.money import MILLI_PER_GPU, worst_case_charge_micro
 from scheduler.quota import shortage
 from scheduler.views import Part, Request, Reservation
 
+_NAMED_HOSTS = 3  # in a sentence; the rest are counted
 MAY_BE_KEPT_FOR = frozenset({Code.NO_CAPACITY, Code.BEHIND_OTHERS, Code.BOUND_HOST_BUSY})
 
 
@@ -61,10 +64,71 @@ def group_is_full(state: State, request: Request, epoch: Epoch, until: datetime 
 
 
 def no_place(state: State, request: Request, epoch: Epoch, until: datetime | None) -> Blocked:
-    found = state.cluster.shortage(request.demand, request.customer_id)
-    code, detail = _sentence(state, request, found)
-    figures = {"free": found.free, "total": found.total, "wanted": request.demand.nodes * request.demand.shape.gpus}
-    return Blocked(code, detail, epoch, figures, until)
+    demand = request.demand
+    found = state.cluster.shortage(demand)
+    wanted = demand.nodes * demand.shape.gpus
+    figures = {"free": found.free_gpus, "total": found.gpus, "wanted": wanted}
+    if demand.bound_host_id is not None:
+        return _on_its_host(state, request, found, Blocked(Code.BOUND_HOST_BUSY, "", epoch, figures, until))
+    if not found.schedulable:
+        return Blocked(Code.HOST_NOT_AVAILABLE, _no_host(state, request, found), epoch, figures, until)
+    what = " or ".join(demand.models)
+    free = f"{found.free_gpus} of {found.gpus} {what + ' ' if what else ''}GPUs that fit are free"
+    if found.with_room >= demand.nodes:
+        return Blocked(Code.BEHIND_OTHERS, f"{free}, and kept for who came before.", epoch, figures, until)
+    return Blocked(Code.NO_CAPACITY, f"{free}; {_needed(demand)}{_lacking(demand, found)}.", epoch, figures, until)
+
+
+def _on_its_host(state: State, request: Request, found: Shortage, verdict: Blocked) -> Blocked:
+    host = state.cluster.host(request.demand.bound_host_id or 0)
+    if host is None:
+        detail = "The host that its volume lives on has left."
+        return replace(verdict, code=Code.BOUND_HOST_UNAVAILABLE, detail=detail)
+    if not found.schedulable:
+        why = host.why_not or "it lacks the GPUs, CPU or memory asked for"
+        detail = f"Its volume lives on host {host.name}, which takes no new work now: {why}."
+        return replace(verdict, code=Code.BOUND_HOST_UNAVAILABLE, detail=detail)
+    detail = (
+        f"Its volume lives on host {host.name}, where {found.free_gpus} of {found.gpus} GPUs that fit are free; "
+        f"{_needed(request.demand)}{_lacking(request.demand, found)}."
+    )
+    return replace(verdict, detail=detail)
+
+
+def _no_host(state: State, request: Request, found: Shortage) -> str:
+    """No host that could run it takes new work now."""
+    if found.excluding is not None:
+        return f"No host meets its condition on {found.excluding.replace('_', ' ')}."
+    hosts = [state.cluster.host(host_id) for host_id in state.cluster.hosts_for(request.demand, schedulable=False)]
+    named = [f"{host.name}: {host.why_not or 'too small at present'}" for host in hosts[:_NAMED_HOSTS] if host]
+    if not named:
+        return f"No host has a healthy {' or '.join(request.demand.models) or 'GPU'} now."
+    more = f" and {len(hosts) - _NAMED_HOSTS} more" if len(hosts) > _NAMED_HOSTS else ""
+    return f"No host that could run it takes new work now ({'; '.join(named)}{more})."
+
+
+def _needed(demand: Demand) -> str:
+    shape = demand.shape
+    if shape.milli < MILLI_PER_GPU:
+        count, verb = f"{gpus(shape.milli)} of one", "is"
+    else:
+        count, verb = str(shape.gpus), "is" if shape.gpus == 1 else "are"
+    if demand.nodes == 1:
+        return f"{count} {verb} needed on one host"
+    within = f" with the same {demand.within}" if demand.within else ""
+    return f"{count} {verb} needed on each of {demand.nodes} hosts{within}"
+
+
+def _lacking(demand: Demand, found: Shortage) -> str:
+    """What else is short, where there are GPUs enough."""
+    if not found.with_gpus:
+        return ", with its CPU and memory"
+    short = []
+    if found.free_cpu_milli < demand.shape.cpu_milli:
+        short.append(f"{demand.shape.cpu_milli} milli-cores of CPU ({found.free_cpu_milli} at most are free)")
+    if found.free_memory_bytes < demand.shape.memory_bytes:
+        short.append(f"{demand.shape.memory_bytes} bytes of memory ({found.free_memory_bytes} at most are free)")
+    return f", with {' and '.join(short)}" if short else ", with its CPU and memory"
 
 
 def preempting(kept: Kept, epoch: Epoch) -> Blocked:
@@ -96,12 +160,23 @@ def in_reservation(state: State, request: Request, epoch: Epoch, now: datetime) 
 def _inside(state: State, request: Request, reservation: Reservation) -> tuple[Part, ...] | None:
     shape, found = request.demand.shape, []
     for part in reservation.parts:
-        room = state.cluster.room(part.host_id)
-        free = {device.gpu_id for device in room.devices if device.held_milli + shape.milli <= 1000}
+        free = _free_inside(state, part)
         chosen = [gpu_id for gpu_id, _ in part.devices if gpu_id in free][: shape.gpus]
         if len(chosen) == shape.gpus:
             found.append(Part(part.host_id, tuple((gpu_id, shape.milli) for gpu_id in chosen)))
     return tuple(found[: request.demand.nodes]) if len(found) >= request.demand.nodes else None
+
+
+def _free_inside(state: State, part: Part) -> set[int]:
+    """Devices of the reservation that nobody holds; the reservation itself keeps them from others."""
+    held = {
+        gpu_id
+        for holder in state.holdings.on_host(part.host_id)
+        for other in holder.parts
+        if other.host_id == part.host_id
+        for gpu_id, _ in other.devices
+    }
+    return {gpu_id for gpu_id, _ in part.devices} - held
 
 
 def gpus(milli: int) -> str:
