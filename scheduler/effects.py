@@ -1,13 +1,19 @@
-"""Which effects run now: none twice at once for an allocation's generation, and failed ones not again at once."""
+"""Which effects run now, what those that ended have come to, and when failed ones may be tried again."""
 
-import threading
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from itertools import islice
+
+from scheduler.ports import Admitted, Outcome
 
 Key = tuple[int, int]  # (allocation id, generation)
 
 FIRST_DELAY = timedelta(seconds=1)
 LONGEST_DELAY = timedelta(seconds=60)
+MAX_RUNNING = 10_000
+"""Effects at once. It bounds the results that wait to be recorded too, since each effect has one."""
 
 
 def delay_after(failures: int) -> timedelta:
@@ -16,44 +22,72 @@ def delay_after(failures: int) -> timedelta:
     return min(FIRST_DELAY * (1 << doublings), LONGEST_DELAY)
 
 
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What an effect has come to. `failed`: it has to be done again, after a delay.
+
+    `take_back`: leases that the hosts may have, to be ended once the store has taken the failure of the placement.
+    """
+
+    key: Key
+    outcomes: tuple[Outcome, ...] = ()
+    failed: bool = False
+    take_back: Admitted | None = None
+
+
 @dataclass(slots=True)
 class Effects:
-    """Shared by the cycle, which starts effects, and the threads they run in, which end them."""
+    """`finish` may be called by any thread; everything else belongs to the thread of the cycle.
+
+    An effect counts as running until its result is recorded. So none is begun again because of what the store said
+    before that.
+    """
 
     _running: set[Key] = field(default_factory=set)
+    _results: deque[Result] = field(default_factory=deque)
     _failures: dict[Key, int] = field(default_factory=dict)
     _not_before: dict[Key, datetime] = field(default_factory=dict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def begin(self, key: Key, now: datetime) -> bool:
-        """Whether an effect may start; it is running from then on."""
-        with self._lock:
-            if key in self._running or self._not_before.get(key, now) > now:
-                return False
-            self._running.add(key)
-            return True
+        """Whether an effect may start; if so, it is running from then on."""
+        if not self.may_begin(key, now):
+            return False
+        self._running.add(key)
+        return True
 
-    def end(self, key: Key) -> None:
-        """It did what it had to, or is tried again in another way: forget it."""
-        with self._lock:
-            self._running.discard(key)
-            self._failures.pop(key, None)
-            self._not_before.pop(key, None)
+    def may_begin(self, key: Key, now: datetime) -> bool:
+        """It is not running, not to be tried later only, and there are not too many others."""
+        return key not in self._running and self._not_before.get(key, now) <= now and len(self._running) < MAX_RUNNING
 
-    def fail(self, key: Key, now: datetime) -> None:
-        """It has to be done again, after a delay that grows."""
-        with self._lock:
-            self._running.discard(key)
-            self._failures[key] = self._failures.get(key, 0) + 1
-            self._not_before[key] = now + delay_after(self._failures[key])
+    def finish(self, result: Result) -> None:
+        """It has ended, and waits to be recorded."""
+        self._results.append(result)
 
-    def keep_only(self, wanted: set[Key]) -> None:
-        """Forget the failures of what nobody wants any more, so that the memory of them is bounded."""
-        with self._lock:
-            for key in [key for key in self._failures if key not in wanted and key not in self._running]:
-                del self._failures[key]
-                del self._not_before[key]
+    def results(self, limit: int) -> list[Result]:
+        """The first of those that ended. They stay until they are settled."""
+        return list(islice(self._results, min(limit, len(self._results))))
 
-    def running_keys(self) -> frozenset[Key]:
-        with self._lock:
-            return frozenset(self._running)
+    def settle(self, results: Sequence[Result], now: datetime) -> None:
+        """These, which `results` has returned last, are recorded."""
+        for result in results:
+            self._results.popleft()
+            self._running.discard(result.key)
+            if result.failed:
+                self._failures[result.key] = self._failures.get(result.key, 0) + 1
+                self._not_before[result.key] = now + delay_after(self._failures[result.key])
+            else:
+                self.forget(result.key)
+
+    def forget(self, key: Key) -> None:
+        """Nobody wants it any more: its failures are not remembered."""
+        self._failures.pop(key, None)
+        self._not_before.pop(key, None)
+
+    @property
+    def unrecorded(self) -> bool:
+        return bool(self._results)
+
+    @property
+    def retry_at(self) -> datetime | None:
+        """When the next of those that failed is due."""
+        return min(self._not_before.values(), default=None)

@@ -1,209 +1,255 @@
 """The scheduling loop: what the store says should happen, made to happen through the fabric, and recorded.
 
 Everything here may be repeated after a crash at any point: effects have names and generations, and what was not
-recorded is found again in the store (`placing`, `releasing`, groups to drop) and done again.
+recorded is found again in the store (allocations in `placing` and `releasing`, groups to drop) and done again.
 """
 
-import logging
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import datetime
-from functools import partial
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from itertools import islice
 
-from scheduler import waiting
-from scheduler.effects import Effects, Key, delay_after
-from scheduler.policy import Policy
+from scheduler.effects import Effects, Key, Result
+from scheduler.executor import DROPS, Clock, Executor, Spawn
+from scheduler.plan import Decider
 from scheduler.ports import (
     Admitted,
+    Changes,
+    Eviction,
     Fabric,
-    FabricError,
-    LostLeadershipError,
-    QueuedRequest,
-    Releasing,
-    Snapshot,
-    StaleGenerationError,
+    Outcome,
+    Placement,
+    PlacementFailed,
     Store,
     WaitReason,
 )
+from scheduler.recording import Recorder
+from scheduler.states import AllocationState
+from scheduler.views import Held
 
-log = logging.getLogger(__name__)
+MAX_RESULTS = 1000
+"""Results of effects that are recorded in one transaction."""
+MAX_BATCH = 500
+"""Placements that are admitted in one transaction."""
+MAX_WAITS = 5000
+"""Reasons that are written in one transaction."""
+MAX_ROUNDS = 8
+"""How often a cycle decides anew because the store refused something."""
+WAITS_EVERY = timedelta(milliseconds=500)
+"""Reasons are for people: what changes more often is written only so often."""
+DROPS_EVERY = timedelta(seconds=1)
 
-Clock = Callable[[], datetime]
-Spawn = Callable[[Callable[[], None]], None]
 
-LIMIT_CODES = frozenset({"quota", "balance"})
-_DROPS: Key = (-1, 0)  # the key of the effect that drops groups: no allocation has it
+@dataclass(frozen=True, slots=True)
+class Cycle:
+    """What a cycle has done. `reasons` counts its decisions: "placed", "preempted", and the codes of waits.
+
+    `unfinished`: there is more to do at once. `next_at`: something is due then though nothing else happens.
+    """
+
+    admitted: int = 0
+    evicted: int = 0
+    refused: int = 0
+    reasons: Mapping[str, int] = field(default_factory=dict)
+    unfinished: bool = False
+    next_at: datetime | None = None
 
 
 @dataclass(slots=True)
+class _Tally:
+    admitted: int = 0
+    evicted: int = 0
+    refused: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+    unfinished: bool = False
+
+
 class Scheduler:
     """One leader's loop. Call `cycle` when something may have changed, and now and then in any case.
 
-    `spawn` runs a callable beside the loop (a thread of a bounded pool); one that runs it at once will do. `clock`
-    gives aware UTC datetimes.
+    `spawn` runs a callable beside the loop (a thread of a bounded pool); one that runs it at once will do. `wake` is
+    called, by such a thread, when there is something to record. `clock` gives aware UTC datetimes.
     """
 
-    store: Store
-    fabric: Fabric
-    policy: Policy
-    clock: Clock
-    spawn: Spawn
-    effects: Effects = field(default_factory=Effects)
+    def __init__(
+        self,
+        store: Store,
+        fabric: Fabric,
+        decider: Decider,
+        clock: Clock,
+        spawn: Spawn,
+        *,
+        wake: Callable[[], None] = lambda: None,
+        recorder: Recorder | None = None,
+    ) -> None:
+        self.store = store
+        self.decider = decider
+        self.clock = clock
+        self.recorder = recorder
+        self.effects = Effects()
+        self.executor = Executor(fabric, self.effects, clock, spawn, wake)
+        self._wanted: dict[int, tuple[Key, AllocationState]] = {}  # what is in `placing` or `releasing`
+        self._waits: dict[int, WaitReason] = {}  # to be written
+        self._waits_written: datetime | None = None
+        self._drops_read: datetime | None = None
+        self._unsure = False  # the last cycle broke off: what the decider counts on may not be so
 
-    def cycle(self) -> int:
-        """Look once at everything, start what is to be started, and return how many allocations were admitted.
+    def cycle(self) -> Cycle:
+        """Take in what has changed, start what is due, decide, and have the decisions recorded.
 
         Raises:
             LostLeadershipError: another controller leads; this one must be given up.
         """
-        # Noted before the store is read: what ends in between is recorded there, but what was read may be older.
-        busy = self.effects.running_keys()
-        placing = self.store.unfinished_placements()
-        releasing = self.store.releasing()
-        self.effects.keep_only({_DROPS} | {_key(item) for item in placing} | {_key(item) for item in releasing})
-        for unfinished in placing:
-            self._start(_key(unfinished), partial(self._place, unfinished), busy)
-        for ending in releasing:
-            self._start(_key(ending), partial(self._release, ending), busy)
-        if drops := self.store.groups_to_drop():
-            self._start(_DROPS, partial(self._drop, drops), busy)
-        return self._admit_queue()
+        tally = _Tally()
+        self._record_results()
+        now = self.clock()
+        complete, self._unsure = self._unsure, True
+        self._learn(now, complete=complete)
+        self._start_wanted(now)
+        self._start_drops(now)
+        self._decide(now, tally)
+        self._write_waits(now)
+        self._unsure = False
+        return Cycle(
+            tally.admitted,
+            tally.evicted,
+            tally.refused,
+            tally.reasons,
+            tally.unfinished or self.effects.unrecorded,
+            self._next_at(),
+        )
 
-    def _admit_queue(self) -> int:
-        """Decide and admit until a decision meets no limit that it did not know: at most once per queued request."""
-        held_back: dict[int, WaitReason] = {}
-        snapshot = self.store.snapshot()
-        admitted_total = 0
-        for _ in range(len(snapshot.queue) + 1):
-            decision = self.policy.decide(without(snapshot, held_back), self.clock())
-            refused = {}
-            for placement in decision.placements:
-                answer = self.store.admit(placement)
+    def _record_results(self) -> None:
+        results = self.effects.results(MAX_RESULTS)
+        outcomes = [outcome for result in results for outcome in result.outcomes]
+        answers = self.store.record(outcomes) if outcomes else []
+        now = self.clock()
+        self.effects.settle(results, now)
+        effective = {id(outcome) for outcome, answer in zip(outcomes, answers, strict=True) if answer}
+        for result in results:
+            # Recorded first: a leader of yesterday is refused there, before it could take back what runs by now.
+            if result.take_back is not None and _failure(result.outcomes, effective):
+                self._take_back(result, now)
+
+    def _take_back(self, result: Result, now: datetime) -> None:
+        if result.take_back is not None and self.effects.begin(result.key, now):
+            self.executor.take_back(result.take_back)
+
+    def _learn(self, now: datetime, *, complete: bool) -> None:
+        changes = self.store.changes(complete=complete or (self.recorder is not None and self.recorder.wants_complete))
+        if self.recorder is not None:
+            self.recorder.updated(changes, now)
+        self.decider.update(changes, now)
+        self._note(changes)
+
+    def _note(self, changes: Changes) -> None:
+        if changes.complete:
+            for key, _ in self._wanted.values():
+                self.executor.forget(key)
+            self._wanted.clear()
+            self._waits.clear()
+        for held in changes.held:
+            self._waits.pop(held.request.allocation_id, None)
+            self._want(held.request.allocation_id, held)
+        for request in changes.queued:
+            self._want(request.allocation_id, None)
+        for allocation_id in changes.gone:
+            self._waits.pop(allocation_id, None)
+            self._want(allocation_id, None)
+
+    def _want(self, allocation_id: int, held: Held | None) -> None:
+        """Note what an allocation needs from now on, and forget failures of what it needed before."""
+        before = self._wanted.pop(allocation_id, None)
+        if held is not None and held.state is not AllocationState.ACTIVE:
+            self._wanted[allocation_id] = (allocation_id, held.generation), held.state
+        if before is not None and before != self._wanted.get(allocation_id):
+            self.executor.forget(before[0])
+
+    def _start_wanted(self, now: datetime) -> None:
+        """Start what is new, due again, or was left by another leader."""
+        due: dict[AllocationState, list[int]] = {AllocationState.PLACING: [], AllocationState.RELEASING: []}
+        for allocation_id, (key, state) in self._wanted.items():
+            if self.effects.may_begin(key, now):
+                due[state].append(allocation_id)
+        if due[AllocationState.PLACING]:
+            for admitted in self.store.placing(due[AllocationState.PLACING]):
+                self._start_placing(admitted, now)
+        if due[AllocationState.RELEASING]:
+            for releasing in self.store.releasing(due[AllocationState.RELEASING]):
+                if self.effects.begin((releasing.allocation_id, releasing.generation), now):
+                    self.executor.release(releasing)
+
+    def _start_placing(self, admitted: Admitted, now: datetime) -> None:
+        if self.effects.begin((admitted.allocation_id, admitted.generation), now):
+            self.executor.place(admitted)
+
+    def _start_drops(self, now: datetime) -> None:
+        if _passed(self._drops_read, DROPS_EVERY, now) and self.effects.may_begin(DROPS, now):
+            self._drops_read = now
+            groups = self.store.groups_to_drop()
+            if groups and self.effects.begin(DROPS, now):
+                self.executor.drop(groups)
+
+    def _decide(self, now: datetime, tally: _Tally) -> None:
+        """Decide and apply until the store takes everything: what it refuses may make room for something else."""
+        for _ in range(MAX_ROUNDS):
+            plan = self.decider.decide(now)
+            if self.recorder is not None:
+                self.recorder.decided(plan, now)
+            self._waits.update(plan.waits)
+            tally.reasons.update(reason.code for reason in plan.waits.values())
+            self._evict(plan.evictions, tally)
+            refused = self._admit(plan.placements, now, tally)
+            tally.unfinished = plan.unfinished or tally.evicted > 0
+            if not refused:
+                return
+            if self.recorder is not None:
+                self.recorder.refused(refused, now)
+            self.decider.refused(refused)
+        tally.unfinished = True
+
+    def _evict(self, evictions: Sequence[Eviction], tally: _Tally) -> None:
+        if evictions:
+            done = sum(self.store.evict(evictions))
+            tally.evicted += done
+            tally.reasons["preempted"] += done
+
+    def _admit(self, placements: Sequence[Placement], now: datetime, tally: _Tally) -> dict[int, WaitReason]:
+        """Have the placements taken, and start those; return the reasons that stand against the others."""
+        refused: dict[int, WaitReason] = {}
+        for start in range(0, len(placements), MAX_BATCH):
+            batch = placements[start : start + MAX_BATCH]
+            for placement, answer in zip(batch, self.store.admit(batch), strict=True):
                 if isinstance(answer, WaitReason):
                     refused[placement.allocation_id] = answer
                     continue
-                admitted_total += 1
-                self._start(_key(answer), partial(self._place, answer))
-            if not refused:
-                self.store.record_waits({**decision.waits, **held_back})
-                break
-            held_back |= refused | held_back_too(snapshot, refused)
-            snapshot = self.store.snapshot()
-        return admitted_total
+                self._waits.pop(placement.allocation_id, None)
+                tally.admitted += 1
+                self._start_placing(answer, now)
+        tally.refused += len(refused)
+        tally.reasons["placed"] = tally.admitted
+        return refused
 
-    def _start(self, key: Key, effect: Callable[[], None], busy: frozenset[Key] = frozenset()) -> None:
-        if key in busy or not self.effects.begin(key, self.clock()):
-            return
+    def _write_waits(self, now: datetime) -> None:
+        if self._waits and _passed(self._waits_written, WAITS_EVERY, now):
+            self._waits_written = now
+            written = dict(islice(self._waits.items(), MAX_WAITS))
+            self.store.record_waits(written)
+            for allocation_id in written:
+                del self._waits[allocation_id]
 
-        def run() -> None:
-            try:
-                effect()
-            except FabricError as error:
-                log.info("allocation %s generation %s: %s; tried again later", *key, error)
-                self.effects.fail(key, self.clock())
-            except LostLeadershipError:
-                # The next cycle meets it too, in the thread that can act on it.
-                self.effects.fail(key, self.clock())
-            except Exception:
-                log.exception("allocation %s generation %s: effect failed; tried again later", *key)
-                self.effects.fail(key, self.clock())
-            else:
-                self.effects.end(key)
-
-        self.spawn(run)
-
-    def _place(self, admitted: Admitted) -> None:
-        allocation_id, generation = _key(admitted)
-        try:
-            self._drop(admitted.drop_groups)
-            self.fabric.reserve(admitted.group_name, admitted.shares)
-            for share in admitted.shares:
-                self.fabric.grant(share.host_uid, admitted.lease)
-        except FabricError as error:
-            retry_at = self.clock() + delay_after(generation)
-            # Recorded first: a leader of yesterday is refused here, before it could take back what runs by now.
-            if self.store.unplace(allocation_id, generation=generation, reason=str(error), retry_at=retry_at):
-                self._take_back(admitted)
-            return
-        self.store.activate(allocation_id, generation=generation)
-
-    def _take_back(self, admitted: Admitted) -> None:
-        """The lease may have arrived though no answer came. Nothing runs under it yet, so this is a courtesy."""
-        lease = admitted.lease
-        for share in admitted.shares:
-            try:
-                self.fabric.end(
-                    share.host_uid, allocation_uid=lease.allocation_uid, generation=lease.generation, grace_s=0
-                )
-            except FabricError as error:
-                log.info("allocation %s: lease not taken back, it runs out: %s", admitted.allocation_id, error)
-
-    def _release(self, ending: Releasing) -> None:
-        ended = None
-        if ending.host_uid is not None and not ending.host_lost:
-            try:
-                ended = self.fabric.end(
-                    ending.host_uid,
-                    allocation_uid=ending.allocation_uid,
-                    generation=ending.generation,
-                    grace_s=ending.grace_s,
-                )
-            except StaleGenerationError:
-                # The host never held this generation, or holds another that is ended by its own heartbeat.
-                log.warning("allocation %s: its host knows another generation", ending.allocation_id)
-        self.store.released(ending.allocation_id, generation=ending.generation, ended=ended)
-
-    def _drop(self, groups: Sequence[str]) -> None:
-        failed: FabricError | None = None
-        for name in groups:
-            try:
-                self.fabric.remove(name)
-            except FabricError as error:
-                failed = error
-                continue
-            self.store.group_dropped(name)
-        if failed is not None:
-            raise failed
+    def _next_at(self) -> datetime | None:
+        times = [self.effects.retry_at]
+        if self._waits and self._waits_written is not None:
+            times.append(self._waits_written + WAITS_EVERY)
+        return min((time for time in times if time is not None), default=None)
 
 
-def _key(item: Admitted | Releasing) -> Key:
-    if isinstance(item, Admitted):
-        return item.allocation_id, item.lease.generation
-    return item.allocation_id, item.generation
+def _failure(outcomes: Sequence[Outcome], effective: set[int]) -> bool:
+    return any(isinstance(outcome, PlacementFailed) and id(outcome) in effective for outcome in outcomes)
 
 
-def without(snapshot: Snapshot, held_back: Mapping[int, WaitReason]) -> Snapshot:
-    """The snapshot less requests that something other than capacity holds back: they keep nobody waiting."""
-    return replace(snapshot, queue=[request for request in snapshot.queue if request.allocation_id not in held_back])
-
-
-def held_back_too(snapshot: Snapshot, refused: Mapping[int, WaitReason]) -> dict[int, WaitReason]:
-    """The later requests of a customer that need at least as much as one which a limit has just held back.
-
-    They are not tried one by one: a customer's thousand requests beyond its quota must not slow down the others.
-    """
-    limited = [
-        (request, refused[request.allocation_id])
-        for request in snapshot.queue
-        if request.allocation_id in refused and refused[request.allocation_id].code in LIMIT_CODES
-    ]
-    by_customer: dict[int, list[tuple[QueuedRequest, WaitReason]]] = {}
-    for request, reason in limited:
-        by_customer.setdefault(request.customer_id, []).append((request, reason))
-    return {
-        request.allocation_id: waiting.same_limit(reason)
-        for request in snapshot.queue
-        if request.allocation_id not in refused
-        for smaller, reason in by_customer.get(request.customer_id, [])[:1]
-        if _no_smaller(request, smaller)
-    }
-
-
-def _no_smaller(request: QueuedRequest, other: QueuedRequest) -> bool:
-    return (
-        request.queued_at >= other.queued_at
-        and request.gpu_model == other.gpu_model
-        and request.gpus >= other.gpus
-        and request.cpu_milli >= other.cpu_milli
-        and request.memory_bytes >= other.memory_bytes
-    )
+def _passed(last: datetime | None, span: timedelta, now: datetime) -> bool:
+    """Whether `span` has passed since `last`; also when the clock was put back."""
+    return last is None or not last <= now < last + span

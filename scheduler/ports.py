@@ -171,8 +171,8 @@ class Store(Protocol):
     Writing methods raise LostLeadershipError when another controller has taken over.
     """
 
-    def changes(self) -> Changes:
-        """What is new since the last call; everything at the first one. Also what this loop itself has changed."""
+    def changes(self, *, complete: bool = False) -> Changes:
+        """What is new since the last call, also by this loop itself; everything at the first call or if asked for."""
 
     def admit(self, placements: Sequence[Placement]) -> Sequence[Admitted | WaitReason]:
         """`queued -> placing`, or the limit that stands against it (quota, balance, a race lost), for each in order."""

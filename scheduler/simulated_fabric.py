@@ -1,12 +1,13 @@
 """Ray and the hosts in memory, with faults that a test or the simulator asks for by name."""
 
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from scheduler.host_protocol import Lease, LeaseEnd
+from scheduler.money import MILLI_PER_GPU
 from scheduler.ports import CapacityError, FabricError, HostShare, HostUnreachableError, StaleGenerationError
 
 
@@ -78,15 +79,17 @@ class MemoryFabric:
             return LeaseEnd(self.now_ms, exit_code=0, last_window=None)
 
     def start_container(self, host_uid: str, allocation_uid: str, generation: int) -> None:
-        """What the Hub does with an active allocation. No device may be in two containers."""
+        """What the Hub does with an active allocation. Containers share a device only if it has enough for all."""
         machine = self.machines[host_uid]
         lease = machine.leases[allocation_uid]
         assert lease.generation == generation, "an active allocation's lease is on its host"
-        for other in machine.running - {allocation_uid}:
-            both = {d.uuid for d in lease.devices} & {d.uuid for d in machine.leases[other].devices}
-            if both:
-                raise DoubleUseError(f"{both} in two containers")
         machine.running.add(allocation_uid)
+        running = [machine.leases[uid] for uid in machine.running]
+        if over := _overused(running):
+            raise DoubleUseError(f"{over} in too many containers")
+        customers = {other.customer_uid for other in running if _devices(other) & _devices(lease)}
+        if len(customers) > 1:
+            raise DoubleUseError(f"{_devices(lease)} shared between customers {customers}")
 
     def run_out(self, host_uid: str) -> None:
         """Every lease's `run_until` has passed: the daemon has stopped all by itself."""
@@ -101,15 +104,14 @@ class MemoryFabric:
         return machine
 
     def _check_room(self, name: str, shares: Sequence[HostShare]) -> None:
-        """Ray holds each device once, and no more CPU and memory than there are. The store must see to it before."""
+        """Ray holds no more of a device, of CPU and of memory than there is. The store must see to it before."""
         for share in shares:
-            beside = [s for group in self.groups.values() for s in group if s.host_uid == share.host_uid]
-            taken = {device.uuid for other in beside for device in other.devices}
+            all_here = [s for group in [*self.groups.values(), shares] for s in group if s.host_uid == share.host_uid]
             machine = self.machines[share.host_uid]
             if (
-                taken & {device.uuid for device in share.devices}
-                or sum(s.cpu_milli for s in [share, *beside]) > machine.cpu_milli
-                or sum(s.memory_bytes for s in [share, *beside]) > machine.memory_bytes
+                _overused(all_here)
+                or sum(s.cpu_milli for s in all_here) > machine.cpu_milli
+                or sum(s.memory_bytes for s in all_here) > machine.memory_bytes
             ):
                 raise DoubleUseError(f"{name}: Ray has given out {share} to others")
 
@@ -125,3 +127,16 @@ class MemoryFabric:
             raise SimulatedCrashError
         if fault is Fault.ANSWER_LOST:
             raise error(fault)
+
+
+def _devices(lease: Lease) -> set[str]:
+    return {device.uuid for device in lease.devices}
+
+
+def _overused(holders: Iterable[Lease | HostShare]) -> set[str]:
+    """The devices of which more is given out than there is."""
+    taken = Counter[str]()
+    for holder in holders:
+        for device in holder.devices:
+            taken[device.uuid] += device.milli
+    return {uuid for uuid, milli in taken.items() if milli > MILLI_PER_GPU}

@@ -1,290 +1,285 @@
 """The loop's store in memory, for the simulator and the property tests: the same rules as PostgreSQL's, no I/O."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 
-from scheduler.host_protocol import DeviceShare, Lease, LeaseEnd
-from scheduler.loop import Clock
-from scheduler.money import MILLI_PER_GPU
+from scheduler.host_protocol import DeviceShare, Lease
 from scheduler.ports import (
     Admitted,
-    FreeDevice,
+    Changes,
+    Dropped,
+    Ended,
+    Eviction,
     HostShare,
-    HostView,
-    IdleGroup,
+    LostLeadershipError,
+    Outcome,
+    Placed,
     Placement,
-    QueuedRequest,
+    PlacementFailed,
     Releasing,
-    Snapshot,
     WaitReason,
 )
-from scheduler.states import ALLOCATION, AllocationState, DeviceStatus, EndReason, check_transition
+from scheduler.quota import shortage
+from scheduler.simulated_database import Dirty, SimulatedAllocation, SimulatedDatabase, SimulatedGroup
+from scheduler.states import AllocationState, DeviceStatus, EndReason
+from scheduler.views import IdleGroup, Part
 
 IDLE_GROUP_LIFE = timedelta(seconds=30)
+GRACE_S = 10
 _HOLDING = (AllocationState.PLACING, AllocationState.ACTIVE, AllocationState.RELEASING)
 
 
-@dataclass(slots=True)
-class SimulatedHost:
-    host_id: int
-    uid: str
-    cpu_milli: int
-    memory_bytes: int
-    devices: tuple[FreeDevice, ...]
-    status: DeviceStatus = DeviceStatus.ONLINE
-
-
-@dataclass(slots=True)
-class SimulatedAllocation:
-    request: QueuedRequest
-    state: AllocationState = AllocationState.QUEUED
-    generation: int = 0
-    not_before: datetime | None = None
-    host_id: int | None = None
-    gpu_ids: tuple[int, ...] = ()
-    group_name: str | None = None
-    end_reason: EndReason | None = None
-    wait: WaitReason | None = None
-
-    def move(self, target: AllocationState) -> None:
-        check_transition(ALLOCATION, current=self.state, target=target)
-        self.state = target
-
-
-@dataclass(slots=True)
-class SimulatedGroup:
-    name: str
-    host_id: int
-    gpu_ids: frozenset[int]
-    cpu_milli: int
-    memory_bytes: int
-    owner: int | None
-    state: str = "intended"
-    idle_since: datetime | None = None
-
-    @property
-    def idle(self) -> bool:
-        return self.state == "reserved" and self.owner is None
-
-    def discard(self) -> None:
-        self.state, self.owner, self.idle_since = "removing", None, None
-
-
-@dataclass(slots=True)
 class MemoryStore:
-    """Implements `scheduler.ports.Store`. `quotas` are GPUs by customer; a customer without one has no limit."""
+    """Implements `scheduler.ports.Store` for one leader: the next one takes over from it and has a store of its own.
 
-    clock: Clock
-    hosts: dict[int, SimulatedHost] = field(default_factory=dict)
-    allocations: dict[int, SimulatedAllocation] = field(default_factory=dict)
-    groups: dict[str, SimulatedGroup] = field(default_factory=dict)
-    quotas: dict[int, int] = field(default_factory=dict)
-    owners: dict[int, int] = field(default_factory=dict)  # GPU id -> allocation id
+    `idle_life`: for how long a placement group waits for the next allocation of its shape.
+    """
 
-    def submit(self, request: QueuedRequest) -> None:
-        self.allocations[request.allocation_id] = SimulatedAllocation(request)
+    def __init__(
+        self,
+        database: SimulatedDatabase,
+        clock: Callable[[], datetime],
+        *,
+        idle_life: timedelta = IDLE_GROUP_LIFE,
+    ) -> None:
+        self.database = database
+        self.clock = clock
+        self.idle_life = idle_life
+        database.epoch += 1
+        self._epoch = database.epoch
+        self._first = True
 
-    def request_end(self, allocation_id: int, end_reason: EndReason) -> None:
-        allocation = self.allocations[allocation_id]
-        if allocation.state in (AllocationState.RELEASING, AllocationState.RELEASED):
-            return
-        queued = allocation.state is AllocationState.QUEUED
-        allocation.move(AllocationState.RELEASED if queued else AllocationState.RELEASING)
-        allocation.end_reason = end_reason
-
-    def snapshot(self) -> Snapshot:
-        queue = sorted(self._in(AllocationState.QUEUED), key=lambda a: (-a.request.priority, a.request.queued_at))
-        return Snapshot(
-            hosts=[self._view(host) for host in self.hosts.values()],
-            queue=[_with_back_off(allocation) for allocation in queue],
-            idle_groups=[
-                IdleGroup(group.name, group.host_id, group.gpu_ids, group.cpu_milli, group.memory_bytes)
-                for group in self.groups.values()
-                if group.idle
-            ],
+    def changes(self, *, complete: bool = False) -> Changes:
+        self._check_epoch()
+        database = self.database
+        dirty, database.dirty = database.dirty, Dirty()
+        if complete or self._first:
+            self._first = False
+            dirty = Dirty(set(database.hosts), set(database.allocations), set(database.customers), True, True, True)
+            complete = True
+        allocations = [database.allocations[allocation_id] for allocation_id in sorted(dirty.allocations)]
+        return Changes(
+            complete=complete,
+            hosts=[database.hosts[host_id].seen for host_id in sorted(dirty.hosts)],
+            queued=[a.request for a in allocations if a.state is AllocationState.QUEUED],
+            held=[a.held for a in allocations if a.state in _HOLDING],
+            gone=[a.request.allocation_id for a in allocations if a.state is AllocationState.RELEASED and not complete],
+            customers=[database.customers[customer_id] for customer_id in sorted(dirty.customers)],
+            groups=database.groups if dirty.groups else None,
+            reservations=database.reservations if dirty.reservations else None,
+            idle_groups=self._idle_groups() if dirty.idle_groups else None,
         )
 
-    def admit(self, placement: Placement) -> Admitted | WaitReason:
-        allocation = self.allocations[placement.allocation_id]
-        request, host = allocation.request, self.hosts[placement.host_id]
-        if allocation.state is not AllocationState.QUEUED or host.status is not DeviceStatus.ONLINE:
-            return WaitReason("no_capacity", "something changed", 1)
-        held = sum(a.request.gpus for a in self._in(*_HOLDING) if a.request.customer_id == request.customer_id)
-        limit = self.quotas.get(request.customer_id)
-        if limit is not None and held + request.gpus > limit:
-            return WaitReason("quota", f"{held} of {limit} GPUs are in use", 1)
-        allocation.move(AllocationState.PLACING)
-        allocation.generation += 1
-        allocation.host_id, allocation.gpu_ids = placement.host_id, placement.gpu_ids
-        for gpu_id in placement.gpu_ids:
-            if gpu_id in self.owners:
-                raise AssertionError(f"device {gpu_id} has an owner")
-            self.owners[gpu_id] = request.allocation_id
-        group = self._take_group(allocation, host)
-        allocation.group_name = group.name
-        return self._admitted(allocation, group)
+    def admit(self, placements: Sequence[Placement]) -> Sequence[Admitted | WaitReason]:
+        self._check_epoch()
+        return [self._admit(placement) for placement in placements]
+
+    def evict(self, evictions: Sequence[Eviction]) -> Sequence[bool]:
+        self._check_epoch()
+        return [self._evict(eviction) for eviction in evictions]
 
     def record_waits(self, reasons: Mapping[int, WaitReason]) -> None:
+        self._check_epoch()
         for allocation_id, reason in reasons.items():
-            self.allocations[allocation_id].wait = reason
+            self.database.allocations[allocation_id].wait = reason
 
-    def activate(self, allocation_id: int, *, generation: int) -> bool:
-        allocation = self.allocations[allocation_id]
-        if allocation.state is not AllocationState.PLACING or allocation.generation != generation:
-            return False
-        allocation.move(AllocationState.ACTIVE)
-        assert allocation.group_name is not None
-        self.groups[allocation.group_name].state = "reserved"
-        return True
+    def record(self, outcomes: Sequence[Outcome]) -> Sequence[bool]:
+        self._check_epoch()
+        return [self._record(outcome) for outcome in outcomes]
 
-    def unplace(self, allocation_id: int, *, generation: int, reason: str, retry_at: datetime) -> bool:
-        allocation = self.allocations[allocation_id]
-        if allocation.state is not AllocationState.PLACING or allocation.generation != generation:
-            return False
-        allocation.move(AllocationState.QUEUED)
-        allocation.not_before = retry_at
-        assert allocation.group_name is not None
-        self.groups[allocation.group_name].discard()
-        self._vacate(allocation)
-        return True
+    def placing(self, allocation_ids: Sequence[int]) -> Sequence[Admitted]:
+        self._check_epoch()
+        return [self._admitted(allocation) for allocation in self._in(AllocationState.PLACING, allocation_ids)]
 
-    def unfinished_placements(self) -> Sequence[Admitted]:
-        placing = [a for a in self._in(AllocationState.PLACING) if a.group_name is not None]
-        return [self._admitted(a, self.groups[a.group_name]) for a in placing if a.group_name is not None]
-
-    def releasing(self) -> Sequence[Releasing]:
-        return [self._releasing(allocation) for allocation in self._in(AllocationState.RELEASING)]
-
-    def released(self, allocation_id: int, *, generation: int, ended: LeaseEnd | None) -> None:
-        allocation = self.allocations[allocation_id]
-        if allocation.state is not AllocationState.RELEASING or allocation.generation != generation:
-            return
-        assert allocation.host_id is not None and allocation.group_name is not None
-        group = self.groups[allocation.group_name]
-        if group.state == "reserved" and self.hosts[allocation.host_id].status is DeviceStatus.ONLINE:
-            group.owner, group.idle_since = None, self.clock()
-        else:
-            group.discard()
-        self._vacate(allocation)
-        allocation.move(AllocationState.RELEASED)
+    def releasing(self, allocation_ids: Sequence[int]) -> Sequence[Releasing]:
+        self._check_epoch()
+        return [self._releasing(allocation) for allocation in self._in(AllocationState.RELEASING, allocation_ids)]
 
     def groups_to_drop(self) -> Sequence[str]:
-        for group in self.groups.values():
-            if group.idle_since is not None and group.idle_since + IDLE_GROUP_LIFE <= self.clock():
-                group.discard()
-        return [group.name for group in self.groups.values() if group.state == "removing"]
+        self._check_epoch()
+        spare = self.database.spare_on(self.database.hosts)
+        for group in spare:
+            if group.idle_since is not None and group.idle_since + self.idle_life <= self.clock():
+                self.database.make_spare(group, idle_since=None)
+        return [group.name for group in spare if group.state == "removing"]
 
-    def group_dropped(self, name: str) -> None:
-        if self.groups[name].state == "removing":
-            self.groups[name].state = "removed"
+    def _check_epoch(self) -> None:
+        if self.database.epoch != self._epoch:
+            raise LostLeadershipError(f"epoch {self.database.epoch} has begun, this is {self._epoch}")
 
-    def _in(self, *states: AllocationState) -> list[SimulatedAllocation]:
-        return [allocation for allocation in self.allocations.values() if allocation.state in states]
+    def _in(self, state: AllocationState, allocation_ids: Sequence[int]) -> list[SimulatedAllocation]:
+        found = [self.database.allocations[allocation_id] for allocation_id in allocation_ids]
+        return [allocation for allocation in found if allocation.state is state]
 
-    def _view(self, host: SimulatedHost) -> HostView:
-        here = [a.request for a in self._in(*_HOLDING) if a.host_id == host.host_id]
-        online = host.status is DeviceStatus.ONLINE
-        return HostView(
-            host_id=host.host_id,
-            host_uid=host.uid,
-            name=host.uid,
-            schedulable=online,
-            why_not=None if online else f"it is {host.status}",
-            cpu_milli=host.cpu_milli,
-            memory_bytes=host.memory_bytes,
-            free_cpu_milli=host.cpu_milli - sum(request.cpu_milli for request in here),
-            free_memory_bytes=host.memory_bytes - sum(request.memory_bytes for request in here),
-            devices=tuple(_device(device, taken=device.gpu_id in self.owners) for device in host.devices),
+    def _idle_groups(self) -> list[IdleGroup]:
+        return [group.view for group in self.database.spare_on(self.database.hosts) if group.idle]
+
+    def _admit(self, placement: Placement) -> Admitted | WaitReason:
+        database = self.database
+        allocation = database.allocations[placement.allocation_id]
+        request = allocation.request
+        hosts = [database.hosts[part.host_id] for part in placement.parts]
+        if allocation.state is not AllocationState.QUEUED or any(h.status is not DeviceStatus.ONLINE for h in hosts):
+            return WaitReason("no_capacity", "something changed", 1)
+        held = database.held[request.customer_id]
+        short = shortage(database.limits(request.customer_id), held=held, asked=allocation.resources)
+        if short is not None:
+            return WaitReason("quota", short, 1)
+        database.occupy(allocation, tuple(placement.parts))
+        allocation.move(AllocationState.PLACING)
+        allocation.generation += 1
+        allocation.placed_at = self.clock()
+        allocation.wait = None
+        allocation.group_name = self._take_group(allocation).name
+        database.dirty.allocations.add(request.allocation_id)
+        return self._admitted(allocation)
+
+    def _evict(self, eviction: Eviction) -> bool:
+        allocation = self.database.allocations[eviction.allocation_id]
+        if allocation.state is not AllocationState.ACTIVE or allocation.generation != eviction.generation:
+            return False
+        self.database.request_end(eviction.allocation_id, EndReason.PREEMPTED)
+        return True
+
+    def _record(self, outcome: Outcome) -> bool:
+        match outcome:
+            case Placed():
+                return self._activate(outcome)
+            case PlacementFailed():
+                return self._unplace(outcome)
+            case Ended():
+                return self._release(outcome)
+            case Dropped():
+                return self._dropped(outcome)
+
+    def _current(self, outcome: Placed | PlacementFailed | Ended, state: AllocationState) -> SimulatedAllocation | None:
+        """The allocation, if it is in that state and of that generation: else somebody else has moved it on."""
+        allocation = self.database.allocations[outcome.allocation_id]
+        if allocation.state is not state or allocation.generation != outcome.generation:
+            return None
+        self.database.dirty.allocations.add(outcome.allocation_id)
+        return allocation
+
+    def _activate(self, placed: Placed) -> bool:
+        allocation = self._current(placed, AllocationState.PLACING)
+        if allocation is None:
+            return False
+        allocation.move(AllocationState.ACTIVE)
+        self._group_of(allocation).state = "reserved"
+        return True
+
+    def _unplace(self, failed: PlacementFailed) -> bool:
+        allocation = self._current(failed, AllocationState.PLACING)
+        if allocation is None:
+            return False
+        allocation.move(AllocationState.QUEUED)
+        allocation.request = replace(allocation.request, not_before=failed.retry_at)
+        self.database.make_spare(self._group_of(allocation), idle_since=None)
+        self.database.vacate(allocation)
+        return True
+
+    def _release(self, ended: Ended) -> bool:
+        allocation = self._current(ended, AllocationState.RELEASING)
+        if allocation is None:
+            return False
+        group = self._group_of(allocation)
+        online = all(self.database.hosts[host].status is DeviceStatus.ONLINE for host in group.host_ids)
+        kept = group.state == "reserved" and online and group.may_be_handed_on and bool(self.idle_life)
+        self.database.make_spare(group, idle_since=self.clock() if kept else None)
+        self.database.vacate(allocation)
+        allocation.move(AllocationState.RELEASED)
+        self.database.released.append(ended.allocation_id)
+        return True
+
+    def _dropped(self, dropped: Dropped) -> bool:
+        group = self.database.placement_groups.get(dropped.group_name)
+        if group is None or group.state != "removing":
+            return False
+        self.database.take_spare(group)
+        del self.database.placement_groups[dropped.group_name]
+        return True
+
+    def _group_of(self, allocation: SimulatedAllocation) -> SimulatedGroup:
+        assert allocation.group_name is not None
+        return self.database.placement_groups[allocation.group_name]
+
+    def _take_group(self, allocation: SimulatedAllocation) -> SimulatedGroup:
+        """An idle group of exactly its shape, else a new one; idle ones that are in the way of that are discarded."""
+        request, shape = allocation.request, allocation.request.demand.shape
+        new = SimulatedGroup(
+            name=f"rg-{request.allocation_uid}-{allocation.generation}",
+            parts=allocation.parts,
+            cpu_milli=shape.cpu_milli,
+            memory_bytes=shape.memory_bytes,
+            owner=request.allocation_id,
         )
-
-    def _take_group(self, allocation: SimulatedAllocation, host: SimulatedHost) -> SimulatedGroup:
-        request, gpu_ids = allocation.request, frozenset(allocation.gpu_ids)
-        idle = [group for group in self.groups.values() if group.idle and group.host_id == host.host_id]
-        shape = (gpu_ids, request.cpu_milli, request.memory_bytes)
+        idle = [group for group in self.database.spare_on(new.host_ids) if group.idle]
         for group in idle:
-            if (group.gpu_ids, group.cpu_milli, group.memory_bytes) == shape:
+            if new.may_be_handed_on and group.view == replace(new.view, name=group.name):
                 group.owner, group.idle_since = request.allocation_id, None
+                self.database.take_spare(group)
                 return group
-        used = [group for group in self.groups.values() if group.host_id == host.host_id and group.owner is not None]
-        for group in idle:
-            if group.gpu_ids & gpu_ids:
-                group.discard()
-        kept = [group for group in idle if group.idle]
-        while kept and not _fits(host, request, [*used, *kept]):
-            kept.pop(0).discard()
-        name = f"rg-{request.allocation_uid}-{allocation.generation}"
-        self.groups[name] = SimulatedGroup(name, host.host_id, *shape, owner=request.allocation_id)
-        return self.groups[name]
+        self._make_room(new, idle)
+        self.database.placement_groups[new.name] = new
+        return new
 
-    def _admitted(self, allocation: SimulatedAllocation, group: SimulatedGroup) -> Admitted:
-        request, host = allocation.request, self.hosts[group.host_id]
-        uuids = {device.gpu_id: device.uuid for device in host.devices}
-        shares = tuple(DeviceShare(uuids[gpu_id], MILLI_PER_GPU) for gpu_id in allocation.gpu_ids)
-        lease = Lease(
-            allocation_uid=request.allocation_uid,
-            generation=allocation.generation,
-            customer_uid=str(request.customer_id),
-            devices=shares,
-            cpu_milli=request.cpu_milli,
-            memory_bytes=request.memory_bytes,
-            disk_bytes=0,
-            pids=1,
-            run_until_ms=0,
-            image="",
-            container_name="",
-        )
-        in_the_way = [g.name for g in self.groups.values() if g.state == "removing" and g.host_id == host.host_id]
+    def _make_room(self, new: SimulatedGroup, idle: Sequence[SimulatedGroup]) -> None:
+        for group in idle:
+            if group.gpu_ids & new.gpu_ids:
+                self.database.make_spare(group, idle_since=None)
+        for host_id in new.host_ids:
+            host = self.database.hosts[host_id]
+            kept = [group for group in idle if group.idle and host_id in group.host_ids]
+            # The new one is among those in use already.
+            cpu_milli = host.used_cpu_milli + sum(group.cpu_milli for group in kept)
+            memory_bytes = host.used_memory_bytes + sum(group.memory_bytes for group in kept)
+            while kept and (cpu_milli > host.view.cpu_milli or memory_bytes > host.view.memory_bytes):
+                oldest = kept.pop(0)
+                self.database.make_spare(oldest, idle_since=None)
+                cpu_milli -= oldest.cpu_milli
+                memory_bytes -= oldest.memory_bytes
+
+    def _admitted(self, allocation: SimulatedAllocation) -> Admitted:
+        group = self._group_of(allocation)
+        shares = tuple(self._share(allocation, part) for part in allocation.parts)
+        spare = self.database.spare_on(group.host_ids) if group.state == "intended" else []
         return Admitted(
-            request.allocation_id,
-            lease,
+            allocation.request.allocation_id,
+            allocation.generation,
             group.name,
-            (HostShare(host.uid, shares, request.cpu_milli, request.memory_bytes),),
-            tuple(in_the_way) if group.state == "intended" else (),
+            shares,
+            tuple(_lease(allocation, share) for share in shares),
+            tuple(other.name for other in spare if other.state == "removing"),
         )
+
+    def _share(self, allocation: SimulatedAllocation, part: Part) -> HostShare:
+        host, shape = self.database.hosts[part.host_id].view, allocation.request.demand.shape
+        devices = tuple(DeviceShare(self.database.devices[gpu_id][1], milli) for gpu_id, milli in part.devices)
+        return HostShare(host.host_uid, devices, shape.cpu_milli, shape.memory_bytes)
 
     def _releasing(self, allocation: SimulatedAllocation) -> Releasing:
-        assert allocation.host_id is not None
-        host = self.hosts[allocation.host_id]
+        hosts = [self.database.hosts[part.host_id] for part in allocation.parts]
         return Releasing(
             allocation_id=allocation.request.allocation_id,
             allocation_uid=allocation.request.allocation_uid,
             generation=allocation.generation,
-            group_name=allocation.group_name,
-            host_uid=host.uid,
-            host_lost=host.status is DeviceStatus.LOST,
-            grace_s=10,
+            host_uids=tuple(host.view.host_uid for host in hosts if host.status is not DeviceStatus.LOST),
+            grace_s=GRACE_S,
         )
 
-    def _vacate(self, allocation: SimulatedAllocation) -> None:
-        for gpu_id in allocation.gpu_ids:
-            del self.owners[gpu_id]
-        allocation.host_id, allocation.gpu_ids, allocation.group_name = None, (), None
 
-
-def _with_back_off(allocation: SimulatedAllocation) -> QueuedRequest:
-    request = allocation.request
-    return QueuedRequest(
-        request.allocation_id,
-        request.allocation_uid,
-        request.customer_id,
-        request.priority,
-        request.queued_at,
-        request.gpus,
-        request.gpu_model,
-        request.cpu_milli,
-        request.memory_bytes,
-        request.bound_host_id,
-        allocation.not_before,
+def _lease(allocation: SimulatedAllocation, share: HostShare) -> Lease:
+    return Lease(
+        allocation_uid=allocation.request.allocation_uid,
+        generation=allocation.generation,
+        customer_uid=str(allocation.request.customer_id),
+        devices=share.devices,
+        cpu_milli=share.cpu_milli,
+        memory_bytes=share.memory_bytes,
+        disk_bytes=0,
+        pids=1,
+        run_until_ms=0,
+        image=allocation.request.demand.image,
+        container_name="",
     )
-
-
-def _device(device: FreeDevice, *, taken: bool) -> FreeDevice:
-    free_milli = 0 if taken else MILLI_PER_GPU
-    return FreeDevice(device.gpu_id, device.uuid, device.model, device.memory_bytes, free_milli)
-
-
-def _fits(host: SimulatedHost, request: QueuedRequest, beside: Sequence[SimulatedGroup]) -> bool:
-    cpu_milli = request.cpu_milli + sum(group.cpu_milli for group in beside)
-    memory_bytes = request.memory_bytes + sum(group.memory_bytes for group in beside)
-    return cpu_milli <= host.cpu_milli and memory_bytes <= host.memory_bytes
