@@ -9,9 +9,11 @@ from pydantic import BaseModel
 
 from api import openapi, problems
 from api.allocations import endpoints as allocations
+from api.allocations.planner import SocketPlanner
 from api.audit import endpoints as audit
 from api.billing import endpoints as billing
 from api.body_limit import BodyLimit
+from api.capacity import endpoints as capacity
 from api.db import Database
 from api.environments import endpoints as environments
 from api.identity import admin_users, api_keys
@@ -26,6 +28,7 @@ from api.oidc.provider import Provider
 from api.ops import ray_dashboard
 from api.quotas import endpoints as quotas
 from api.rate_limit import RateLimits
+from api.reservations import endpoints as reservations
 from api.security_headers import SecurityHeaders
 from api.settings import Settings
 from api.tenants import admin_endpoints as admin_tenants
@@ -58,6 +61,7 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
     app.state.keys = keys
     app.state.oidc = Provider(database, keys, settings)
     app.state.ray_dashboard = ray_dashboard.dashboard_client(settings)
+    app.state.planner = SocketPlanner(settings.hostlink_socket)
     app.state.authenticator = Authenticator(database, keys, settings.public_url, settings)
     app.state.rate_limits = RateLimits(settings)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
@@ -83,6 +87,7 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     yield
     await app.state.ray_dashboard.aclose()
+    app.state.planner.close()
 
 
 def _api_routers() -> Sequence[APIRouter]:
@@ -103,6 +108,8 @@ def _api_routers() -> Sequence[APIRouter]:
         images.router,
         billing.router,
         quotas.router,
+        capacity.router,
+        reservations.router,
     ]
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
+from api.allocations.planner import Planner
 from api.db import Database
 from api.identity.authorisation import client_address
 from api.identity.signing_keys import KeyRing
@@ -32,6 +33,10 @@ async def _keys(request: Request) -> KeyRing:
     return cast(KeyRing, request.app.state.keys)
 
 
+async def _planner(request: Request) -> Planner:
+    return cast(Planner, request.app.state.planner)
+
+
 async def _address(request: Request) -> str:
     return client_address(request)
 
@@ -44,6 +49,7 @@ async def _sign_in_limit(request: Request) -> None:
 DatabaseDep = Annotated[Database, Depends(_database)]
 SettingsDep = Annotated[Settings, Depends(_settings)]
 PrincipalDep = Annotated[Principal, Depends(_principal)]
+PlannerDep = Annotated[Planner, Depends(_planner)]
 KeysDep = Annotated[KeyRing, Depends(_keys)]
 AddressDep = Annotated[str, Depends(_address)]
 SignInLimit = Depends(_sign_in_limit)

@@ -23,11 +23,19 @@ class ApiError(Exception):
     status: HTTPStatus = HTTPStatus.BAD_REQUEST
     code: str = "bad_request"
 
-    def __init__(self, detail: str, *, code: str | None = None, headers: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        detail: str,
+        *,
+        code: str | None = None,
+        headers: dict[str, str] | None = None,
+        errors: list[dict[str, Any]] | None = None,  # Any: JSON, as `Problem.errors`
+    ) -> None:
         super().__init__(detail)
         self.detail = detail
         self.code = code or type(self).code
         self.headers = headers
+        self.errors = errors
 
 
 class BadRequest(ApiError):

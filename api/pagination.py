@@ -141,7 +141,7 @@ class JsonList:
 
     def _json(self) -> ColumnElement[str]:
         columns = chain.from_iterable(
-            (literal_column(f"'{name}'"), _as_answered(column)) for name, column in self.query.selected_columns.items()
+            (literal_column(f"'{name}'"), as_answered(column)) for name, column in self.query.selected_columns.items()
         )
         return cast(func.json_build_object(*columns), Text)
 
@@ -154,7 +154,7 @@ class JsonList:
         return query.order_by(self.key.desc()).limit(bindparam("limit"))
 
 
-def _as_answered(column: ColumnElement[Any]) -> ColumnElement[Any]:
+def as_answered(column: ColumnElement[Any]) -> ColumnElement[Any]:
     """Times as pydantic writes them, so that a list and a single answer never differ by a character."""
     if not isinstance(column.type, DateTime):
         return column

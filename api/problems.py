@@ -74,7 +74,7 @@ def _api_error(request: Request, error: Exception) -> JSONResponse:
     headers = dict(error.headers or {})
     if error.status == HTTPStatus.UNAUTHORIZED:
         headers.setdefault("WWW-Authenticate", "Bearer")
-    return problem(error.status, error.code, error.detail, headers=headers)
+    return problem(error.status, error.code, error.detail, errors=error.errors, headers=headers)
 
 
 def _http_exception(request: Request, error: Exception) -> JSONResponse:

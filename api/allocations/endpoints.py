@@ -7,11 +7,12 @@ from fastapi import APIRouter, Query, Response
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api.allocations import repository, service
+from api.allocations import repository, service, what_if
+from api.allocations.plan_schemas import PlanIn, PlanOut
 from api.allocations.schemas import AllocationDetail, AllocationEnd, AllocationSummary
 from api.allocations.tables import Allocation
 from api.audit.service import record
-from api.deps import DatabaseDep, PrincipalDep
+from api.deps import DatabaseDep, PlannerDep, PrincipalDep, SettingsDep
 from api.errors import NotFound
 from api.pagination import CursorQuery, LimitQuery, Page
 from api.problems import problems
@@ -81,6 +82,18 @@ async def list_allocations(
     """Members see their own, owners their customer's; newest first."""
     filters = repository.scope_of(principal) | ({"state": state} if state is not None else {})
     return await repository.LIST.page(database, filters, cursor=cursor, limit=limit)
+
+
+@router.post("/customer/allocations/plan")
+def plan_allocation(
+    body: PlanIn, database: DatabaseDep, settings: SettingsDep, planner: PlannerDep, principal: PrincipalDep
+) -> PlanOut:
+    """When and where this would start, and what it would cost: nothing is queued.
+
+    `when` is `now`, `later` (at `eta`, on what `wait.eta_basis` says), `unknown`, or `never` with the reason. The
+    answer is of this moment and keeps nothing for you. 503 `controller_unavailable` while no controller leads.
+    """
+    return what_if.plan(database, settings, planner, principal, body)
 
 
 @router.get("/customer/allocations/{allocation_id}", responses=problems(404))

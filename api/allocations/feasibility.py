@@ -1,8 +1,8 @@
 """Whether a request could ever run on the hosts that there are, whatever else runs on them now."""
 
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -12,71 +12,87 @@ from api.clock import utc_now
 from api.errors import Unprocessable
 from api.machines.tables import Gpu, Host
 from api.tenants.tables import Customer
+from scheduler.demand import Demand, Version
 from scheduler.gpu_model import matches
+from scheduler.selectors import write
 from scheduler.states import AdminState
 
 
 @dataclass(frozen=True, slots=True)
-class Need:
-    gpus: int
-    gpu_model: str | None
-    cpu_milli: int
-    memory_bytes: int
-    bound_host_id: int | None
-
-
-@dataclass(frozen=True, slots=True)
 class Offer:
-    """What a host has of one GPU model. An allocation's devices are all of one model, since it has one price."""
+    """What a host has of one kind of GPU. An allocation's devices are all of one model, since it has one price."""
 
     host_id: int
     model: str
     gpus: int
     cpu_milli: int
     memory_bytes: int
+    gpu_memory_bytes: int = 0
+    labels: Mapping[str, str] = field(default_factory=dict)
+    driver: Version = ()
+    cuda: Version = ()
 
 
-def load_offers(session: Session) -> list[Offer]:
-    """What the hosts have that are not retired, in use or not."""
-    rows = session.execute(
-        select(Host.id, Host.cpu_milli, Host.memory_bytes, Gpu.model)
+def load_offers(session: Session, *, gpu_ids: Collection[int] | None = None) -> list[Offer]:
+    """What the hosts have that are not retired, in use or not; of these devices alone, if they are named."""
+    query = (
+        select(Host, Gpu.model, Gpu.memory_bytes)
         .join(Gpu, Gpu.host_id == Host.id)
         .where(Host.admin_state != AdminState.RETIRED, Gpu.present)
     )
-    counted = Counter((row.id, row.model, row.cpu_milli, row.memory_bytes) for row in rows)
-    return [
-        Offer(host_id=host_id, model=model, gpus=count, cpu_milli=cpu_milli, memory_bytes=memory_bytes)
-        for (host_id, model, cpu_milli, memory_bytes), count in counted.items()
-    ]
+    if gpu_ids is not None:
+        query = query.where(Gpu.id.in_(gpu_ids))
+    hosts: dict[int, Host] = {}
+    counted: Counter[tuple[int, str, int]] = Counter()
+    for host, model, gpu_memory_bytes in session.execute(query):
+        hosts[host.id] = host
+        counted[host.id, model, gpu_memory_bytes] += 1
+    return [_offer(hosts[host_id], model, size, count) for (host_id, model, size), count in counted.items()]
 
 
-def check(offers: Sequence[Offer], need: Need) -> list[str]:
-    """The GPU models with which the request could run on an empty host.
+def check(offers: Sequence[Offer], demand: Demand) -> list[str]:
+    """The GPU models with which the request could run if nothing else did.
 
     Raises:
         Unprocessable: there is none; the code says what can't be had.
     """
-    if need.bound_host_id is not None:
-        offers = [offer for offer in offers if offer.host_id == need.bound_host_id]
+    offers = check_kind(offers, demand)
+    shape, model = demand.shape, " or ".join(demand.models) or "any model"
+    offers = _at_least(offers, shape.gpus, lambda offer: offer.gpus, f"GPUs of {model}", code="too_many_gpus")
+    offers = _at_least(
+        offers, shape.memory_bytes, lambda offer: offer.memory_bytes, "bytes of memory", code="too_much_memory"
+    )
+    offers = _at_least(offers, shape.cpu_milli, lambda offer: offer.cpu_milli, "milli-cores", code="too_many_cpus")
+    return sorted(_models_on_enough_hosts(offers, demand))
+
+
+def check_kind(offers: Sequence[Offer], demand: Demand) -> list[Offer]:
+    """Those whose host and GPUs are of the kind asked for, whatever the size.
+
+    Raises:
+        Unprocessable: there are none; the code says which wish none of those left fulfils.
+    """
+    if demand.bound_host_id is not None:
+        offers = [offer for offer in offers if offer.host_id == demand.bound_host_id]
         if not offers:
             raise Unprocessable("The host that its volume lives on has left for good.", code="host_not_available")
-    wanted = need.gpu_model
-    offers = [offer for offer in offers if wanted is None or matches(wanted, offer.model)]
-    if not offers:
-        raise Unprocessable(f"No host has a GPU of model {wanted!r}.", code="no_such_model")
-    most = max(offer.gpus for offer in offers)
-    offers = [offer for offer in offers if offer.gpus >= need.gpus]
-    if not offers:
-        raise Unprocessable(f"No host has more than {most} GPUs of that model.", code="too_many_gpus")
-    most = max(offer.memory_bytes for offer in offers)
-    offers = [offer for offer in offers if offer.memory_bytes >= need.memory_bytes]
-    if not offers:
-        raise Unprocessable(f"No such host has more than {most} bytes of memory.", code="too_much_memory")
-    most = max(offer.cpu_milli for offer in offers)
-    offers = [offer for offer in offers if offer.cpu_milli >= need.cpu_milli]
-    if not offers:
-        raise Unprocessable(f"No such host has more than {most} milli-cores.", code="too_many_cpus")
-    return sorted({offer.model for offer in offers})
+    left = [offer for offer in offers if _has_model(offer, demand.models)]
+    if not left:
+        model = " or ".join(repr(model) for model in demand.models) or "any kind"
+        raise Unprocessable(f"No host has a GPU of model {model}.", code="no_such_model")
+    left = _at_least(
+        left,
+        demand.gpu_memory_bytes,
+        lambda offer: offer.gpu_memory_bytes,
+        "bytes of GPU memory",
+        code="too_little_gpu_memory",
+    )
+    for selector in demand.selectors:
+        left = [offer for offer in left if selector.matches(offer.labels)]
+        if not left:
+            raise Unprocessable(f"No host with such GPUs fulfils {write(selector)!r}.", code="no_such_label")
+    left = _new_enough(left, demand.driver, lambda offer: offer.driver, "driver", code="driver_too_old")
+    return _new_enough(left, demand.cuda, lambda offer: offer.cuda, "CUDA version", code="cuda_too_old")
 
 
 def check_price(session: Session, models: Sequence[str], *, customer_id: int) -> None:
@@ -85,3 +101,73 @@ def check_price(session: Session, models: Sequence[str], *, customer_id: int) ->
     now = utc_now()
     if all(price_for(session, model, at=now, currency=currency) is None for model in models):
         raise Unprocessable(f"Nobody has set a price in {currency} for that GPU model yet.", code="no_price")
+
+
+def read_version(text: object) -> Version:
+    """A version as a host registers it, up to the first part that is no number; unknown is empty."""
+    numbers: list[int] = []
+    for part in str(text or "").split("."):
+        if not (part.isascii() and part.isdigit()):
+            break
+        numbers.append(int(part))
+    return tuple(numbers)
+
+
+def _offer(host: Host, model: str, gpu_memory_bytes: int, gpus: int) -> Offer:
+    return Offer(
+        host_id=host.id,
+        model=model,
+        gpus=gpus,
+        cpu_milli=host.cpu_milli,
+        memory_bytes=host.memory_bytes,
+        gpu_memory_bytes=gpu_memory_bytes,
+        labels=host.labels,
+        driver=read_version(host.facts.get("driver_version")),
+        cuda=read_version(host.facts.get("cuda_version")),
+    )
+
+
+def _has_model(offer: Offer, models: Sequence[str]) -> bool:
+    return not models or any(matches(model, offer.model) for model in models)
+
+
+def _at_least(
+    offers: Sequence[Offer], needed: int, have: Callable[[Offer], int], unit: str, *, code: str
+) -> list[Offer]:
+    left = [offer for offer in offers if have(offer) >= needed]
+    if not left:
+        most = max(have(offer) for offer in offers)
+        raise Unprocessable(f"{needed} {unit} were asked for; no such host has more than {most}.", code=code)
+    return left
+
+
+def _new_enough(
+    offers: Sequence[Offer], needed: Version, have: Callable[[Offer], Version], what: str, *, code: str
+) -> list[Offer]:
+    left = [offer for offer in offers if have(offer) >= needed]
+    if not left:
+        newest = max(have(offer) for offer in offers)
+        sentence = f"No such host has a {what} of at least {_dotted(needed)}; the newest is {_dotted(newest)}."
+        raise Unprocessable(sentence, code=code)
+    return left
+
+
+def _dotted(version: Version) -> str:
+    return ".".join(map(str, version)) or "unknown"
+
+
+def _models_on_enough_hosts(offers: Sequence[Offer], demand: Demand) -> set[str]:
+    """Models that `nodes` hosts have, all with one value of the label `within` if that is asked for."""
+    hosts: defaultdict[tuple[str, str | None], set[int]] = defaultdict(set)
+    for offer in offers:
+        value = None if demand.within is None else offer.labels.get(demand.within)
+        if demand.within is None or value is not None:
+            hosts[offer.model, value].add(offer.host_id)
+    models = {model for (model, _), ids in hosts.items() if len(ids) >= demand.nodes}
+    if not models:
+        most = max(map(len, hosts.values()), default=0)
+        where = f" with one value of the label {demand.within!r}" if demand.within is not None else ""
+        raise Unprocessable(
+            f"{demand.nodes} hosts were asked for; at most {most}{where} could take it.", code="too_many_nodes"
+        )
+    return models

@@ -3,18 +3,21 @@
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, bindparam, case, func, literal_column, select
+from sqlalchemy import ColumnElement, Select, bindparam, case, cast, func, literal_column, select
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.orm import Session
 
 from api.allocations.schemas import AllocationDetail, AllocationEventOut, AllocationSummary
 from api.allocations.tables import Allocation, AllocationDevice, AllocationEvent
 from api.billing.tables import PriceVersion
+from api.capacity.tables import CapacityGroup
+from api.db import Moment
 from api.errors import NotFound
 from api.identity.tables import User
 from api.machines.tables import Gpu, Host
-from api.pagination import JsonList
+from api.pagination import JsonList, as_answered
 from api.principal import Principal, Role
+from api.reservations.tables import Reservation
 from api.tenants.tables import Customer, Workspace
 from scheduler.states import AllocationState
 
@@ -46,7 +49,9 @@ def _wait() -> ColumnElement[Any]:
     told = func.json_build_object(
         "code", func.coalesce(reason["code"].astext, "queued"),
         "detail", func.coalesce(reason["detail"].astext, "It waits for the scheduler to look at it."),
-        "position", reason["position"],
+        "position", reason["position"], "figures", reason["figures"],
+        "eta", as_answered(cast(reason["eta"].astext, Moment)),
+        "eta_basis", func.coalesce(reason["eta_basis"].astext, "unknown"),
     )  # fmt: skip
     return case((Allocation.state == AllocationState.QUEUED, told))
 
@@ -63,11 +68,20 @@ ALL: Select[*tuple[Any, ...]] = (
         Customer.name.label("customer"),
         Workspace.name.label("workspace"),
         User.username.label("user"),
+        Allocation.nodes,
         Allocation.gpus,
-        func.nullif(func.array_to_string(Allocation.gpu_models, " | "), "").label("gpu_model"),
+        Allocation.milli.label("gpu_milli"),
+        func.nullif(func.array_to_string(Allocation.gpu_models, " or "), "").label("gpu_model"),
+        Allocation.gpu_models,
         Allocation.cpu_milli,
         Allocation.memory_bytes,
         Allocation.disk_bytes,
+        Allocation.priority,
+        Allocation.preemptible,
+        Allocation.min_runtime_s,
+        Allocation.limit_s.label("time_limit_s"),
+        CapacityGroup.name.label("capacity_group"),
+        Reservation.uid.label("reservation"),
         Host.name.label("host"),
         _devices().label("devices"),
         Allocation.run_until,
@@ -84,6 +98,8 @@ ALL: Select[*tuple[Any, ...]] = (
     .join(Customer, Customer.id == Allocation.customer_id)
     .join(Workspace, Workspace.id == Allocation.workspace_id)
     .join(User, User.id == Allocation.user_id)
+    .outerjoin(CapacityGroup, CapacityGroup.id == Allocation.capacity_group_id)
+    .outerjoin(Reservation, Reservation.id == Allocation.reservation_id)
     .outerjoin(Host, Host.id == Allocation.host_id)
     .outerjoin(PriceVersion, PriceVersion.id == Allocation.price_version_id)
 )

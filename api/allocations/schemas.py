@@ -22,11 +22,20 @@ class AllocationSummary(BaseModel):
     customer: str
     workspace: str
     user: str
-    gpus: int
-    gpu_model: str | None
+    nodes: int
+    gpus: int = Field(description="On each of `nodes` hosts")
+    gpu_milli: int
+    gpu_model: str | None = Field(description="All of the `gpu_models`, in words")
+    gpu_models: list[str]
     cpu_milli: int
     memory_bytes: int
     disk_bytes: int
+    priority: int
+    preemptible: bool
+    min_runtime_s: int
+    time_limit_s: int | None
+    capacity_group: str | None
+    reservation: UUID | None
     host: str | None
     devices: list[DeviceOut]
     run_until: datetime | None

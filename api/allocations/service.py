@@ -1,15 +1,19 @@
 """Asking for an allocation, and asking for its end. What happens in between is the controller's."""
 
+from dataclasses import asdict
 from datetime import timedelta
+from typing import Any
 
 from sqlalchemy.orm import Session
 
-from api.allocations import feasibility
+from api.allocations import claims
+from api.allocations.claims import Claim
 from api.allocations.tables import Allocation, AllocationEvent
 from api.allocations.transitions import move, notify
 from api.clock import utc_now
 from api.errors import Unprocessable
 from api.quotas.service import check_submission
+from scheduler.demand import Demand, Version
 from scheduler.states import AllocationState, EndReason
 
 MAX_DISCONNECT = timedelta(days=1)
@@ -18,61 +22,51 @@ MAX_DISCONNECT = timedelta(days=1)
 def submit(
     session: Session,
     *,
-    customer_id: int,
+    claim: Claim,
+    demand: Demand,
     workspace_id: int,
     user_id: int,
     kind: str,
-    gpus: int,
-    gpu_model: str | None,
-    cpu_milli: int,
-    memory_bytes: int,
     disk_bytes: int,
-    bound_host_id: int | None,
-    image_reference: str,
     container_name: str,
     home_volume: str | None,
     disconnect_s: int,
     actor: str,
+    again: bool = False,
 ) -> Allocation:
     """Queue a request, in the caller's transaction, and wake the controller at commit.
 
-    `gpu_model` None takes any model, `bound_host_id` is a hard affinity. `disconnect_s` is how long it may run cut off
-    from the platform.
+    `disconnect_s` is how long it may run cut off from the platform. With `again` it is work that was accepted before,
+    which a full queue does not refuse.
 
     Raises:
-        Unprocessable: it could never run: `no_such_model`, `too_many_gpus`, `too_much_memory`, `too_many_cpus`,
-            `host_not_available`, `no_price`, or `bad_request` for figures out of range.
+        Unprocessable: it could never run, as `claims.check` says, or `bad_request` for figures out of range.
         api.errors.ApiError: as `api.quotas.service.check_submission` raises.
     """
     if not 1 <= disconnect_s <= MAX_DISCONNECT.total_seconds():
         raise Unprocessable(f"disconnect_s must be from 1 to {MAX_DISCONNECT.total_seconds():.0f}.", code="bad_request")
-    need = feasibility.Need(
-        gpus=gpus,
-        gpu_model=gpu_model,
-        cpu_milli=cpu_milli,
-        memory_bytes=memory_bytes,
-        bound_host_id=bound_host_id,
+    claims.check(session, claim, demand)
+    check_submission(
+        session,
+        customer_id=claim.customer_id,
+        gpus=demand.nodes * demand.shape.gpus,
+        cpu_milli=demand.nodes * demand.shape.cpu_milli,
+        memory_bytes=demand.nodes * demand.shape.memory_bytes,
+        again=again,
     )
-    models = feasibility.check(feasibility.load_offers(session), need)
-    feasibility.check_price(session, models, customer_id=customer_id)
-    check_submission(session, customer_id=customer_id, gpus=gpus, cpu_milli=cpu_milli, memory_bytes=memory_bytes)
     allocation = Allocation(
-        customer_id=customer_id,
+        customer_id=claim.customer_id,
         workspace_id=workspace_id,
         user_id=user_id,
         kind=kind,
         state=AllocationState.QUEUED,
         queued_at=utc_now(),
-        gpus=gpus,
-        gpu_models=[] if gpu_model is None else [gpu_model],
-        cpu_milli=cpu_milli,
-        memory_bytes=memory_bytes,
         disk_bytes=disk_bytes,
-        bound_host_id=bound_host_id,
-        image_reference=image_reference,
         container_name=container_name,
         home_volume=home_volume,
         disconnect_s=disconnect_s,
+        **_demanded(demand),
+        **_claimed(claim),
     )
     session.add(allocation)
     session.flush()
@@ -98,3 +92,38 @@ def request_end(
         case AllocationState.RELEASING | AllocationState.RELEASED:
             return
     move(session, allocation, target, actor=actor, reason=reason, end_reason=end_reason)
+
+
+def _demanded(demand: Demand) -> dict[str, Any]:  # Any: columns by name
+    return {
+        "nodes": demand.nodes,
+        "gpus": demand.shape.gpus,
+        "milli": demand.shape.milli,
+        "gpu_models": list(demand.models),
+        "gpu_memory_bytes": demand.gpu_memory_bytes,
+        "selectors": [asdict(selector) for selector in demand.selectors],
+        "driver_min": _dotted(demand.driver),
+        "cuda_min": _dotted(demand.cuda),
+        "apart": demand.apart,
+        "within_level": demand.within,
+        "cpu_milli": demand.shape.cpu_milli,
+        "memory_bytes": demand.shape.memory_bytes,
+        "bound_host_id": demand.bound_host_id,
+        "image_reference": demand.image,
+    }
+
+
+def _claimed(claim: Claim) -> dict[str, Any]:  # Any: columns by name
+    run = claim.run
+    return {
+        "priority": run.priority,
+        "preemptible": run.preemptible,
+        "min_runtime_s": run.min_runtime_s,
+        "limit_s": run.time_limit_s,
+        "capacity_group_id": claim.group.id if claim.group else None,
+        "reservation_id": claim.reservation.id if claim.reservation else None,
+    }
+
+
+def _dotted(version: Version) -> str | None:
+    return ".".join(map(str, version)) or None

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from api.db import Database
 from api.deps import DatabaseDep, PrincipalDep, SettingsDep
 from api.environments import repository, service
-from api.environments.schemas import EnvironmentCreate, EnvironmentOut
+from api.environments.schemas import EnvironmentCreate, EnvironmentOut, EnvironmentStart
 from api.environments.tables import Environment
 from api.environments.views import public_view
 from api.idempotency.once import OnceDep
@@ -66,13 +66,17 @@ def get_environment(
 
 @router.post("/{environment_id}/start", responses=problems(404, 409))
 def start_environment(
-    environment_id: UUID, database: DatabaseDep, settings: SettingsDep, principal: PrincipalDep
+    environment_id: UUID,
+    database: DatabaseDep,
+    settings: SettingsDep,
+    principal: PrincipalDep,
+    body: EnvironmentStart | None = None,
 ) -> EnvironmentOut:
-    """Queue it again. It returns to the host where its /home lies."""
+    """Queue it again. It returns to the host where its /home lies. What the body names replaces what it had."""
 
     def work(session: Session) -> None:
         environment = repository.find(session, principal, environment_id)
-        service.start(session, settings, _caller(principal), environment.uid)
+        service.start(session, settings, _caller(principal), environment.uid, body)
 
     database.transact(work)
     return _view(database, settings, principal, environment_id)

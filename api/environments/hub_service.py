@@ -1,43 +1,45 @@
 """Environments as the Hub drives them: by user name and server name, on behalf of the Hub's user."""
 
+from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from api.allocations.request import MAX_GPUS
 from api.allocations.tables import Allocation
 from api.billing.accounts import AccountKind
 from api.billing.tables import Account
+from api.capacity.tables import CapacityGroup
+from api.clock import utc_now
 from api.environments import observation, service
 from api.environments.containers import MAX_ERROR
 from api.environments.repository import find_named
-from api.environments.schemas import MAX_GPUS, EnvironmentCreate
+from api.environments.schemas import EnvironmentCreate
 from api.environments.tables import Environment
 from api.errors import Forbidden, NotFound, Unprocessable
 from api.identity.tables import User
 from api.images.tables import Image
 from api.machines.offers import ModelOffer, model_offers
 from api.quotas.service import effective_limits
+from api.reservations.tables import Reservation
 from api.settings import Settings
 from api.tenants.tables import Customer
-from scheduler.states import AllocationState, EnvironmentDesired
+from scheduler.states import AllocationState, EnvironmentDesired, ReservationState
 
 ACTOR = "hub"
+MAX_OFFERED = 20  # capacity groups, and reservations, in the form
 
 
 class StartOptions(BaseModel):
-    """The form of the Hub's spawn page; what is wrong in it is refused as at the public API."""
+    """The form of the Hub's spawn page: fields of `EnvironmentCreate`. What is wrong in them is refused as there."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="allow")
 
     image: str
     gpus: int = 1
-    gpu_model: str | None = None
-    cpu_milli: int | None = None
-    memory_bytes: int | None = None
-    disk_bytes: int | None = None
-    workspace: str | None = None
 
 
 class ImageOption(BaseModel):
@@ -45,11 +47,21 @@ class ImageOption(BaseModel):
     description: str
 
 
+class ReservationOption(BaseModel):
+    id: UUID
+    starts_at: datetime
+    ends_at: datetime
+    gpus: int
+
+
 class HubOptions(BaseModel):
     images: list[ImageOption]
     models: list[ModelOffer]
     balance_micro: int
     max_gpus: int
+    max_priority: int
+    capacity_groups: list[str]
+    reservations: list[ReservationOption]
 
 
 def options(session: Session, username: str) -> HubOptions:
@@ -69,6 +81,9 @@ def options(session: Session, username: str) -> HubOptions:
         models=model_offers(session, currency=customer.currency),
         balance_micro=session.scalar(wallet) or 0,
         max_gpus=MAX_GPUS if limit is None else min(limit, MAX_GPUS),
+        max_priority=customer.priority_ceiling,
+        capacity_groups=_capacity_groups(session, customer.id),
+        reservations=_reservations(session, customer.id),
     )
 
 
@@ -152,10 +167,30 @@ def _tenant(session: Session, username: str) -> tuple[User, Customer]:
 
 
 def _checked(name: str, wanted: StartOptions) -> EnvironmentCreate:
-    fields: dict[str, Any] = wanted.model_dump(exclude_none=True)  # Any: checked by the model on the next line
+    given: dict[str, Any] = wanted.model_dump(exclude_none=True)  # Any: checked by the model below
+    fields = {key: value for key, value in given.items() if key in EnvironmentCreate.model_fields and key != "name"}
     try:
         return EnvironmentCreate(name=name, **fields)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise Unprocessable(f"{where}: {first['msg']}", code="validation") from error
+        sentence = f"{where}: {first['msg']}" if where else first["msg"]
+        raise Unprocessable(sentence, code="validation") from error
+
+
+def _capacity_groups(session: Session, customer_id: int) -> list[str]:
+    query = select(CapacityGroup.name).where(CapacityGroup.customer_id == customer_id).order_by(CapacityGroup.name)
+    return list(session.scalars(query.limit(MAX_OFFERED)))
+
+
+def _reservations(session: Session, customer_id: int) -> list[ReservationOption]:
+    """Those that are not over, the next first."""
+    query = select(Reservation).where(
+        Reservation.customer_id == customer_id,
+        Reservation.state == ReservationState.BOOKED,
+        Reservation.ends_at > utc_now(),
+    )
+    return [
+        ReservationOption(id=row.uid, starts_at=row.starts_at, ends_at=row.ends_at, gpus=row.gpus)
+        for row in session.scalars(query.order_by(Reservation.starts_at).limit(MAX_OFFERED))
+    ]

@@ -6,37 +6,30 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from api.allocations.request import ResourceRequest, RunOptions, SchedulingOptions
 from scheduler.states import AllocationState, EnvironmentDesired, EnvironmentState
-
-MAX_GPUS = 64
-MAX_CPU_MILLI = 1_024_000
-MAX_BYTES = 2**50
 
 Name = Annotated[
     str,
     StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$"),
     Field(description="A DNS label of at most 32 characters, unique among its owner's environments", examples=["lab"]),
 ]
-ModelName = Annotated[
-    str,
-    StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,62}$"),
-    Field(description="Words of the model's name; any device with all of them will do", examples=["A100"]),
-]
 
 
-class EnvironmentCreate(BaseModel):
+class EnvironmentCreate(ResourceRequest):
     model_config = ConfigDict(extra="forbid")
 
     name: Name
     image: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
-    gpus: int = Field(ge=1, le=MAX_GPUS)
-    gpu_model: ModelName | None = None
-    cpu_milli: int | None = Field(None, ge=100, le=MAX_CPU_MILLI, description="Default: a share for each GPU")
-    memory_bytes: int | None = Field(None, ge=2**28, le=MAX_BYTES, description="Default: a share for each GPU")
-    disk_bytes: int | None = Field(None, ge=2**28, le=MAX_BYTES)
     workspace: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,62}$")] | None = Field(
         None, description="Name of a workspace of the customer; default: the default one"
     )
+
+
+class EnvironmentStart(RunOptions):
+    """What is named replaces what the environment was queued with before."""
+
+    model_config = ConfigDict(extra="forbid")
 
 
 class DeviceOut(BaseModel):
@@ -47,11 +40,18 @@ class DeviceOut(BaseModel):
 
 
 class WaitOut(BaseModel):
-    """Why it waits: a stable code, a sentence, and its place in the queue."""
+    """Why it waits: a stable code, a sentence, its place in the queue, and when it may start.
+
+    `eta_basis` says what `eta` rests on: `reservation` or `limits` hold, `estimate` and `history` may be wrong; with
+    `unknown` there is no `eta`.
+    """
 
     code: str
     detail: str
     position: int | None = None
+    figures: dict[str, int] | None = None
+    eta: datetime | None = None
+    eta_basis: str = "unknown"
 
 
 class AllocationOut(BaseModel):
@@ -63,7 +63,9 @@ class AllocationOut(BaseModel):
     price_micro_per_gpu_hour: int | None
 
 
-class EnvironmentOut(BaseModel):
+class EnvironmentOut(SchedulingOptions):
+    """With the options that it is queued with. `gpu_model` names all of the `gpu_models`."""
+
     id: UUID
     name: str
     owner: str

@@ -2,25 +2,28 @@
 
 import secrets
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from api.allocations import claims
+from api.allocations.claims import Claim
+from api.allocations.request import RunOptions, SchedulingOptions, demand_of
 from api.allocations.service import request_end, submit
 from api.allocations.tables import Allocation
 from api.audit import service as audit
 from api.clock import utc_now
 from api.environments.schemas import EnvironmentCreate
-from api.environments.sizes import default_size
 from api.environments.tables import Environment, EnvironmentEvent
 from api.environments.transitions import move
 from api.errors import Conflict, NotFound, Unprocessable
 from api.ids import new_uid
 from api.images.tables import Image
 from api.settings import Settings
-from api.tenants.tables import Workspace
+from api.tenants import workspaces
 from scheduler.states import AllocationState, EndReason, EnvironmentDesired, EnvironmentState
 
 KIND = "environment"
@@ -46,9 +49,11 @@ def create(session: Session, settings: Settings, caller: Caller, wanted: Environ
         Conflict: `name_taken`.
     """
     image = _image(session, wanted.image)
-    workspace_id = _workspace_id(session, caller, wanted.workspace)
+    workspace_id = workspaces.find_id(session, customer_id=caller.customer_id, name=wanted.workspace)
     _check_name(session, caller, wanted.name)
-    size = default_size(session, gpus=wanted.gpus, gpu_model=wanted.gpu_model)
+    options = wanted.scheduling
+    claim = claims.find(session, customer_id=caller.customer_id, run=options, now=utc_now())
+    size = claims.size_of(claim, options, gpus=wanted.gpus)
     environment = Environment(
         uid=new_uid(),
         customer_id=caller.customer_id,
@@ -57,15 +62,15 @@ def create(session: Session, settings: Settings, caller: Caller, wanted: Environ
         name=wanted.name,
         image_id=image.id,
         gpus=wanted.gpus,
-        gpu_model=wanted.gpu_model,
         cpu_milli=wanted.cpu_milli or size.cpu_milli,
         memory_bytes=wanted.memory_bytes or size.memory_bytes,
         disk_bytes=wanted.disk_bytes or size.disk_bytes,
+        scheduling=_kept(options),
         desired=EnvironmentDesired.RUNNING,
         observed=EnvironmentState.QUEUED,
     )
     # Before the row is written: `submit` locks the customer's row, which a foreign key to it would have shared.
-    environment.allocation_id = queue(session, settings, caller, environment, image).id
+    environment.allocation_id = _submit(session, settings, caller, environment, image, claim).id
     try:
         with session.begin_nested():
             session.add(environment)
@@ -77,22 +82,30 @@ def create(session: Session, settings: Settings, caller: Caller, wanted: Environ
     return environment
 
 
-def start(session: Session, settings: Settings, caller: Caller, uid: UUID) -> Environment:
+def start(
+    session: Session, settings: Settings, caller: Caller, uid: UUID, run: RunOptions | None = None
+) -> Environment:
     """Queue a stopped environment again, with a new allocation; nothing happens to one that is on its way.
+
+    What `run` names replaces how it was queued before.
 
     Raises:
         Conflict: `environment_stopping`, it must have stopped first.
         NotFound: it is being deleted.
+        Unprocessable: as `submit` refuses.
     """
     environment = _read(session, uid)
     if environment.desired == EnvironmentDesired.RUNNING and environment.observed not in _ENDED:
         return environment
     _check_startable(environment)
     image = session.get_one(Image, environment.image_id)
-    allocation = queue(session, settings, caller, environment, image)
+    changes = run.model_dump(exclude_unset=True) if run is not None else {}
+    options = options_of(environment).model_copy(update=changes)
+    allocation = queue(session, settings, caller, environment, image, options=options)
     # Only now: the customer's row, which `submit` locks, comes before an environment's.
     session.refresh(environment, with_for_update=True)
     _check_startable(environment)
+    environment.scheduling = _kept(options)
     resume(session, environment, allocation, actor=caller.actor)
     _audit(session, caller, environment, "start")
     return environment
@@ -159,26 +172,68 @@ def lock(session: Session, uid: UUID) -> Environment:
     return environment
 
 
-def queue(session: Session, settings: Settings, caller: Caller, environment: Environment, image: Image) -> Allocation:
+def options_of(environment: Environment) -> SchedulingOptions:
+    return SchedulingOptions.model_validate(environment.scheduling)
+
+
+def queue(
+    session: Session,
+    settings: Settings,
+    caller: Caller,
+    environment: Environment,
+    image: Image,
+    *,
+    options: SchedulingOptions | None = None,
+    again: bool = False,
+) -> Allocation:
+    """A new allocation for an environment, by these options or those that it has. `again` as `submit` has it.
+
+    Raises:
+        Unprocessable: as `submit` refuses.
+    """
+    options = options or options_of(environment)
+    claim = claims.find(session, customer_id=environment.customer_id, run=options, now=utc_now())
+    return _submit(session, settings, caller, environment, image, claim, options=options, again=again)
+
+
+def _submit(
+    session: Session,
+    settings: Settings,
+    caller: Caller,
+    environment: Environment,
+    image: Image,
+    claim: Claim,
+    *,
+    options: SchedulingOptions | None = None,
+    again: bool = False,
+) -> Allocation:
+    demand = demand_of(
+        options or options_of(environment),
+        gpus=environment.gpus,
+        cpu_milli=environment.cpu_milli,
+        memory_bytes=environment.memory_bytes,
+        bound_host_id=environment.host_id,
+        image=image.reference,
+    )
     return submit(
         session,
-        customer_id=environment.customer_id,
+        claim=claim,
+        demand=demand,
         workspace_id=environment.workspace_id,
         user_id=environment.user_id,
         kind=KIND,
-        gpus=environment.gpus,
-        gpu_model=environment.gpu_model,
-        cpu_milli=environment.cpu_milli,
-        memory_bytes=environment.memory_bytes,
         disk_bytes=environment.disk_bytes,
-        bound_host_id=environment.host_id,
-        image_reference=image.reference,
         # A name of its own for each allocation: an older one's container can never be taken for this one's.
         container_name=f"rg-env-{environment.uid}-{secrets.token_hex(4)}",
         home_volume=f"rg-home-{environment.uid}",
         disconnect_s=settings.environment_disconnect_s,
         actor=caller.actor,
+        again=again,
     )
+
+
+def _kept(options: SchedulingOptions) -> dict[str, Any]:  # Any: JSON
+    return options.model_dump(mode="json", exclude_defaults=True)
 
 
 def _read(session: Session, uid: UUID) -> Environment:
@@ -200,14 +255,6 @@ def _image(session: Session, name: str) -> Image:
     if image is None:
         raise Unprocessable(f"There is no image {name!r}; see /customer/images.", code="unknown_image")
     return image
-
-
-def _workspace_id(session: Session, caller: Caller, name: str | None) -> int:
-    query = select(Workspace.id).where(Workspace.customer_id == caller.customer_id)
-    found = session.scalar(query.where(Workspace.name == name if name is not None else Workspace.is_default))
-    if found is None:
-        raise Unprocessable(f"There is no workspace {name or 'by default'!r}.", code="unknown_workspace")
-    return found
 
 
 def _check_name(session: Session, caller: Caller, name: str) -> None:

@@ -1,9 +1,11 @@
 """Environments: JupyterLab servers with GPUs, each one a named server of the Hub."""
 
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import CheckConstraint, ForeignKey, Index, text
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from api.db import Base, BigId, Moment
@@ -33,10 +35,11 @@ class Environment(Base):
     name: Mapped[str]
     image_id: Mapped[int] = mapped_column(ForeignKey("images.id"))
     gpus: Mapped[int]
-    gpu_model: Mapped[str | None]
     cpu_milli: Mapped[int] = mapped_column(BigId)
     memory_bytes: Mapped[int] = mapped_column(BigId)
     disk_bytes: Mapped[int] = mapped_column(BigId)
+    # How it is queued and what it may run on, as `api.allocations.request.SchedulingOptions`, without the defaults.
+    scheduling: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default="{}")
     desired: Mapped[str] = mapped_column(server_default=EnvironmentDesired.RUNNING)
     observed: Mapped[str] = mapped_column(server_default=EnvironmentState.QUEUED)
     allocation_id: Mapped[int | None] = mapped_column(ForeignKey("allocations.id"), index=True)  # the current or last

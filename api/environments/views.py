@@ -4,8 +4,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from api.allocations.request import SchedulingOptions
 from api.environments.repository import Loaded
 from api.environments.schemas import AllocationOut, DeviceOut, EnvironmentOut, WaitOut
+from api.environments.service import options_of
 from api.settings import Settings
 from scheduler.states import AllocationState, EnvironmentDesired, EnvironmentState
 
@@ -39,6 +41,7 @@ class ServerEntry(BaseModel):
     name: str
     image: str
     gpus: int
+    gpu_milli: int
     gpu_model: str | None
     observed: EnvironmentState
     desired: EnvironmentDesired
@@ -52,15 +55,16 @@ class ServerList(BaseModel):
 
 
 def public_view(loaded: Loaded, settings: Settings) -> EnvironmentOut:
-    environment = loaded.environment
+    environment, options = loaded.environment, options_of(loaded.environment)
     return EnvironmentOut(
+        **options.model_dump(),
         id=environment.uid,
         name=environment.name,
         owner=loaded.username,
         workspace=loaded.workspace,
         image=loaded.image.name,
         gpus=environment.gpus,
-        gpu_model=environment.gpu_model,
+        gpu_model=_models(options),
         cpu_milli=environment.cpu_milli,
         memory_bytes=environment.memory_bytes,
         disk_bytes=environment.disk_bytes,
@@ -97,12 +101,13 @@ def server_view(loaded: Loaded) -> ServerView:
 
 
 def server_entry(loaded: Loaded) -> ServerEntry:
-    environment = loaded.environment
+    environment, options = loaded.environment, options_of(loaded.environment)
     return ServerEntry(
         name=environment.name,
         image=loaded.image.name,
         gpus=environment.gpus,
-        gpu_model=environment.gpu_model,
+        gpu_milli=options.gpu_milli,
+        gpu_model=_models(options),
         observed=EnvironmentState(environment.observed),
         desired=EnvironmentDesired(environment.desired),
         devices=_devices(loaded),
@@ -141,4 +146,11 @@ def _wait(loaded: Loaded) -> WaitOut | None:
         code=reason.get("code", "queued"),
         detail=reason.get("detail", "It waits for the scheduler to look at it."),
         position=reason.get("position"),
+        figures=reason.get("figures"),
+        eta=reason.get("eta"),
+        eta_basis=reason.get("eta_basis", "unknown"),
     )
+
+
+def _models(options: SchedulingOptions) -> str | None:
+    return " or ".join(options.gpu_models) or None

@@ -37,8 +37,10 @@ def effective_limits(session: Session, customer_id: int) -> Limits:
     )
 
 
-def check_submission(session: Session, customer_id: int, *, gpus: int, cpu_milli: int, memory_bytes: int) -> None:
-    """Refuse what could never run, or one request too many in the queue.
+def check_submission(
+    session: Session, customer_id: int, *, gpus: int, cpu_milli: int, memory_bytes: int, again: bool = False
+) -> None:
+    """Refuse what could never run, or one request too many in the queue, which one that comes `again` never is.
 
     Locks the customer's row, so that submissions racing each other are counted one after another.
 
@@ -46,12 +48,9 @@ def check_submission(session: Session, customer_id: int, *, gpus: int, cpu_milli
         Unprocessable: `quota_exceeded` or `queue_limit`.
     """
     session.execute(select(Customer.id).where(Customer.id == customer_id).with_for_update())
-    limits = effective_limits(session, customer_id)
-    asked = Resources(gpus, cpu_milli, memory_bytes)
-    if lacking := shortage(limits, held=Resources(0, 0, 0), asked=asked):
-        raise Unprocessable(
-            f"This could never run: {lacking}. Ask for less, or for a larger quota.", code="quota_exceeded"
-        )
+    limits = check_ever(session, customer_id, gpus=gpus, cpu_milli=cpu_milli, memory_bytes=memory_bytes)
+    if again:
+        return
     query = select(func.count()).where(
         Allocation.customer_id == customer_id, Allocation.state == AllocationState.QUEUED
     )
@@ -60,6 +59,21 @@ def check_submission(session: Session, customer_id: int, *, gpus: int, cpu_milli
             f"{limits.queued} requests are waiting already, the most that may; cancel one, or wait until one starts.",
             code="queue_limit",
         )
+
+
+def check_ever(session: Session, customer_id: int, *, gpus: int, cpu_milli: int, memory_bytes: int) -> Limits:
+    """The customer's limits, if they allow as much at all, whatever is held now.
+
+    Raises:
+        Unprocessable: `quota_exceeded`.
+    """
+    limits = effective_limits(session, customer_id)
+    asked = Resources(gpus, cpu_milli, memory_bytes)
+    if lacking := shortage(limits, held=Resources(0, 0, 0), asked=asked):
+        raise Unprocessable(
+            f"This could never run: {lacking}. Ask for less, or for a larger quota.", code="quota_exceeded"
+        )
+    return limits
 
 
 def shortfall(session: Session, customer_id: int, *, gpus: int, cpu_milli: int, memory_bytes: int) -> str | None:

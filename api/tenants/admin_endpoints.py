@@ -67,11 +67,11 @@ def read_customer(customer_id: UUID, database: DatabaseDep) -> CustomerView:
 
 
 @router.patch("/customers/{customer_id}", responses=problems(404, 409))
-def rename_customer(
+def change_customer(
     customer_id: UUID, body: CustomerChange, database: DatabaseDep, principal: PrincipalDep
 ) -> CustomerView:
-    """Give a customer another name."""
-    return database.transact(lambda session: customers.rename(session, principal, customer_id, body.name))
+    """Give a customer another name, weight or priority ceiling: what is named changes."""
+    return database.transact(lambda session: customers.change(session, principal, customer_id, body))
 
 
 @router.post("/customers/{customer_id}/disable", responses=problems(404))

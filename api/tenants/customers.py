@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from api.allocations.service import request_end
 from api.allocations.tables import Allocation
+from api.allocations.transitions import notify
 from api.audit.service import record
 from api.clock import utc_now
 from api.environments import service as environments
@@ -16,7 +17,14 @@ from api.errors import Conflict, NotFound
 from api.identity.tables import LoginSession, User, WebSession
 from api.identity.users import FirstPassword, create_user
 from api.principal import Principal, Role
-from api.tenants.schemas import CustomerCreate, CustomerCreated, CustomerView, OwnerCreated, Registration
+from api.tenants.schemas import (
+    CustomerChange,
+    CustomerCreate,
+    CustomerCreated,
+    CustomerView,
+    OwnerCreated,
+    Registration,
+)
 from api.tenants.tables import Customer, Workspace
 from scheduler.states import AllocationState, EndReason, EnvironmentDesired, EnvironmentState
 
@@ -63,16 +71,24 @@ def find(session: Session, uid: UUID, *, lock: bool = False) -> Customer:
     return customer
 
 
-def rename(session: Session, principal: Principal, uid: UUID, name: str) -> CustomerView:
-    """Give a customer another name. Raises NotFound, or Conflict `customer_exists`."""
+def change(session: Session, principal: Principal, uid: UUID, wanted: CustomerChange) -> CustomerView:
+    """Give a customer another name, weight or priority ceiling. What is queued already keeps its priority.
+
+    Raises:
+        NotFound
+        Conflict: `customer_exists`.
+    """
     customer = find(session, uid, lock=True)
+    changes = wanted.model_dump(exclude_none=True)
     try:
         with session.begin_nested():
-            customer.name = name
+            for name, value in changes.items():
+                setattr(customer, name, value)
             session.flush()
     except IntegrityError as error:
-        raise _exists(name) from error
-    _audit(session, customer, actor=principal.actor, address=principal.address, action="customer.rename")
+        raise _exists(wanted.name or "") from error
+    _audit(session, customer, actor=principal.actor, address=principal.address, action="customer.change", **changes)
+    notify(session)
     return view(customer)
 
 
@@ -99,8 +115,8 @@ def enable(session: Session, principal: Principal, uid: UUID) -> CustomerView:
 
 def view(customer: Customer) -> CustomerView:
     return CustomerView(
-        id=customer.uid, name=customer.name, currency=customer.currency, disabled_at=customer.disabled_at,
-        created_at=customer.created_at,
+        id=customer.uid, name=customer.name, currency=customer.currency, weight=customer.weight,
+        priority_ceiling=customer.priority_ceiling, disabled_at=customer.disabled_at, created_at=customer.created_at,
     )  # fmt: skip
 
 
@@ -166,8 +182,10 @@ def _exists(name: str) -> Conflict:
     return Conflict(f"There is a customer named {name!r} already.", code="customer_exists")
 
 
-def _audit(session: Session, customer: Customer, *, actor: str, address: str | None, action: str) -> None:
+def _audit(
+    session: Session, customer: Customer, *, actor: str, address: str | None, action: str, **changes: object
+) -> None:
     record(
         session, actor=actor, action=action, target=f"customer:{customer.uid}", customer_id=customer.id,
-        address=address, details={"name": customer.name},
+        address=address, details={"name": customer.name} | changes,
     )  # fmt: skip

@@ -6,6 +6,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, Field
 
+from api.allocations.request import MAX_PRIORITY
 from api.identity.passwords import NewPassword
 from api.identity.schemas import Request
 from api.principal import Role
@@ -13,6 +14,10 @@ from api.text import Email, ShortText, Username
 
 CustomerRole = Literal[Role.OWNER, Role.MEMBER]
 Currency = Annotated[str, Field(pattern=r"^[A-Z]{3}$", description="ISO 4217")]
+
+
+Weight = Annotated[float, Field(ge=0.01, le=1000, description="Its share beside others' in fair sharing")]
+Priority = Annotated[int, Field(ge=0, le=MAX_PRIORITY, description="The most that its people may ask for")]
 
 
 class OwnerCreate(Request):
@@ -28,13 +33,19 @@ class CustomerCreate(Request):
 
 
 class CustomerChange(Request):
-    name: ShortText
+    """Only what is named changes."""
+
+    name: ShortText | None = None
+    weight: Weight | None = None
+    priority_ceiling: Priority | None = None
 
 
 class CustomerView(BaseModel):
     id: UUID
     name: str
     currency: str
+    weight: float
+    priority_ceiling: int
     disabled_at: datetime | None
     created_at: datetime
 

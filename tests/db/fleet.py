@@ -7,8 +7,9 @@ from typing import Any
 
 from sqlalchemy import select
 
-from api.allocations import service
+from api.allocations import claims, service
 from api.allocations.leadership import acquire
+from api.allocations.request import SchedulingOptions, demand_of
 from api.allocations.store import PostgresStore
 from api.allocations.tables import Allocation, AllocationDevice, PlacementGroup
 from api.billing.journal import top_up
@@ -27,6 +28,8 @@ GIB = 2**30
 A100 = "NVIDIA A100-SXM4-80GB"
 H100 = "NVIDIA H100 80GB HBM3"
 DOLLAR = 1_000_000
+
+_DEMANDED = {"gpus", "cpu_milli", "memory_bytes", "nodes", "within", "bound_host_id", "image"}
 
 
 @dataclass(slots=True)
@@ -87,27 +90,32 @@ class Fleet:
         return self.database.transact(work)
 
     def submit(self, owner: tuple[Customer, Workspace, User], **asked: Any) -> Allocation:
+        """`asked`: the arguments of `demand_of`, the fields of `SchedulingOptions`, and those of `service.submit`."""
         customer, workspace, user = owner
+        demanded = {"gpus": 1, "cpu_milli": 4000, "memory_bytes": 16 * GIB, "image": "remotegpu/base:1"}
+        demanded |= {key: asked.pop(key) for key in _DEMANDED & asked.keys()}
+        wanted = {"gpu_models": ["A100"]} | {
+            key: asked.pop(key) for key in SchedulingOptions.model_fields.keys() & asked.keys()
+        }
+        options = SchedulingOptions.model_validate(wanted)
         request: dict[str, Any] = {
             "kind": "environment",
-            "gpus": 1,
-            "gpu_model": "A100",
-            "cpu_milli": 4000,
-            "memory_bytes": 16 * GIB,
             "disk_bytes": 10 * GIB,
-            "bound_host_id": None,
-            "image_reference": "remotegpu/base:1",
             "container_name": "rg-lab",
             "home_volume": "home-lab",
             "disconnect_s": 600,
             "actor": "cli",
             **asked,
         }
-        return self.database.transact(
-            lambda session: service.submit(
-                session, customer_id=customer.id, workspace_id=workspace.id, user_id=user.id, **request
+
+        def work(session: Any) -> Allocation:
+            claim = claims.find(session, customer_id=customer.id, run=options, now=utc_now())
+            demand = demand_of(options, **demanded)
+            return service.submit(
+                session, claim=claim, demand=demand, workspace_id=workspace.id, user_id=user.id, **request
             )
-        )
+
+        return self.database.transact(work)
 
     def end(self, allocation: Allocation, end_reason: Any) -> None:
         def work(session: Any) -> None:

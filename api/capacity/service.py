@@ -1,0 +1,116 @@
+"""Capacity groups: what an administrator does with them."""
+
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import delete, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from api.allocations.tables import Allocation
+from api.allocations.transitions import notify
+from api.audit.service import record
+from api.capacity import repository
+from api.capacity.schemas import CapacityGroupChange, CapacityGroupCreate, CapacityGroupOut
+from api.capacity.tables import CapacityGroup
+from api.errors import Conflict, NotFound
+from api.principal import Principal
+from api.tenants import customers
+from api.tenants.tables import Customer
+from scheduler.states import AllocationState
+
+
+def create(session: Session, principal: Principal, wanted: CapacityGroupCreate) -> CapacityGroupOut:
+    """Add a group.
+
+    Raises:
+        NotFound: there is no such customer.
+        Conflict: `capacity_group_exists`.
+    """
+    customer = customers.find(session, wanted.customer)
+    group = CapacityGroup(customer_id=customer.id, **wanted.model_dump(exclude={"customer"}))
+    try:
+        with session.begin_nested():
+            session.add(group)
+            session.flush()
+    except IntegrityError as error:
+        raise Conflict(f"There is a capacity group {wanted.name!r} already.", code="capacity_group_exists") from error
+    session.refresh(group)
+    _audit(session, principal, group, "create", wanted.model_dump(mode="json"))
+    notify(session)
+    return views(session, [(group, customer)])[0]
+
+
+def change(session: Session, principal: Principal, uid: UUID, wanted: CapacityGroupChange) -> CapacityGroupOut:
+    """Change what is named. What runs stays, also above a lower figure. Raises NotFound."""
+    group, customer = find(session, uid, lock=True)
+    for name, value in wanted.model_dump(exclude_unset=True).items():
+        setattr(group, name, value)
+    _audit(session, principal, group, "change", wanted.model_dump(mode="json", exclude_unset=True))
+    session.flush()
+    notify(session)
+    return views(session, [(group, customer)])[0]
+
+
+def remove(session: Session, principal: Principal, uid: UUID) -> None:
+    """Take a group away. What ended long ago forgets that it was charged to it; the audit trail does not.
+
+    Raises:
+        NotFound
+        Conflict: `capacity_group_in_use`, something waits or runs in it.
+    """
+    group, _ = find(session, uid, lock=True)
+    charged = Allocation.capacity_group_id == group.id
+    live = select(Allocation.id).where(charged, Allocation.state != AllocationState.RELEASED)
+    if session.scalar(live.limit(1)) is not None:
+        raise Conflict("Something waits or runs in it: end that first.", code="capacity_group_in_use")
+    _audit(session, principal, group, "delete", {"name": group.name, "nominal_milli": group.nominal_milli})
+    session.execute(update(Allocation).where(charged).values(capacity_group_id=None))
+    session.execute(delete(CapacityGroup).where(CapacityGroup.id == group.id))
+    notify(session)
+
+
+def find(session: Session, uid: UUID, *, lock: bool = False) -> tuple[CapacityGroup, Customer]:
+    """Raises NotFound."""
+    query = repository.all_groups().where(CapacityGroup.uid == uid)
+    row = session.execute(query.with_for_update(of=CapacityGroup) if lock else query).one_or_none()
+    if row is None:
+        raise NotFound("There is no such capacity group.")
+    return row.CapacityGroup, row.Customer
+
+
+def views(session: Session, groups: list[tuple[CapacityGroup, Customer]]) -> list[CapacityGroupOut]:
+    uses = repository.uses(session, [group.id for group, _ in groups])
+    return [_view(group, customer, uses.get(group.id, repository.Use())) for group, customer in groups]
+
+
+def _view(group: CapacityGroup, customer: Customer, use: repository.Use) -> CapacityGroupOut:
+    return CapacityGroupOut(
+        id=group.uid,
+        name=group.name,
+        customer_id=customer.uid,
+        customer=customer.name,
+        cohort=group.cohort,
+        nominal_milli=group.nominal_milli,
+        borrowing_limit_milli=group.borrowing_limit_milli,
+        lending_limit_milli=group.lending_limit_milli,
+        reclaim_within_cohort=group.reclaim_within_cohort,
+        preempt_lower_priority=group.preempt_lower_priority,
+        held_milli=use.held_milli,
+        waiting_milli=use.waiting_milli,
+        created_at=group.created_at,
+    )
+
+
+def _audit(
+    session: Session, principal: Principal, group: CapacityGroup, action: str, details: dict[str, Any]
+) -> None:  # Any: JSON
+    record(
+        session,
+        actor=principal.actor,
+        action=f"capacity_group.{action}",
+        target=f"capacity_group:{group.uid}",
+        customer_id=group.customer_id,
+        address=principal.address,
+        details=details,
+    )
