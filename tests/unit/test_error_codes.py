@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "reference" / "errors.md"
 FROM_HOSTS = {"docker_error"}  # a daemon's own code, passed on as it is
-NOT_ERRORS = {"WaitReason", "WaitOut"}  # they have a `code` too: why a request waits
+NOT_ERRORS = {"WaitReason", "WaitOut", "LimitOut"}  # they have a `code` too: why a request waits, or would
 
 
 def codes_of(tree: ast.AST) -> Iterator[str]:
