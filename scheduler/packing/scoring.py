@@ -171,13 +171,14 @@ def unusable(rooms: Rooms, mix: Mix) -> Floats:
 
 
 def _unusable(rooms: Rooms, mix: Mix) -> Floats:
-    large_enough = rooms.gpus[:, None, :] >= mix.milli[None, :, None]
-    usable = (rooms.gpus[:, None, :] * large_enough).sum(axis=2)
-    fitting = (
-        (large_enough.sum(axis=2) >= mix.gpus) & (rooms.cpu[:, None] >= mix.cpu) & (rooms.memory[:, None] >= mix.memory)
-    )
-    lost = rooms.free_milli[:, None] - usable * fitting
-    return np.asarray(lost @ mix.share, dtype=np.float64)
+    # In whole numbers up to the last step: the result for a host must not depend on which others are looked at too.
+    large_enough = rooms.gpus[:, None, :] >= mix.sizes[None, :, None]
+    devices = large_enough.sum(axis=2)[:, mix.size]
+    usable = (rooms.gpus[:, None, :] * large_enough).sum(axis=2)[:, mix.size]
+    fitting = (devices >= mix.gpus) & (rooms.cpu[:, None] >= mix.cpu) & (rooms.memory[:, None] >= mix.memory)
+    total = int(mix.requests.sum())
+    lost = rooms.free_milli * total - (usable * fitting) @ mix.requests
+    return np.asarray(lost / max(total, 1), dtype=np.float64)
 
 
 def _stranded(rooms: Rooms, mix: Mix) -> Floats:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from scheduler.packing.rooms import Floats, Ints
+from scheduler.packing.rooms import Ints
 from scheduler.packing.shape import Shape
 
 MAX_SHAPES = 256
@@ -14,16 +14,18 @@ MAX_SHAPES = 256
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """The shapes that ask for GPUs, one row each, with the share of requests that have it (they sum to one).
+    """The shapes that ask for GPUs, one row each, and how many requests have each: exact, so that sums are too.
 
-    `cpu_per_gpu` is in milli-cores per thousandth of a GPU, over all of them.
+    `sizes` are the different values of `milli`; `size` is the index of each shape's. `cpu_per_gpu` is in milli-cores
+    per thousandth of a GPU, over all requests.
     """
 
     cpu: Ints
     memory: Ints
     gpus: Ints
-    milli: Ints
-    share: Floats
+    sizes: Ints
+    size: Ints
+    requests: Ints
     cpu_per_gpu: float
 
 
@@ -58,14 +60,16 @@ class Workload:
 def _mix(seen: Counter[Shape]) -> Mix:
     # Sorted, so that the same requests in another order give the same sums.
     common = sorted(sorted(seen.items()), key=lambda item: -item[1])[:MAX_SHAPES]
-    shapes, counts = [shape for shape, _ in common], np.array([count for _, count in common], dtype=np.float64)
+    shapes = [shape for shape, _ in common]
     gpu_milli = sum(shape.gpu_milli * count for shape, count in common)
     cpu_milli = sum(shape.cpu_milli * count for shape, count in common)
+    sizes, size = np.unique(np.array([shape.milli for shape in shapes], dtype=np.int64), return_inverse=True)
     return Mix(
         cpu=np.array([shape.cpu_milli for shape in shapes], dtype=np.int64),
         memory=np.array([shape.memory_bytes for shape in shapes], dtype=np.int64),
         gpus=np.array([shape.gpus for shape in shapes], dtype=np.int64),
-        milli=np.array([shape.milli for shape in shapes], dtype=np.int64),
-        share=counts / counts.sum() if shapes else counts,
+        sizes=sizes,
+        size=size,
+        requests=np.array([count for _, count in common], dtype=np.int64),
         cpu_per_gpu=cpu_milli / gpu_milli if gpu_milli else 0.0,
     )

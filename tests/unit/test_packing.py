@@ -111,7 +111,7 @@ def test_the_mix_does_not_depend_on_the_order() -> None:
             workload.observe(shape)
         mixes.append(workload.mix)
     assert mixes[0].cpu.tolist() == mixes[1].cpu.tolist()
-    assert mixes[0].share.tolist() == mixes[1].share.tolist()
+    assert mixes[0].requests.tolist() == mixes[1].requests.tolist()
 
 
 SHAPES = [Shape(1000, 1, 1, milli=m) for m in (110, 470, 810, 1000)] + [
