@@ -11,7 +11,7 @@ from scheduler.packing.scoring import Scale, Scoring
 from scheduler.packing.shape import Shape
 
 _MAX_KNOWN = 1024  # shapes remembered at most, with the customers that they share devices for
-_SHARED_FIRST = 1e6  # more than any score: what fits on a device that the customer shares already goes there
+_SHARED_FIRST = 1e6  # more than any score
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Scores:
         if sharing is None or shape.milli == MILLI_PER_GPU or not shape.gpus:
             return Best(fresh.score, fresh.device)
         shared = self._refreshed(shape, sharing)
-        score = shared.score - _SHARED_FIRST
+        score = shared.score - (_SHARED_FIRST if self._scoring.joins_shared else 0.0)
         better = score < fresh.score
         return Best(np.where(better, score, fresh.score), np.where(better, shared.device, NO_DEVICE))
 

@@ -44,6 +44,10 @@ class Scoring(Protocol):
         """Scores of the same option are the same as long as this is; below zero: they never are."""
 
     @property
+    def joins_shared(self) -> bool:
+        """Whether a share goes to a device that its customer shares already wherever that fits, whatever the score."""
+
+    @property
     def image_weight(self) -> float:
         """By how much a host's score is better for having the request's image: little, so that it decides ties."""
 
@@ -68,6 +72,7 @@ class Fragmentation:
     workload: Workload = field(default_factory=Workload)
     stranding_weight: float = 1.0
     fit_weight: float = 30.0
+    joins_shared: bool = True
     image_weight: float = 3.0
 
     @property
@@ -89,6 +94,7 @@ class BestFit:
     """The host with the least CPU and GPU left, each as a share of the largest host's; on it, the fullest device."""
 
     version: int = 0
+    joins_shared: bool = True
     image_weight: float = 0.02
 
     def observe(self, shape: Shape) -> None:
@@ -103,6 +109,7 @@ class Spread:
     """The host with the most left: for latency rather than for packing."""
 
     version: int = 0
+    joins_shared: bool = True
     image_weight: float = 0.02
 
     def observe(self, shape: Shape) -> None:
@@ -117,6 +124,7 @@ class DotProduct:
     """The host whose free CPU, memory and GPU point least in the direction of the request: big rooms are kept."""
 
     version: int = 0
+    joins_shared: bool = True
     image_weight: float = 0.02
 
     def observe(self, shape: Shape) -> None:
@@ -135,6 +143,7 @@ class Random:
 
     generator: np.random.Generator
     version: int = -1
+    joins_shared: bool = False
     image_weight: float = 0.0
 
     def observe(self, shape: Shape) -> None:

@@ -9,15 +9,15 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
+from scheduler.cluster.cluster import Cluster
+from scheduler.demand import Demand
 from scheduler.money import MILLI_PER_GPU
-from scheduler.packing.placer import Placer, Spot
-from scheduler.packing.rooms import Mask, Rooms
-from scheduler.packing.scoring import PackingPolicy, Scale, make_scoring
+from scheduler.packing.scoring import PackingPolicy, make_scoring
 from scheduler.simulator.openb import Node, Task
+from scheduler.views import DeviceView, HostView
 
 DEMAND = 1.3  # of the cluster's GPUs, asked for in the end
+_CUSTOMER_ID = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,29 +51,32 @@ class FillReport:
 
 
 class Filling:
-    """A cluster being filled."""
+    """A cluster being filled, all by one customer, so that any two shares may meet on a device."""
 
     def __init__(self, nodes: Sequence[Node], policy: PackingPolicy, seed: int) -> None:
+        self._cluster = Cluster(make_scoring(policy, seed=seed))
         self._nodes = nodes
-        rooms = Rooms.of([(node.cpu_milli, node.memory_bytes, [MILLI_PER_GPU] * node.gpus) for node in nodes])
-        self._placer = Placer(rooms, make_scoring(policy, seed=seed), Scale.of(rooms))
-        self._models = np.array([node.model for node in nodes])
-        self._allowed: dict[frozenset[str], Mask] = {}
+        self._width = max((node.gpus for node in nodes), default=0) or 1
+        for number, node in enumerate(nodes):
+            self._cluster.set_host(_host(number, node, self._width))
+        self._arrived = 0
 
-    def arrive(self, task: Task) -> Spot | None:
+    def arrive(self, name: str, task: Task) -> Assignment:
         """Place a task, if it fits anywhere."""
-        self._placer.observe(task.shape)
-        spot = self._placer.find(task.shape, self._mask(task.models))
-        if spot is not None:
-            self._placer.take(task.shape, spot)
-        return spot
+        demand = Demand(task.shape, models=tuple(sorted(task.models)))
+        self._cluster.observe(task.shape)
+        parts = self._cluster.find(demand, _CUSTOMER_ID)
+        self._arrived += 1
+        if parts is None:
+            return Assignment(name, task, None)
+        self._cluster.hold(self._arrived, _CUSTOMER_ID, demand, parts)
+        indices = tuple(gpu_id % self._width for gpu_id, _ in parts[0].devices)
+        return Assignment(name, task, self._nodes[parts[0].host_id].name, indices)
 
-    def _mask(self, models: frozenset[str]) -> Mask | None:
-        if not models:
-            return None
-        if models not in self._allowed:
-            self._allowed[models] = np.isin(self._models, sorted(models))
-        return self._allowed[models]
+
+def _host(number: int, node: Node, width: int) -> HostView:
+    devices = tuple(DeviceView(number * width + index, "", node.model, 0) for index in range(node.gpus))
+    return HostView(number, node.name, node.name, node.cpu_milli, node.memory_bytes, devices)
 
 
 def fill(nodes: Sequence[Node], tasks: Sequence[Task], *, policy: PackingPolicy, seed: int) -> FillReport:
@@ -83,13 +86,10 @@ def fill(nodes: Sequence[Node], tasks: Sequence[Task], *, policy: PackingPolicy,
     filling = Filling(nodes, policy, seed)
     asked = given = 0
     for name, task in arrivals(tasks, enough_milli=round(DEMAND * gpus * MILLI_PER_GPU), seed=seed):
-        spot = filling.arrive(task)
+        assignment = filling.arrive(name, task)
+        report.assignments.append(assignment)
         asked += task.shape.gpu_milli
-        if spot is None:
-            report.assignments.append(Assignment(name, task, None))
-        else:
-            given += task.shape.gpu_milli
-            report.assignments.append(Assignment(name, task, nodes[spot.row].name, spot.devices))
+        given += task.shape.gpu_milli if assignment.node is not None else 0
         report.curve.append((asked / gpus / 10, given / gpus / 10))
     return report
 
