@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from scheduler.cluster.pools import Pools, Taken
 from scheduler.demand import Demand
+from scheduler.money import MILLI_PER_GPU
 from scheduler.views import Part
 
 
@@ -49,7 +50,12 @@ class _Step:
 
 
 class Claims:
-    """Keeps the rows of the pools true. What the store says is held is believed, even if it is more than there is."""
+    """What the store says is held is believed, even if it is more than there is.
+
+    The rows of the pools follow when `flush` is called: between two looks, most of what is claimed and given back in
+    trials comes to nothing. Each change gives its hosts a new state, and going back gives them the old one, so that
+    what is remembered of a state is good again.
+    """
 
     def __init__(self, pools: Pools) -> None:
         self._pools = pools
@@ -57,7 +63,9 @@ class Claims:
         self._on: dict[int, dict[Key, Part]] = {}
         self._apart: dict[tuple[int, str], Counter[int]] = {}
         self._shared: Counter[int] = Counter()  # parts of devices, by customer
-        self._state: dict[int, int] = {}
+        self._states = 0
+        self._state: dict[int, int] = {}  # of known hosts
+        self._unwritten: dict[int, None] = {}
         self._trials = 0
         self._steps: list[_Step] = []
 
@@ -76,20 +84,7 @@ class Claims:
         """Hosts with a claim of this customer under this name."""
         return list(self._apart.get((customer_id, name), ()))
 
-    def set(self, key: Key, claim: Claim | None) -> None:
-        before = self._claims.get(key)
-        if claim == before:
-            return
-        hosts = self._replace(key, before, claim)
-        if self._trials:
-            self._steps.append(_Step(key, before, {host_id: self._state.get(host_id, 0) for host_id in hosts}))
-        for host_id in hosts:
-            self.recount(host_id)
-
-    def recount(self, host_id: int, state: int | None = None) -> None:
-        """Write what is free on the host; `state` if it is as it was then."""
-        if host_id not in self._pools.rows:
-            return
+    def taken(self, host_id: int) -> Taken:
         taken = Taken()
         for key, part in self._on.get(host_id, {}).items():
             claim = self._claims[key]
@@ -97,12 +92,35 @@ class Claims:
             taken.memory_bytes += claim.memory_bytes
             for gpu_id, milli in part.devices:
                 taken.add(gpu_id, milli, claim.customer_id)
-        self._state[host_id] = state or self._pools.next_state()
-        self._pools.write(host_id, taken, self._state[host_id])
+        return taken
 
-    def forget_state(self, host_id: int) -> None:
-        """The host has gone. Its claims stay: it may come back while they last."""
+    def set(self, key: Key, claim: Claim | None) -> None:
+        before = self._claims.get(key)
+        if claim == before:
+            return
+        hosts = [host_id for host_id in self._replace(key, before, claim) if host_id in self._state]
+        if self._trials:
+            self._steps.append(_Step(key, before, {host_id: self._state[host_id] for host_id in hosts}))
+        for host_id in hosts:
+            self.changed(host_id)
+
+    def changed(self, host_id: int) -> None:
+        """Something about this host is new, so that what is free on it may be."""
+        self._states += 1
+        self._state[host_id] = self._states
+        self._unwritten[host_id] = None
+
+    def forget_host(self, host_id: int) -> None:
+        """It has gone. What is claimed on it stays: it may come back while that lasts."""
         self._state.pop(host_id, None)
+        self._unwritten.pop(host_id, None)
+
+    def flush(self) -> None:
+        """Write what is free to the rows of the hosts that have changed."""
+        if self._unwritten:
+            late = [host_id for host_id in self._unwritten if self._pools.state(host_id) != self._state[host_id]]
+            self._pools.write([(host_id, self.taken(host_id), self._state[host_id]) for host_id in late])
+            self._unwritten.clear()
 
     @contextmanager
     def trial(self) -> Iterator[None]:
@@ -122,7 +140,8 @@ class Claims:
     def _back(self, step: _Step) -> None:
         self._replace(step.key, self._claims.get(step.key), step.claim)
         for host_id, state in step.states.items():
-            self.recount(host_id, state)
+            self._state[host_id] = state
+            self._unwritten[host_id] = None
 
     def _replace(self, key: Key, before: Claim | None, after: Claim | None) -> list[int]:
         """Returns the hosts concerned."""
@@ -144,14 +163,20 @@ class Claims:
         return list(hosts)
 
     def _count(self, claim: Claim, change: int) -> None:
-        for part in claim.parts:
-            self._shared[claim.customer_id] += change * sum(milli < 1000 for _, milli in part.devices)
-            if claim.apart is not None:
-                names = self._apart.setdefault((claim.customer_id, claim.apart), Counter())
-                names[part.host_id] += change
-                if not names[part.host_id]:
-                    del names[part.host_id]
-        if not self._shared[claim.customer_id]:
-            del self._shared[claim.customer_id]
-        if claim.apart is not None and not self._apart.get((claim.customer_id, claim.apart)):
-            self._apart.pop((claim.customer_id, claim.apart), None)
+        shared = sum(milli < MILLI_PER_GPU for part in claim.parts for _, milli in part.devices)
+        _add(self._shared, claim.customer_id, change * shared)
+        if claim.apart is not None:
+            key = claim.customer_id, claim.apart
+            hosts = self._apart.setdefault(key, Counter())
+            for part in claim.parts:
+                _add(hosts, part.host_id, change)
+            if not hosts:
+                del self._apart[key]
+
+
+def _add(counter: Counter[int], key: int, change: int) -> None:
+    """Zeros are not kept."""
+    if change:
+        counter[key] += change
+        if not counter[key]:
+            del counter[key]

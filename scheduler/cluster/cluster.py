@@ -13,7 +13,7 @@ from scheduler.cluster.devices import pick
 from scheduler.cluster.idle import IdleGroups
 from scheduler.cluster.levels import Levels
 from scheduler.cluster.pools import Pools
-from scheduler.cluster.room import Room, RoomDevice
+from scheduler.cluster.room import Room
 from scheduler.cluster.scores import Best, Scores
 from scheduler.cluster.shortage import Shortage, shortage
 from scheduler.demand import Demand
@@ -65,8 +65,9 @@ class Cluster:
             ValueError: in a trial.
         """
         self._no_trial()
-        self._pools.set_host(view)
-        self._claims.recount(view.host_id)
+        if view != self.host(view.host_id):
+            self._pools.set_host(view)
+            self._claims.changed(view.host_id)
 
     def drop_host(self, host_id: int) -> None:
         """
@@ -75,7 +76,7 @@ class Cluster:
         """
         self._no_trial()
         self._pools.drop_host(host_id)
-        self._claims.forget_state(host_id)
+        self._claims.forget_host(host_id)
 
     def set_idle_groups(self, groups: Sequence[IdleGroup]) -> None:
         """All placement groups that nobody owns; a request that one fits exactly goes there, others avoid them."""
@@ -127,6 +128,7 @@ class Cluster:
 
     def find(self, demand: Demand, customer_id: int) -> tuple[Part, ...] | None:
         """The best place for all nodes of the request, in the order of their ranks, or None: all or nothing."""
+        self._claims.flush()
         allowed = self._allowed(demand, customer_id)
         idle = self._idle.exactly(demand, allowed)
         if idle is not None:
@@ -159,8 +161,8 @@ class Cluster:
 
     def rooms(self, host_id: int, demand: Demand) -> list[Room]:
         """What is free on the host, of each model with which the conditions are met."""
-        meets = self._matching.meets(demand)
-        return [self._room(row) for row in self._pools.rows.get(host_id, []) if meets[row]]
+        meets, taken = self._matching.meets(demand), self._claims.taken(host_id)
+        return [Room.of(self._pools.pool(row), taken) for row in self._pools.rows.get(host_id, []) if meets[row]]
 
     def models(self, demand: Demand) -> tuple[str, ...]:
         """The exact models, on hosts that take new work, with which the conditions are met."""
@@ -174,6 +176,7 @@ class Cluster:
 
     def shortage(self, demand: Demand) -> Shortage:
         """Why it does not fit, in figures."""
+        self._claims.flush()
         return shortage(self._pools, self._matching, demand)
 
     def _allowed(self, demand: Demand, customer_id: int) -> Mask:
@@ -212,14 +215,6 @@ class Cluster:
         else:
             columns = pick(pool.links, self._pools.whole(row), shape.gpus, self._idle.columns(pool))
         return Part(pool.host.host_id, tuple((pool.devices[each].gpu_id, shape.milli) for each in columns))
-
-    def _room(self, row: int) -> Room:
-        pool, table = self._pools.pool(row), self._pools.table
-        free, owner = table.gpus[row].tolist(), table.owner[row].tolist()
-        devices = tuple(
-            RoomDevice(device.gpu_id, free[column], owner[column]) for column, device in enumerate(pool.devices)
-        )
-        return Room(pool.host.host_id, pool.model, int(table.cpu[row]), int(table.memory[row]), devices)
 
     def _no_trial(self) -> None:
         if self._claims.in_trial:

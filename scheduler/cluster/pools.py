@@ -4,7 +4,7 @@ An allocation takes its devices from one model, so a pool is what it can be plac
 each of its pools shows them. A host without devices has one pool of none.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,6 +17,9 @@ from scheduler.views import DeviceView, HostView
 NOBODY = 0
 SEVERAL = -1
 """Owners of a device beside the ids of customers: nobody has a part of it; several have, which nobody can join."""
+
+GONE = -1
+"""The state of a row that belongs to no host, or has not been written since it does."""
 
 _MODELS_PER_HOST = 1024
 
@@ -45,15 +48,13 @@ class Taken:
 
 
 class Pools:
-    """`views` counts the changes of hosts, `layout` those after which a row may belong to another pool."""
+    """`views` counts the changes of hosts, apart from what is free on them."""
 
     def __init__(self) -> None:
         self.table = Table.empty()
         self.pools: list[Pool | None] = []
         self.rows: dict[int, list[int]] = {}  # by host id
         self.views = 0
-        self.layout = 0
-        self._states = 0
         self._models: dict[str, int] = {}
         self._unused: list[int] = []
 
@@ -88,27 +89,29 @@ class Pools:
             for column in (table.cpu, table.memory, table.largest_cpu, table.largest_memory, table.count, table.gpus):
                 column[row] = 0
             table.view[row], table.schedulable[row], table.first[row] = self.views, False, False
-            table.state[row] = self.next_state()
+            table.state[row] = GONE
 
-    def write(self, host_id: int, taken: Taken, state: int) -> None:
-        """What is free on a host from now on. Where more is taken than there is, nothing is free."""
+    def state(self, host_id: int) -> int:
+        return int(self.table.state[self.rows[host_id][0]])
+
+    def write(self, changes: Sequence[tuple[int, Taken, int]]) -> None:
+        """What is taken on hosts from now on, and the id of that state; where it is more than all, nothing is free."""
+        rows, free, owner, cpu, memory, states = [], [], [], [], [], []
+        width = self.table.gpus.shape[1]
+        for host_id, taken, state in changes:
+            for row in self.rows[host_id]:
+                pool = self.pool(row)
+                milli, owners = _devices(pool, taken, width)
+                rows.append(row)
+                free.append(milli)
+                owner.append(owners)
+                cpu.append(max(0, pool.host.cpu_milli - taken.cpu_milli))
+                memory.append(max(0, pool.host.memory_bytes - taken.memory_bytes))
+                states.append(state)
         table = self.table
-        for row in self.rows[host_id]:
-            pool = self.pools[row]
-            assert pool is not None, "rows of a host have pools"
-            free, owner = [0] * self.table.gpus.shape[1], [NOBODY] * self.table.gpus.shape[1]
-            for column, device in enumerate(pool.devices):
-                milli, whose = taken.devices.get(device.gpu_id, (0, NOBODY))
-                free[column] = 0 if whose == SEVERAL else max(0, MILLI_PER_GPU - milli)
-                owner[column] = whose
-            table.gpus[row], table.owner[row] = free, owner
-            table.cpu[row] = max(0, pool.host.cpu_milli - taken.cpu_milli)
-            table.memory[row] = max(0, pool.host.memory_bytes - taken.memory_bytes)
-            table.state[row] = state
-
-    def next_state(self) -> int:
-        self._states += 1
-        return self._states
+        table.gpus[rows] = np.array(free, dtype=np.int64).reshape(len(rows), width)
+        table.owner[rows] = np.array(owner, dtype=np.int64).reshape(len(rows), width)
+        table.cpu[rows], table.memory[rows], table.state[rows] = cpu, memory, states
 
     def pool(self, row: int) -> Pool:
         pool = self.pools[row]
@@ -140,7 +143,15 @@ class Pools:
 
     def _grow(self, height: int, width: int) -> None:
         self.table = self.table.grown(height, width)
-        self.layout += 1
+
+
+def _devices(pool: Pool, taken: Taken, width: int) -> tuple[list[int], list[int]]:
+    """Free thousandths and owners, by column."""
+    free, owners = [0] * width, [NOBODY] * width
+    for column, device in enumerate(pool.devices):
+        milli, owners[column] = taken.devices.get(device.gpu_id, (0, NOBODY))
+        free[column] = 0 if owners[column] == SEVERAL else max(0, MILLI_PER_GPU - milli)
+    return free, owners
 
 
 def _pools(view: HostView) -> list[Pool]:

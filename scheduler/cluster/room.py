@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+from scheduler.cluster.pools import NOBODY, Pool, Taken
+from scheduler.money import MILLI_PER_GPU
+
 
 @dataclass(frozen=True, slots=True)
 class RoomDevice:
@@ -14,10 +17,26 @@ class RoomDevice:
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """The devices of one model on a host, in order, and the host's CPU and memory."""
+    """The devices of one model on a host, in order, and the host's CPU and memory.
+
+    Where more is claimed than there is, less than nothing is free: what is set aside may be held by others, and it is
+    not free when they have gone.
+    """
 
     host_id: int
     model: str
     cpu_milli: int
     memory_bytes: int
     devices: tuple[RoomDevice, ...]
+
+    @staticmethod
+    def of(pool: Pool, taken: Taken) -> "Room":
+        nothing = 0, NOBODY
+        shares = [(device.gpu_id, *taken.devices.get(device.gpu_id, nothing)) for device in pool.devices]
+        return Room(
+            pool.host.host_id,
+            pool.model,
+            pool.host.cpu_milli - taken.cpu_milli,
+            pool.host.memory_bytes - taken.memory_bytes,
+            tuple(RoomDevice(gpu_id, MILLI_PER_GPU - milli, owner) for gpu_id, milli, owner in shares),
+        )

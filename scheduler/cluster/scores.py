@@ -11,6 +11,7 @@ from scheduler.packing.scoring import Scale, Scoring
 from scheduler.packing.shape import Shape
 
 _MAX_KNOWN = 1024  # shapes remembered at most, with the customers that they share devices for
+_NEVER = -2  # no state of a row
 _SHARED_FIRST = 1e6  # more than any score
 
 
@@ -62,11 +63,11 @@ class Scores:
     def _remembered(self, shape: Shape, customer_id: int | None) -> _Known:
         key = shape, customer_id
         version = self._scoring.version
-        basis = version, self._pools.layout, self._current_scale()
+        basis = version, self._pools.table.height, self._current_scale()
         known = self._known.pop(key, None)
         if known is None or known.basis != basis or version < 0:
             height = self._pools.table.height
-            known = _Known(np.full(height, np.inf), np.full(height, NO_DEVICE), np.full(height, -1), basis)
+            known = _Known(np.full(height, np.inf), np.full(height, NO_DEVICE), np.full(height, _NEVER), basis)
         self._known[key] = known  # the last used is the last
         if len(self._known) > _MAX_KNOWN:
             del self._known[next(iter(self._known))]
