@@ -164,6 +164,16 @@ class Cluster:
         meets, taken = self._matching.meets(demand), self._claims.taken(host_id)
         return [Room.of(self._pools.pool(row), taken) for row in self._pools.rows.get(host_id, []) if meets[row]]
 
+    def free_milli(self, demand: Demand) -> tuple[Ints, Ints]:
+        """The hosts as `hosts_for` has them, and what is free there of devices that meet the conditions."""
+        table = self._pools.table
+        fitting = self._matching.meets(demand) & self._matching.large_enough(demand) & table.schedulable
+        rows = np.flatnonzero(fitting)
+        hosts, where = np.unique(self._pools.hosts_of(rows), return_inverse=True)
+        free = np.zeros(len(hosts), dtype=np.int64)
+        np.add.at(free, where, table.gpus[rows].sum(axis=1))
+        return hosts, free
+
     def models(self, demand: Demand) -> tuple[str, ...]:
         """The exact models, on hosts that take new work, with which the conditions are met."""
         rows = np.flatnonzero(self._matching.meets(demand) & self._pools.table.schedulable)

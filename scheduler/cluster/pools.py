@@ -124,10 +124,15 @@ class Pools:
 
     def host_ids(self, rows: Ints) -> tuple[int, ...]:
         """In ascending order, each once."""
-        return tuple(np.unique(self.table.rank[rows] // _MODELS_PER_HOST).tolist())
+        return tuple(np.unique(self.hosts_of(rows)).tolist())
 
     def count_hosts(self, rows: Ints) -> int:
-        return len(np.unique(self.table.rank[rows] // _MODELS_PER_HOST))
+        return len(np.unique(self.hosts_of(rows)))
+
+    def hosts_of(self, rows: Ints) -> Ints:
+        """The id of each row's host."""
+        hosts: Ints = self.table.rank[rows] // _MODELS_PER_HOST
+        return hosts
 
     def _row(self) -> int:
         if not self._unused:

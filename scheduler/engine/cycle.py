@@ -1,9 +1,10 @@
 """One decision cycle: every line's first request in order, until nothing more starts or the work has its bound."""
 
 import heapq
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
+from scheduler.demand import Demand
 from scheduler.engine import verdicts
 from scheduler.engine.backlog import Kind, Line
 from scheduler.engine.blocked import Blocked, Code
@@ -14,10 +15,13 @@ from scheduler.engine.lookahead import earliest_start
 from scheduler.engine.order import Order, Rank
 from scheduler.engine.preemption import Preemption
 from scheduler.engine.state import State
+from scheduler.money import MILLI_PER_GPU
 from scheduler.plan import Plan
 from scheduler.ports import Eviction, Placement
 from scheduler.states import AllocationState
 from scheduler.views import Held, Part, Request
+
+_SEARCHES_OF_A_PREEMPTION = 20  # how many it counts for
 
 _Entry = tuple[bool, Rank, Line]
 
@@ -31,6 +35,10 @@ class Cycle:
     _quota_aside: list[tuple[str, int]] = field(default_factory=list)
     _ends: list[ExpectedEnd] | None = None
     _searches: int = 0
+    # In a cycle places only become fewer, so what was not found once is not looked for again.
+    _nowhere: set[tuple[Demand, int | None, datetime | None]] = field(default_factory=set)
+    _shortages: dict[Demand, Blocked] = field(default_factory=dict)
+    _no_victims: set[tuple[Demand, int, bool, str | None]] = field(default_factory=set)
 
     def run(self) -> Plan:
         state = self.state
@@ -108,21 +116,29 @@ class Cycle:
         kept = state.kept.get(request.allocation_id)
         if not state.capacity.fits(request.group, request.demand.gpu_milli):
             return self._preempt(request) or verdicts.group_is_full(state, request, epoch, self._retry())
-        self._searches += 1
         parts = self._find(request, asides)
         if parts is not None:
             return parts
         if (preempting := self._preempt(request)) is not None:
             return preempting
-        verdict = verdicts.no_place(state, request, epoch, self._retry())
+        verdict = self._no_place(request)
         if verdict.code in verdicts.MAY_BE_KEPT_FOR and (kept or len(state.kept) < state.settings.kept_places):
             return self._look_ahead(request, verdict)
         return verdict
 
+    def _no_place(self, request: Request) -> Blocked:
+        """In figures as of this cycle's first of that demand."""
+        epoch = self.state.epoch(Kind.of(request))
+        verdict = self._shortages.get(request.demand)
+        if verdict is None:
+            verdict = verdicts.no_place(self.state, request, epoch, self._retry())
+            self._shortages[request.demand] = verdict
+        return replace(verdict, epoch=epoch)
+
     def _find(self, request: Request, asides: Asides) -> tuple[Part, ...] | None:
         """A place beside what is kept for others; or in it, for what is sure to have ended by then."""
         cluster = self.state.cluster
-        parts = cluster.find(request.demand, request.customer_id)
+        parts = self._search(request, None)
         if parts is not None or request.limit_s is None:
             return parts
         ends_at = self.now + timedelta(seconds=request.limit_s + self.state.settings.grace_s)
@@ -131,16 +147,31 @@ class Cycle:
             return None
         with cluster.trial():
             asides.lift(lifted)
-            return cluster.find(request.demand, request.customer_id)
+            return self._search(request, ends_at)
+
+    def _search(self, request: Request, ends_at: datetime | None) -> tuple[Part, ...] | None:
+        demand = request.demand
+        whose = request.customer_id if demand.shape.milli < MILLI_PER_GPU or demand.apart else None
+        key = demand, whose, ends_at
+        if key in self._nowhere:
+            return None
+        self._searches += 1
+        parts = self.state.cluster.find(demand, request.customer_id)
+        if parts is None:
+            self._nowhere.add(key)
+        return parts
 
     def _preempt(self, request: Request) -> Blocked | None:
         state = self.state
-        if not (state.holdings.preemptible or request.group is not None):
-            return None
+        key = request.demand, request.priority, request.preemptible, request.group
         preemption = Preemption(state.cluster, state.capacity, state.holdings)
+        if key in self._no_victims or not preemption.may_find(request):
+            return None
+        self._searches += _SEARCHES_OF_A_PREEMPTION
         spared = frozenset(victim for kept in state.kept.values() for victim in kept.victims)
         sacrifice = preemption.search(request, self.now, spared=spared)
         if sacrifice is None or not sacrifice.victims:
+            self._no_victims.add(key)
             return None
         for victim in sacrifice.victims:
             self._evict(victim, request)
@@ -192,8 +223,7 @@ class Cycle:
 
     def _retry(self) -> datetime | None:
         """What may be evicted changes with time, as minimum runtimes pass."""
-        evictable = self.state.holdings.preemptible or self.state.capacity.any_group
-        return self.now + timedelta(seconds=self.state.settings.refresh_s) if evictable else None
+        return self.now + timedelta(seconds=self.state.settings.refresh_s)
 
     def _forget_old_verdicts(self) -> None:
         gone = [kind for kind in self.state.blocked if kind not in self.state.backlog.lines]

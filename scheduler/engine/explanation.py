@@ -17,7 +17,7 @@ from scheduler.ports import WaitReason
 from scheduler.views import Request
 
 _SHORT = 200  # up to so many that wait, all of them are told at once
-_FIRST = 20  # of a longer line
+_FIRST = 50  # of a longer queue
 
 
 @dataclass(slots=True)
@@ -63,18 +63,21 @@ class Explanation:
             assert head is not None
             before = ahead.of(head)
             ahead.add(head, len(line.requests))
-            if line.told is verdict and not line.untold:
-                continue
-            told = line.told
-            if told is None or told.code is not verdict.code:
-                concerned = line.in_order()
-            else:
-                concerned = [*line.first(_FIRST), *line.untold]
-            line.told, line.untold = verdict, []
-            for index, request in enumerate(concerned):
-                if request.allocation_id in line.requests:
-                    index = index if index < _FIRST else len(line.requests) - 1
-                    yield from self._new(request, line, verdict, before + index + 1)
+            for index, request in self._concerned(line, verdict, before):
+                yield from self._new(request, line, verdict, before + index + 1)
+
+    def _concerned(self, line: Line, verdict: Blocked, before: int) -> Iterator[tuple[int, Request]]:
+        """Who is told now, with the place in the line."""
+        told, line.told = line.told, verdict
+        untold, line.untold = line.untold, []
+        if told is None or told.code is not verdict.code:
+            yield from enumerate(line.in_order())
+            return
+        if told is not verdict and before < _FIRST:
+            yield from enumerate(line.first(_FIRST - before))
+        for request in untold:
+            if request.allocation_id in line.requests:
+                yield len(line.requests) - 1, request
 
     def _new(self, request: Request, line: Line, verdict: Blocked, position: int) -> Iterator[tuple[int, WaitReason]]:
         pace_s = self.state.pace.of(request.demand.models)

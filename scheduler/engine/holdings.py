@@ -7,6 +7,7 @@ from datetime import datetime
 from scheduler.cluster.cluster import Cluster
 from scheduler.demand import Demand
 from scheduler.engine.capacity import Capacity
+from scheduler.engine.evictable import Evictable
 from scheduler.engine.fair_share import FairShare, size
 from scheduler.quota import Resources
 from scheduler.views import Held
@@ -19,7 +20,7 @@ class Holdings:
     cluster: Cluster
     capacity: Capacity
     shares: FairShare
-    preemptible: int = 0  # how many of what is held
+    evictable: Evictable = field(default_factory=Evictable)
     freed: int = 0  # rises whenever something was given back: what found no place before may find one
     _held: dict[int, Held] = field(default_factory=dict)
     _on_host: dict[int, dict[int, None]] = field(default_factory=dict)
@@ -51,6 +52,8 @@ class Holdings:
         """Something is held from now on, or what is known of it has changed."""
         known = self._held.get(held.request.allocation_id)
         if known is not None and known.parts == held.parts and known.request.demand == held.request.demand:
+            self.evictable.remove(known)
+            self.evictable.add(held)
             self._held[held.request.allocation_id] = held
             return
         if known is not None:
@@ -63,7 +66,7 @@ class Holdings:
         if held is None:
             return
         request = held.request
-        self.preemptible -= request.preemptible
+        self.evictable.remove(held)
         self.cluster.release(allocation_id)
         self.capacity.give_back(request.group, request.demand.gpu_milli)
         self.shares.end(request.customer_id, request.workspace_id, size(request.demand), now)
@@ -84,7 +87,7 @@ class Holdings:
         request = held.request
         number = request.allocation_id
         self._held[number] = held
-        self.preemptible += request.preemptible
+        self.evictable.add(held)
         self.cluster.hold(number, request.customer_id, request.demand, held.parts)
         self.capacity.take(request.group, request.demand.gpu_milli)
         self.shares.begin(request.customer_id, request.workspace_id, size(request.demand), now)

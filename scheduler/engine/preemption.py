@@ -17,10 +17,13 @@ from datetime import datetime, timedelta
 from scheduler.cluster.cluster import Cluster
 from scheduler.demand import Demand
 from scheduler.engine.capacity import Capacity
+from scheduler.engine.evictable import Class
 from scheduler.engine.holdings import Holdings
 from scheduler.engine.host_clearing import Clearing, clear_host
 from scheduler.states import AllocationState
 from scheduler.views import Held, Part, Request
+
+_LOOKED_AT = 48  # hosts, for a request of one node
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,17 +67,17 @@ class Preemption:
             return False
         if now < victim.since + timedelta(seconds=victim.request.min_runtime_s):
             return False
-        return self._outranks(request, victim.request) or self._reclaims(request, victim.request)
+        return self._outranks(request, victim.request) or self._reclaims(request, victim.request.group)
 
-    def _outranks(self, request: Request, other: Request) -> bool:
+    def _outranks(self, request: Request, other: Request | Class) -> bool:
         if other.preemptible and _rank(request) > _rank(other):
             return True
         group = self.capacity.group(request.group)
         same = group is not None and request.group == other.group
         return same and group is not None and group.preempt_lower_priority and request.priority > other.priority
 
-    def _reclaims(self, request: Request, other: Request) -> bool:
-        group, lender = self.capacity.group(request.group), self.capacity.group(other.group)
+    def _reclaims(self, request: Request, from_group: str | None) -> bool:
+        group, lender = self.capacity.group(request.group), self.capacity.group(from_group)
         return (
             group is not None
             and lender is not None
@@ -148,7 +151,7 @@ class Preemption:
         """Hosts on which the least is lost, and what has to leave them, beside those that are `gone`."""
         absent = spared | {victim.request.allocation_id for victim in gone}
         clearings: list[Clearing] = []
-        for host_id in self.cluster.hosts_for(request.demand):
+        for host_id in self._hosts(request, now):
             victims = [
                 victim
                 for victim in self.holdings.on_host(host_id)
@@ -164,6 +167,23 @@ class Preemption:
         victims_by_id = {victim.request.allocation_id: victim for clearing in chosen for victim in clearing.victims}
         parts = tuple(clearing.part for clearing in chosen)
         return parts, [victims_by_id[number] for number in sorted(victims_by_id)]
+
+    def _hosts(self, request: Request, now: datetime) -> list[int]:
+        """Where to look closely: a bounded number, unless the request must keep together in one place."""
+        demand = request.demand
+        hosts, free_milli = self.cluster.free_milli(demand)
+        most = len(hosts) if demand.within else _LOOKED_AT + 2 * demand.nodes
+        classes = [kind for kind in self.holdings.evictable.classes() if self._concerns(request, kind)]
+        return self.holdings.evictable.cheapest_hosts(
+            classes, hosts, free_milli, demand.shape.gpu_milli, now_s=now.timestamp(), most=most
+        )
+
+    def may_find(self, request: Request) -> bool:
+        """Whether there is anything at all that it might evict."""
+        return any(self._concerns(request, kind) for kind in self.holdings.evictable.classes())
+
+    def _concerns(self, request: Request, kind: Class) -> bool:
+        return self._outranks(request, kind) or self._reclaims(request, kind.group)
 
     def _needed(
         self, request: Request, for_quota: Sequence[Held], more: Sequence[Held], parts: Sequence[Part]
@@ -188,7 +208,7 @@ class Preemption:
         return (*needed, *more)
 
 
-def _rank(request: Request) -> tuple[int, bool]:
+def _rank(request: Request | Class) -> tuple[int, bool]:
     return request.priority, not request.preemptible
 
 
