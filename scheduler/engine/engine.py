@@ -59,6 +59,7 @@ class Engine:
             state.reservations = {reservation.reservation_id: reservation for reservation in changes.reservations}
         if changes.hosts or changes.hosts_gone or changes.groups is not None or changes.reservations is not None:
             state.holdings.freed += 1
+            state.models_of.clear()
             totals = state.cluster.totals
             state.shares.total = (max(1, totals.gpu_milli), max(1, totals.cpu_milli), max(1, totals.memory_bytes))
 

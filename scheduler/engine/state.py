@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from scheduler.cluster.cluster import Cluster
+from scheduler.demand import Demand
 from scheduler.engine.backlog import Backlog, Kind
 from scheduler.engine.blocked import Blocked, Epoch
 from scheduler.engine.capacity import Capacity
@@ -31,6 +32,7 @@ class State:
     kept: dict[int, Kept] = field(default_factory=dict)  # by the id of the request that it is kept for
     blocked: dict[Kind, Blocked] = field(default_factory=dict)  # verdicts that may still stand
     unreached: set[Kind] = field(default_factory=set)
+    models_of: dict[Demand, tuple[str, ...]] = field(default_factory=dict)  # until a host changes
     said: dict[int, WaitReason] = field(default_factory=dict)
     said_at: datetime | None = None  # when everybody's place in the queue was last told
 
@@ -46,6 +48,12 @@ class State:
 
     def customer(self, customer_id: int) -> CustomerView:
         return self.customers.get(customer_id) or CustomerView(customer_id)
+
+    def models(self, demand: Demand) -> tuple[str, ...]:
+        """The exact models with which the request could run now."""
+        if demand not in self.models_of:
+            self.models_of[demand] = self.cluster.models(demand)
+        return self.models_of[demand]
 
     def customer_changed(self, customer_id: int) -> None:
         self.customer_changes[customer_id] = self.customer_changes.get(customer_id, 0) + 1

@@ -31,11 +31,13 @@ def limit(state: State, request: Request, epoch: Epoch) -> Blocked | None:
 
 def _unpaid(state: State, request: Request, epoch: Epoch) -> Blocked | None:
     customer = state.customer(request.customer_id)
-    prices = customer.prices_micro_per_gpu_hour
-    models = state.cluster.models(request.demand)
-    known = [prices[model] for model in models if model in prices]
-    if customer.available_micro is None or not models or not request.demand.gpu_milli:
+    if customer.available_micro is None or not request.demand.gpu_milli:
         return None
+    models = state.models(request.demand)
+    if not models:
+        return None
+    prices = customer.prices_micro_per_gpu_hour
+    known = [prices[model] for model in models if model in prices]
     if not known:
         return Blocked(Code.NO_PRICE, f"No price is set for {' or '.join(sorted(models))}.", epoch)
     cost = worst_case_charge_micro(
