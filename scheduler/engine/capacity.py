@@ -1,5 +1,8 @@
 """Capacity groups: guaranteed shares, and what is lent and borrowed inside a cohort.
 
+What no group is guaranteed belongs to the open group, of all requests that name none. Preemptible ones may go beyond
+it, since they give way to the groups' own.
+
 The model is Kueue's: a group has a nominal quota; what it does not use, up to its lending limit, the other groups of
 its cohort may borrow, each up to its borrowing limit. Amounts are thousandths of GPUs.
 """
@@ -8,6 +11,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from scheduler.views import CapacityGroup
+
+OPEN = ""
+"""The name of the open group."""
 
 
 @dataclass(slots=True)
@@ -36,57 +42,55 @@ class _Account:
 
 @dataclass(slots=True)
 class Capacity:
-    """What each group uses. A request of an unknown group, or of none, is limited by no group."""
+    """What each group uses. While there are no groups nothing is limited."""
 
     _accounts: dict[str, _Account] = field(default_factory=dict)
     _cohorts: dict[str, _Cohort] = field(default_factory=dict)
     _members: dict[str, list[str]] = field(default_factory=dict)
 
-    def define(self, groups: Sequence[CapacityGroup]) -> None:
-        """The groups there are from now on; what is used stays."""
-        used = {name: account.used for name, account in self._accounts.items()}
+    def define(self, groups: Sequence[CapacityGroup], total: int, used: Iterable[tuple[str | None, int]]) -> None:
+        """The groups there are from now on, what the cluster has, and what is used at present, by group."""
         freed = 1 + max((cohort.freed for cohort in self._cohorts.values()), default=0)
         self._accounts, self._cohorts, self._members = {}, {}, {}
-        for group in sorted(groups, key=lambda group: group.name):
+        rest = max(0, total - sum(group.nominal for group in groups))
+        for group in sorted([*groups, CapacityGroup(OPEN, None, rest)], key=lambda group: group.name):
             key = group.cohort or f"\0{group.name}"
             cohort = self._cohorts.setdefault(key, _Cohort(freed=freed))
-            account = _Account(group, cohort, used.get(group.name, 0))
+            account = _Account(group, cohort)
             self._accounts[group.name] = account
             self._members.setdefault(key, []).append(group.name)
             cohort.lendable += group.nominal - account.own
-            cohort.taken += account.shared_use
+        for name, milli in used:
+            self.take(name, milli)
+
+    @property
+    def any_group(self) -> bool:
+        return len(self._accounts) > 1
 
     def take(self, name: str | None, milli: int) -> None:
-        if (account := self._accounts.get(name or "")) is not None:
+        if (account := self._account(name)) is not None:
             account.cohort.taken -= account.shared_use
             account.used += milli
             account.cohort.taken += account.shared_use
 
     def give_back(self, name: str | None, milli: int) -> None:
-        if (account := self._accounts.get(name or "")) is not None:
+        if (account := self._account(name)) is not None:
             self.take(name, -milli)
             account.cohort.freed += 1
 
-    def forget_use(self) -> None:
-        """Nothing is used: all is taken anew."""
-        for name, account in self._accounts.items():
-            self.take(name, -account.used)
-
     def group(self, name: str | None) -> CapacityGroup | None:
-        account = self._accounts.get(name or "")
+        account = self._account(name)
         return account.group if account else None
 
-    @property
-    def any_group(self) -> bool:
-        return bool(self._accounts)
-
-    def cohort_members(self, name: str) -> Iterable[str]:
-        group = self._accounts[name].group
+    def cohort_members(self, name: str | None) -> Iterable[str]:
+        account = self._account(name)
+        assert account is not None, "without groups nobody is a member of one"
+        group = account.group
         return self._members[group.cohort or f"\0{name}"]
 
     def freed(self, name: str | None) -> int:
         """As long as this is the same, what did not fit into the group does not fit."""
-        account = self._accounts.get(name or "")
+        account = self._account(name)
         return account.cohort.freed if account else 0
 
     def used(self, name: str) -> int:
@@ -94,8 +98,8 @@ class Capacity:
 
     def available(self, name: str | None) -> int | None:
         """How much more the group may use now; None if no group limits it."""
-        account = self._accounts.get(name or "")
-        if account is None:
+        account = self._account(name)
+        if account is None or not self.any_group:
             return None
         left = max(0, account.own - account.used) + account.cohort.lendable - account.cohort.taken
         if account.group.cohort and account.group.borrowing_limit is not None:
@@ -104,8 +108,8 @@ class Capacity:
 
     def most(self, name: str | None) -> int | None:
         """How much the group could use if nobody else used anything; None if no group limits it."""
-        account = self._accounts.get(name or "")
-        if account is None:
+        account = self._account(name)
+        if account is None or not self.any_group:
             return None
         if not account.group.cohort:
             return account.group.nominal
@@ -114,11 +118,18 @@ class Capacity:
             most = min(most, account.group.nominal + account.group.borrowing_limit)
         return most
 
-    def fits(self, name: str | None, milli: int) -> bool:
+    def fits(self, name: str | None, milli: int, *, preemptible: bool = False) -> bool:
         available = self.available(name)
-        return available is None or milli <= available
+        return available is None or milli <= available or (preemptible and self.is_open(name))
+
+    def is_open(self, name: str | None) -> bool:
+        """Whether it belongs to no group that there is."""
+        return (name or OPEN) not in self._accounts or (name or OPEN) == OPEN
 
     def borrows(self, name: str | None, milli: int) -> bool:
         """Whether the group would use more than its own with so much more."""
-        account = self._accounts.get(name or "")
+        account = self._account(name)
         return account is not None and account.used + milli > account.group.nominal
+
+    def _account(self, name: str | None) -> "_Account | None":
+        return self._accounts.get(name or OPEN) or self._accounts.get(OPEN)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from scheduler.demand import Demand
-from scheduler.engine import verdicts
+from scheduler.engine import booked, verdicts
 from scheduler.engine.backlog import Kind, Line
 from scheduler.engine.blocked import Blocked, Code
 from scheduler.engine.expected_ends import ExpectedEnd, in_order
@@ -32,7 +32,8 @@ class Cycle:
     now: datetime
     _placements: list[Placement] = field(default_factory=list)
     _evictions: list[Eviction] = field(default_factory=list)
-    _quota_aside: list[tuple[str, int]] = field(default_factory=list)
+    _quota_aside: list[tuple[str | None, int]] = field(default_factory=list)
+    _evicted: set[int] = field(default_factory=set)
     _ends: list[ExpectedEnd] | None = None
     _searches: int = 0
     # In a cycle places only become fewer, so what was not found once is not looked for again.
@@ -45,7 +46,9 @@ class Cycle:
         state.backlog.wake(self.now)
         order, asides = Order(state, self.now), Asides(state.cluster)
         explanation = Explanation(state, self.now, order)
-        self._reserve(asides)
+        booked.keep_devices(state, asides, self.now)
+        for held in booked.in_the_way(state, self.now):
+            self._evict(held, 0, "It gives way to an advance reservation.")
         reached_before, state.unreached = state.unreached, set()
         heap = [self._entry(line, order, reached_before) for line in state.backlog.lines.values()]
         heapq.heapify(heap)
@@ -70,12 +73,6 @@ class Cycle:
         head = line.head()
         assert head is not None
         return line.kind not in first, order.rank(head), line
-
-    def _reserve(self, asides: Asides) -> None:
-        for number in sorted(self.state.reservations):
-            reservation = self.state.reservations[number]
-            if reservation.ends_at > self.now:
-                asides.reserve(reservation)
 
     def _consider(self, line: Line, asides: Asides, explanation: Explanation) -> bool:
         """Whether the first of the line has been placed. If not, the line's turn is over in this cycle."""
@@ -114,7 +111,7 @@ class Cycle:
         if (limited := verdicts.limit(state, request, epoch)) is not None:
             return limited
         kept = state.kept.get(request.allocation_id)
-        if not state.capacity.fits(request.group, request.demand.gpu_milli):
+        if not state.capacity.fits(request.group, request.demand.gpu_milli, preemptible=request.preemptible):
             return self._preempt(request) or verdicts.group_is_full(state, request, epoch, self._retry())
         parts = self._find(request, asides)
         if parts is not None:
@@ -168,22 +165,23 @@ class Cycle:
         if key in self._no_victims or not preemption.may_find(request):
             return None
         self._searches += _SEARCHES_OF_A_PREEMPTION
-        spared = frozenset(victim for kept in state.kept.values() for victim in kept.victims)
+        spared = self._evicted.union(victim for kept in state.kept.values() for victim in kept.victims)
         sacrifice = preemption.search(request, self.now, spared=spared)
-        if sacrifice is None or not sacrifice.victims:
+        if sacrifice is None:
             self._no_victims.add(key)
             return None
         for victim in sacrifice.victims:
-            self._evict(victim, request)
+            reason = f"It gives way to a request of priority {request.priority}."
+            self._evict(victim, request.allocation_id, reason)
         since = self.now + timedelta(seconds=state.settings.grace_s)
         victims = frozenset(victim.request.allocation_id for victim in sacrifice.victims)
         kept = state.kept[request.allocation_id] = Kept(request, sacrifice.parts, since, True, victims)
         return verdicts.preempting(kept, state.epoch(Kind.of(request)))
 
-    def _evict(self, victim: Held, request: Request) -> None:
+    def _evict(self, victim: Held, in_favour_of: int, reason: str) -> None:
         number = victim.request.allocation_id
-        reason = f"It gives way to a request of priority {request.priority}."
-        self._evictions.append(Eviction(number, victim.generation, request.allocation_id, reason))
+        self._evicted.add(number)
+        self._evictions.append(Eviction(number, victim.generation, in_favour_of, reason))
 
     def _look_ahead(self, request: Request, verdict: Blocked) -> Blocked:
         state = self.state
@@ -201,7 +199,7 @@ class Cycle:
         kept = self.state.kept.get(request.allocation_id)
         if kept is not None:
             asides.keep(kept)
-        if request.group is not None and self._keeps_quota(request, verdict, kept):
+        if self._keeps_quota(request, verdict, kept):
             self.state.capacity.take(request.group, request.demand.gpu_milli)
             self._quota_aside.append((request.group, request.demand.gpu_milli))
 

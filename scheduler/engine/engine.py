@@ -54,13 +54,15 @@ class Engine:
             state.customers[customer.customer_id] = customer
             state.customer_changed(customer.customer_id)
         if changes.groups is not None:
-            state.capacity.define(changes.groups)
+            state.groups = tuple(changes.groups)
         if changes.reservations is not None:
             state.reservations = {reservation.reservation_id: reservation for reservation in changes.reservations}
         if changes.hosts or changes.hosts_gone or changes.groups is not None or changes.reservations is not None:
             state.holdings.freed += 1
             state.models_of.clear()
             totals = state.cluster.totals
+            used = ((held.request.group, held.request.demand.gpu_milli) for held in state.holdings.all())
+            state.capacity.define(state.groups, totals.gpu_milli, used)
             state.shares.total = (max(1, totals.gpu_milli), max(1, totals.cpu_milli), max(1, totals.memory_bytes))
 
     def _take_in_held(self, held: Held, now: datetime) -> None:

@@ -10,6 +10,7 @@ from scheduler.engine.capacity import Capacity
 from scheduler.engine.evictable import Evictable
 from scheduler.engine.fair_share import FairShare, size
 from scheduler.quota import Resources
+from scheduler.states import AllocationState
 from scheduler.views import Held
 
 _NOTHING = Resources(0, 0, 0)
@@ -23,8 +24,9 @@ class Holdings:
     evictable: Evictable = field(default_factory=Evictable)
     freed: int = 0  # rises whenever something was given back: what found no place before may find one
     _held: dict[int, Held] = field(default_factory=dict)
+    _leaving: dict[int, None] = field(default_factory=dict)
     _on_host: dict[int, dict[int, None]] = field(default_factory=dict)
-    _of_group: dict[str, dict[int, None]] = field(default_factory=dict)
+    _of_group: dict[str | None, dict[int, None]] = field(default_factory=dict)
     _of_customer: dict[int, Resources] = field(default_factory=dict)
 
     def __contains__(self, allocation_id: int) -> bool:
@@ -42,8 +44,11 @@ class Holdings:
     def on_host(self, host_id: int) -> list[Held]:
         return [self._held[number] for number in sorted(self._on_host.get(host_id, ()))]
 
-    def of_group(self, name: str) -> list[Held]:
+    def of_group(self, name: str | None) -> list[Held]:
         return [self._held[number] for number in sorted(self._of_group.get(name, ()))]
+
+    def releasing(self) -> list[Held]:
+        return [self._held[number] for number in sorted(self._leaving)]
 
     def of_customer(self, customer_id: int) -> Resources:
         return self._of_customer.get(customer_id, _NOTHING)
@@ -55,6 +60,7 @@ class Holdings:
             self.evictable.remove(known)
             self.evictable.add(held)
             self._held[held.request.allocation_id] = held
+            self._note_leaving(held)
             return
         if known is not None:
             self.drop(held.request.allocation_id, now)
@@ -66,6 +72,7 @@ class Holdings:
         if held is None:
             return
         request = held.request
+        self._leaving.pop(allocation_id, None)
         self.evictable.remove(held)
         self.cluster.release(allocation_id)
         self.capacity.give_back(request.group, request.demand.gpu_milli)
@@ -75,27 +82,30 @@ class Holdings:
         )
         for part in held.parts:
             self._on_host[part.host_id].pop(allocation_id, None)
-        if request.group is not None:
-            self._of_group[request.group].pop(allocation_id, None)
+        self._of_group[request.group].pop(allocation_id, None)
         self.freed += 1
 
     def clear(self, now: datetime) -> None:
         for allocation_id in list(self._held):
             self.drop(allocation_id, now)
 
+    def _note_leaving(self, held: Held) -> None:
+        if held.state is AllocationState.RELEASING:
+            self._leaving[held.request.allocation_id] = None
+
     def _add(self, held: Held, now: datetime) -> None:
         request = held.request
         number = request.allocation_id
         self._held[number] = held
         self.evictable.add(held)
+        self._note_leaving(held)
         self.cluster.hold(number, request.customer_id, request.demand, held.parts)
         self.capacity.take(request.group, request.demand.gpu_milli)
         self.shares.begin(request.customer_id, request.workspace_id, size(request.demand), now)
         self._of_customer[request.customer_id] = self.of_customer(request.customer_id) + resources(request.demand)
         for part in held.parts:
             self._on_host.setdefault(part.host_id, {})[number] = None
-        if request.group is not None:
-            self._of_group.setdefault(request.group, {})[number] = None
+        self._of_group.setdefault(request.group, {})[number] = None
 
 
 def resources(demand: Demand) -> Resources:

@@ -10,7 +10,8 @@ Victims lose the fewest GPU-seconds since their last checkpoint, host by host; o
 kept.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -28,7 +29,7 @@ _LOOKED_AT = 48  # hosts, for a request of one node
 
 @dataclass(frozen=True, slots=True)
 class Sacrifice:
-    """What has to go so that the request fits on `parts`."""
+    """What has to go so that the request fits on `parts`; nothing, if what is leaving already makes room."""
 
     victims: tuple[Held, ...]
     parts: tuple[Part, ...]
@@ -45,9 +46,10 @@ class Preemption:
     capacity: Capacity
     holdings: Holdings
 
-    def search(self, request: Request, now: datetime, *, spared: frozenset[int]) -> Sacrifice | None:
+    def search(self, request: Request, now: datetime, *, spared: Set[int]) -> Sacrifice | None:
         """The cheapest victims, or None. `spared` are ids that give way to somebody else already."""
-        with self.cluster.trial():
+        leaving = self.holdings.releasing()
+        with self.cluster.trial(), self._without(leaving):
             for_quota = self._for_quota(request, now, spared)
             if for_quota is None:
                 return None
@@ -60,41 +62,52 @@ class Preemption:
                 if found is None:
                     return None
                 parts, more = found
-        return Sacrifice(self._needed(request, for_quota, more, parts), parts)
+            return Sacrifice(self._needed(request, for_quota, more, parts), parts)
+
+    @contextmanager
+    def _without(self, leaving: Sequence[Held]) -> Iterator[None]:
+        """What is about to end is waited for, before anything else is evicted."""
+        for held in leaving:
+            self.cluster.release(held.request.allocation_id)
+            self._give(held)
+        try:
+            yield
+        finally:
+            for held in leaving:
+                self.capacity.take(held.request.group, held.request.demand.gpu_milli)
 
     def may_evict(self, request: Request, victim: Held, now: datetime) -> bool:
         if victim.state is not AllocationState.ACTIVE or victim.request.reservation_id is not None:
             return False
         if now < victim.since + timedelta(seconds=victim.request.min_runtime_s):
             return False
-        return self._outranks(request, victim.request) or self._reclaims(request, victim.request.group)
+        return self._outranks(request, victim.request) or self._reclaims(request, victim.request)
 
     def _outranks(self, request: Request, other: Request | Class) -> bool:
         if other.preemptible and _rank(request) > _rank(other):
             return True
         group = self.capacity.group(request.group)
-        same = group is not None and request.group == other.group
+        same = group is not None and request.group is not None and request.group == other.group
         return same and group is not None and group.preempt_lower_priority and request.priority > other.priority
 
-    def _reclaims(self, request: Request, from_group: str | None) -> bool:
-        group, lender = self.capacity.group(request.group), self.capacity.group(from_group)
-        return (
-            group is not None
-            and lender is not None
-            and group.reclaim_within_cohort
-            and group.cohort is not None
-            and group.cohort == lender.cohort
-            and group.name != lender.name
-            and not self.capacity.borrows(group.name, request.demand.gpu_milli)
-            and self.capacity.borrows(lender.name, 0)
-        )
+    def _reclaims(self, request: Request, other: Request | Class) -> bool:
+        """What is its group's own, and was lent: inside the cohort, or to preemptible ones beyond the open group."""
+        group = self.capacity.group(request.group)
+        if group is None or request.group is None or self.capacity.is_open(request.group):
+            return False
+        if self.capacity.borrows(group.name, request.demand.gpu_milli) or not self.capacity.borrows(other.group, 0):
+            return False
+        if self.capacity.is_open(other.group):
+            return other.preemptible
+        lender = self.capacity.group(other.group)
+        within = lender is not None and group.cohort is not None and group.cohort == lender.cohort
+        return within and group.reclaim_within_cohort and other.group != request.group
 
-    def _for_quota(self, request: Request, now: datetime, spared: frozenset[int]) -> list[Held] | None:
+    def _for_quota(self, request: Request, now: datetime, spared: Set[int]) -> list[Held] | None:
         """The fewest, cheapest victims with which the request fits into its group; None if there are none."""
         milli = request.demand.gpu_milli
-        if self.capacity.fits(request.group, milli):
+        if self.capacity.fits(request.group, milli, preemptible=request.preemptible):
             return []
-        assert request.group is not None
         candidates = self._quota_candidates(request, now, spared)
         taken: list[Held] = []
         try:
@@ -113,12 +126,11 @@ class Preemption:
             for victim in taken:
                 self.capacity.take(victim.request.group, victim.request.demand.gpu_milli)
 
-    def _quota_candidates(self, request: Request, now: datetime, spared: frozenset[int]) -> list[Held]:
+    def _quota_candidates(self, request: Request, now: datetime, spared: Set[int]) -> list[Held]:
         """Others' first, since they have borrowed; then the lowest priority, the least lost, and the youngest."""
-        assert request.group is not None
         found = [
             victim
-            for name in self.capacity.cohort_members(request.group)
+            for name in (*self.capacity.cohort_members(request.group), None)
             for victim in self.holdings.of_group(name)
             if victim.request.allocation_id not in spared and self.may_evict(request, victim, now)
         ]
@@ -129,7 +141,7 @@ class Preemption:
 
         return sorted(found, key=order)
 
-    def _fill_back(self, group: str, milli: int, taken: Sequence[Held]) -> list[Held]:
+    def _fill_back(self, group: str | None, milli: int, taken: Sequence[Held]) -> list[Held]:
         """Those that may stay after all; `capacity` is left as if all were gone."""
         stay: list[Held] = []
         for victim in reversed(taken):
@@ -146,7 +158,7 @@ class Preemption:
         self.capacity.take(victim.request.group, -victim.request.demand.gpu_milli)
 
     def _by_host(
-        self, request: Request, now: datetime, spared: frozenset[int], gone: Sequence[Held]
+        self, request: Request, now: datetime, spared: Set[int], gone: Sequence[Held]
     ) -> tuple[tuple[Part, ...], Sequence[Held]] | None:
         """Hosts on which the least is lost, and what has to leave them, beside those that are `gone`."""
         absent = spared | {victim.request.allocation_id for victim in gone}
@@ -183,7 +195,7 @@ class Preemption:
         return any(self._concerns(request, kind) for kind in self.holdings.evictable.classes())
 
     def _concerns(self, request: Request, kind: Class) -> bool:
-        return self._outranks(request, kind) or self._reclaims(request, kind.group)
+        return self._outranks(request, kind) or self._reclaims(request, kind)
 
     def _needed(
         self, request: Request, for_quota: Sequence[Held], more: Sequence[Held], parts: Sequence[Part]

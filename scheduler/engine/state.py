@@ -14,7 +14,7 @@ from scheduler.engine.kept import Kept
 from scheduler.engine.pace import Pace
 from scheduler.engine.settings import EngineSettings
 from scheduler.ports import WaitReason
-from scheduler.views import CustomerView, Reservation
+from scheduler.views import CapacityGroup, CustomerView, Reservation
 
 
 @dataclass(slots=True)
@@ -26,6 +26,7 @@ class State:
     shares: FairShare
     backlog: Backlog = field(default_factory=Backlog)
     pace: Pace = field(default_factory=Pace)
+    groups: tuple[CapacityGroup, ...] = ()
     customers: dict[int, CustomerView] = field(default_factory=dict)
     customer_changes: dict[int, int] = field(default_factory=dict)
     reservations: dict[int, Reservation] = field(default_factory=dict)

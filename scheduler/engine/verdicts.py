@@ -51,15 +51,16 @@ def _unpaid(state: State, request: Request, epoch: Epoch) -> Blocked | None:
 
 
 def group_is_full(state: State, request: Request, epoch: Epoch, until: datetime | None) -> Blocked:
-    assert request.group is not None
     milli = request.demand.gpu_milli
-    available, most = state.capacity.available(request.group) or 0, state.capacity.most(request.group) or 0
-    figures = {"available_milli": max(0, available), "wanted_milli": milli, "most_milli": most}
-    if milli > most:
+    available, most = max(0, state.capacity.available(request.group) or 0), state.capacity.most(request.group) or 0
+    figures = {"available_milli": available, "wanted_milli": milli, "most_milli": most}
+    if state.capacity.is_open(request.group):
+        detail = f"{gpus(available)} GPUs that are guaranteed to nobody are free; {gpus(milli)} are needed."
+    elif milli > most:
         detail = f"Capacity group {request.group} may never use more than {gpus(most)} GPUs; {gpus(milli)} are needed."
     else:
         detail = (
-            f"Capacity group {request.group} may use {gpus(max(0, available))} more GPUs now, with what it may borrow; "
+            f"Capacity group {request.group} may use {gpus(available)} more GPUs now, with what it may borrow; "
             f"{gpus(milli)} are needed."
         )
     return Blocked(Code.CAPACITY_GROUP, detail, epoch, figures, until)
@@ -135,6 +136,8 @@ def _lacking(demand: Demand, found: Shortage) -> str:
 
 def preempting(kept: Kept, epoch: Epoch) -> Blocked:
     count = len(kept.victims)
+    if not count:
+        return Blocked(Code.PREEMPTING, "What ends now makes room for it.", epoch, None, None, kept.since, "limits")
     whose = "1 allocation gives" if count == 1 else f"{count} allocations give"
     return Blocked(Code.PREEMPTING, f"{whose} way to it now.", epoch, {"victims": count}, None, kept.since, "limits")
 
