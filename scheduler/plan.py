@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
+from scheduler.plan_protocol import PlanAnswer
 from scheduler.ports import Changes, Eviction, Placement, WaitReason
+from scheduler.views import Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,9 @@ class Decider(Protocol):
 
     def decide(self, now: datetime) -> Plan:
         """What to do now. The decider counts on it: until the store says otherwise, what it placed is taken."""
+
+    def what_if(self, request: Request, now: datetime) -> PlanAnswer:
+        """When and where this request would start, without queueing it; nothing is changed."""
 
     def refused(self, reasons: Mapping[int, WaitReason]) -> None:
         """The store did not take these placements, for these reasons: undo them.

@@ -104,12 +104,15 @@ class Cycle:
         return None
 
     def _try(self, request: Request, asides: Asides) -> tuple[Part, ...] | Blocked:
+        epoch = self.state.epoch(Kind.of(request))
+        return verdicts.limit(self.state, request, epoch) or self.attempt(request, asides)
+
+    def attempt(self, request: Request, asides: Asides) -> tuple[Part, ...] | Blocked:
+        """A place, beside what is kept for those before it; or why there is none, whatever its customer may have."""
         state = self.state
         epoch = state.epoch(Kind.of(request))
         if request.reservation_id is not None:
             return verdicts.in_reservation(state, request, epoch, self.now)
-        if (limited := verdicts.limit(state, request, epoch)) is not None:
-            return limited
         kept = state.kept.get(request.allocation_id)
         if not state.capacity.fits(request.group, request.demand.gpu_milli, preemptible=request.preemptible):
             return self._preempt(request) or verdicts.group_is_full(state, request, epoch, self._retry())

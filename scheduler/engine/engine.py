@@ -9,8 +9,10 @@ from scheduler.engine.blocked import LIMITS, Blocked, Code
 from scheduler.engine.cycle import Cycle
 from scheduler.engine.settings import EngineSettings
 from scheduler.engine.state import State
+from scheduler.engine.what_if import what_if
 from scheduler.packing.scoring import Fragmentation, Scoring
 from scheduler.plan import Plan
+from scheduler.plan_protocol import PlanAnswer
 from scheduler.ports import Changes, WaitReason
 from scheduler.views import Held, Request
 
@@ -37,6 +39,10 @@ class Engine:
 
     def decide(self, now: datetime) -> Plan:
         return Cycle(self._state, now).run()
+
+    def what_if(self, request: Request, now: datetime) -> PlanAnswer:
+        """When and where this request would start; nothing is changed."""
+        return what_if(self._state, request, now)
 
     def refused(self, reasons: Mapping[int, WaitReason]) -> None:
         for allocation_id, reason in reasons.items():

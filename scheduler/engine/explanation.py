@@ -47,7 +47,7 @@ class Explanation:
     def _everybody(self) -> Iterator[tuple[int, WaitReason]]:
         verdicts = {id(line): verdict for line, verdict in self._lines}
         waiting = {request.allocation_id: line for line, _ in self._lines for request in line.requests.values()}
-        ahead = _Ahead()
+        ahead = Ahead()
         for request in self.order.sorted(request for line, _ in self._lines for request in line.requests.values()):
             line = waiting[request.allocation_id]
             position = ahead.of(request) + 1
@@ -57,7 +57,7 @@ class Explanation:
             line.told, line.untold = verdict, []
 
     def _first_and_new(self) -> Iterator[tuple[int, WaitReason]]:
-        ahead = _Ahead()
+        ahead = Ahead()
         for line, verdict in self._lines:
             head = line.head()
             assert head is not None
@@ -95,7 +95,7 @@ class Explanation:
 
 
 @dataclass(slots=True)
-class _Ahead:
+class Ahead:
     """How many, of those seen so far, compete for the same models."""
 
     counts: Counter[tuple[str, ...]] = field(default_factory=Counter)

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from datetime import datetime
 
+from scheduler.cluster.conditions import Condition
 from scheduler.cluster.shortage import Shortage
 from scheduler.demand import Demand
 from scheduler.engine.blocked import Blocked, Code, Epoch
@@ -101,13 +102,30 @@ def _on_its_host(state: State, request: Request, found: Shortage, verdict: Block
 def _no_host(state: State, request: Request, found: Shortage) -> str:
     """No host that could run it takes new work now."""
     if found.excluding is not None:
-        return f"No host meets its condition on {found.excluding.replace('_', ' ')}."
+        return _excluded(request.demand, found.excluding)
     hosts = [state.cluster.host(host_id) for host_id in state.cluster.hosts_for(request.demand, schedulable=False)]
     named = [f"{host.name}: {host.why_not or 'too small at present'}" for host in hosts[:_NAMED_HOSTS] if host]
     if not named:
         return f"No host has a healthy {' or '.join(request.demand.models) or 'GPU'} now."
     more = f" and {len(hosts) - _NAMED_HOSTS} more" if len(hosts) > _NAMED_HOSTS else ""
     return f"No host that could run it takes new work now ({'; '.join(named)}{more})."
+
+
+def _excluded(demand: Demand, condition: Condition) -> str:
+    """What no host has at all."""
+    shape, what = demand.shape, " or ".join(demand.models) or "GPU"
+    sentences = {
+        Condition.MODEL: f"No host has a healthy {what} now.",
+        Condition.MEMORY: f"No {what} has {demand.gpu_memory_bytes} bytes of memory.",
+        Condition.SELECTOR: "No host has the labels that it asks for.",
+        Condition.DRIVER: f"No host has driver {'.'.join(map(str, demand.driver))} or a newer one.",
+        Condition.CUDA: f"No host has CUDA {'.'.join(map(str, demand.cuda))} or a newer one.",
+        Condition.BOUND_HOST: "The host that it is bound to is not there.",
+        Condition.COUNT: f"No host has {shape.gpus} healthy {what} now.",
+        Condition.CPU: f"No host has {shape.cpu_milli} milli-cores of CPU.",
+        Condition.MEMORY_BYTES: f"No host has {shape.memory_bytes} bytes of memory.",
+    }
+    return sentences[condition]
 
 
 def _needed(demand: Demand) -> str:
@@ -156,8 +174,6 @@ def in_reservation(state: State, request: Request, epoch: Epoch, now: datetime) 
         return Blocked(
             Code.RESERVATION, detail, epoch, None, reservation.starts_at, reservation.starts_at, "reservation"
         )
-    if (limited := limit(state, request, epoch)) is not None:
-        return limited
     parts = _inside(state, request, reservation)
     return parts or Blocked(Code.RESERVATION, "Others in its reservation use what it needs.", epoch)
 
