@@ -1,6 +1,5 @@
 """What is free on a batch of hosts, as arrays: the value that scoring policies look at."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,17 +25,6 @@ class Rooms:
     cpu: Ints
     memory: Ints
     gpus: Ints
-
-    @staticmethod
-    def of(hosts: Sequence[tuple[int, int, Sequence[int]]]) -> "Rooms":
-        """From `(cpu_milli, memory_bytes, free thousandths of each device)` per host."""
-        width = max((len(gpus) for _, _, gpus in hosts), default=0)
-        rows = [[*gpus, *[0] * (width - len(gpus))] for _, _, gpus in hosts]
-        return Rooms(
-            np.array([cpu for cpu, _, _ in hosts], dtype=np.int64),
-            np.array([memory for _, memory, _ in hosts], dtype=np.int64),
-            np.array(rows, dtype=np.int64).reshape(len(hosts), width),
-        )
 
     def take(self, rows: Ints) -> "Rooms":
         """A copy of these rows; a row may come several times."""

@@ -32,11 +32,6 @@ class Scale:
     cpu_milli: int
     gpu_milli: int
 
-    @staticmethod
-    def of(empty: Rooms) -> "Scale":
-        """From hosts on which everything is free."""
-        return Scale(max(int(empty.cpu.max(initial=0)), 1), max(int(empty.free_milli.max(initial=0)), 1))
-
 
 class Scoring(Protocol):
     @property

@@ -1,0 +1,418 @@
+"""What the picture of the cluster says is free, and where it finds a place; `test_cluster_properties` mixes it all."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from scheduler.cluster.cluster import Cluster, Totals
+from scheduler.cluster.conditions import Condition
+from scheduler.cluster.devices import pick
+from scheduler.cluster.pools import NOBODY
+from scheduler.demand import Demand, Operator, Selector
+from scheduler.packing.scoring import PackingPolicy, make_scoring
+from scheduler.packing.shape import Shape
+from scheduler.views import DeviceView, HostView, IdleGroup, Part
+
+GIB = 2**30
+H100, A100 = "NVIDIA H100 80GB HBM3", "NVIDIA A100-SXM4-80GB"
+ONE, TWO, FOUR = (Shape(1000, GIB, gpus) for gpus in (1, 2, 4))
+HALF = Shape(1000, GIB, 1, milli=500)
+NOTHING = Demand(Shape(0, 0))
+
+
+def host(
+    host_id: int, *models: str, cpu_milli: int = 64_000, links: Sequence[set[int]] = (), **more: object
+) -> HostView:
+    """GPU ids are the host's times ten, plus the index; `links` are cliques of indices."""
+    peers = {
+        index: frozenset(10 * host_id + peer for clique in links if index in clique for peer in clique - {index})
+        for index in range(len(models))
+    }
+    devices = tuple(
+        DeviceView(10 * host_id + index, f"GPU-{host_id}-{index}", model, 80 * GIB, peers[index])
+        for index, model in enumerate(models)
+    )
+    view = HostView(host_id, f"u{host_id}", f"h{host_id}", cpu_milli, 512 * GIB, devices)
+    return replace(view, **more)  # type: ignore[arg-type]  # the fields of the view by their names
+
+
+def cluster_of(*hosts: HostView, policy: PackingPolicy = PackingPolicy.BEST_FIT) -> Cluster:
+    cluster = Cluster(make_scoring(policy))
+    for each in hosts:
+        cluster.set_host(each)
+    return cluster
+
+
+def gpus(parts: tuple[Part, ...] | None) -> list[int] | None:
+    return None if parts is None else [gpu_id for part in parts for gpu_id, _ in part.devices]
+
+
+def hosts(parts: tuple[Part, ...] | None) -> list[int] | None:
+    return None if parts is None else [part.host_id for part in parts]
+
+
+def place(cluster: Cluster, number: int, demand: Demand, customer_id: int = 1) -> tuple[Part, ...]:
+    parts = cluster.find(demand, customer_id)
+    assert parts is not None
+    cluster.hold(number, customer_id, demand, parts)
+    return parts
+
+
+def fill(cluster: Cluster, number: int, *gpu_ids: int, demand: Demand = NOTHING) -> None:
+    """Hold these devices."""
+    by_host: dict[int, list[tuple[int, int]]] = {}
+    for gpu_id in gpu_ids:
+        by_host.setdefault(gpu_id // 10, []).append((gpu_id, 1000))
+    cluster.hold(number, 9, demand, [Part(host_id, tuple(devices)) for host_id, devices in by_host.items()])
+
+
+# One host
+
+
+def test_devices_are_of_one_of_the_models_asked_for_and_never_mixed() -> None:
+    cluster = cluster_of(host(1, A100, H100, A100, H100))
+    assert gpus(cluster.find(Demand(TWO, models=("T4", "A100")), 1)) == [10, 12]
+    assert gpus(cluster.find(Demand(TWO, models=("H100",)), 1)) == [11, 13]
+    assert cluster.find(Demand(Shape(1, 1, 3)), 1) is None
+    assert not cluster.could_ever(Demand(Shape(1, 1, 3)))
+
+
+def test_a_device_is_shared_inside_one_customer_only() -> None:
+    cluster = cluster_of(host(1, H100, H100))
+    share = Demand(HALF)
+    assert place(cluster, 1, share) == (Part(1, ((10, 500),)),)
+    assert gpus(place(cluster, 2, share, customer_id=2)) == [11]
+    assert gpus(place(cluster, 3, share)) == [10]
+    assert cluster.find(share, 1) is None, "half of 11 is free, and belongs to another"
+    cluster.release(2)
+    assert gpus(cluster.find(share, 1)) == [11]
+
+
+def test_a_device_in_part_use_is_not_whole_even_for_its_customer() -> None:
+    cluster = cluster_of(host(1, H100))
+    place(cluster, 1, Demand(HALF))
+    assert cluster.find(Demand(ONE), 1) is None
+
+
+def test_cpu_and_memory_are_the_hosts_whatever_the_model() -> None:
+    cluster = cluster_of(host(1, H100, A100, cpu_milli=3000))
+    place(cluster, 1, Demand(Shape(2000, 512 * GIB - 1, 1), models=("H100",)))
+    assert cluster.find(Demand(Shape(1001, 1, 1), models=("A100",)), 1) is None
+    assert cluster.find(Demand(Shape(1000, 2, 1), models=("A100",)), 1) is None
+    assert gpus(cluster.find(Demand(Shape(1000, 1, 1), models=("A100",)), 1)) == [11]
+
+
+@pytest.mark.parametrize("policy", [PackingPolicy.FRAGMENTATION, PackingPolicy.BEST_FIT])
+def test_what_needs_no_gpu_goes_where_none_is_free(policy: PackingPolicy) -> None:
+    cluster = cluster_of(host(1, H100, A100), host(2, A100), host(3), policy=policy)
+    cluster.observe(TWO)
+    assert place(cluster, 1, Demand(ONE, bound_host_id=2)) == (Part(2, ((20, 1000),)),)
+    cluster.drop_host(3)
+    assert cluster.find(Demand(Shape(1000, GIB), models=("H100",), gpu_memory_bytes=999 * GIB), 1) == (Part(2, ()),)
+    assert hosts(cluster.find(Demand(Shape(1000, GIB), nodes=2), 1)) == [1, 2]
+    assert cluster.find(Demand(Shape(1000, GIB), nodes=3), 1) is None, "a host of two models is one host"
+
+
+def test_an_idle_group_of_exactly_its_size_wins_and_others_keep_off() -> None:
+    cluster = cluster_of(host(1, *[H100] * 4), host(2, H100))
+    cluster.set_idle_groups([IdleGroup("b", 1, frozenset({10}), 1000, GIB), IdleGroup("a", 1, frozenset({11}), 5, 5)])
+    assert gpus(cluster.find(Demand(ONE), 1)) == [10], "though host 2 is the better fit"
+    assert gpus(cluster.find(Demand(Shape(2000, GIB, 2)), 1)) == [12, 13]
+    assert gpus(cluster.find(Demand(Shape(2000, GIB, 3)), 1)) == [10, 12, 13]
+    fill(cluster, 1, 10)
+    assert gpus(cluster.find(Demand(ONE), 1)) == [20]
+    cluster.release(1)
+    cluster.set_host(host(1, *[H100] * 4, why_not="draining"))
+    assert gpus(cluster.find(Demand(ONE), 1)) == [20]
+
+
+QUADS = (0b1110, 0b1101, 0b1011, 0b0111, 0b11100000, 0b11010000, 0b10110000, 0b01110000)
+PAIRS = (0b10, 0b01, 0b1000, 0b0100)
+
+
+@pytest.mark.parametrize(
+    ("links", "free", "count", "shunned", "picked"),
+    [
+        ((0,) * 4, 0b1111, 2, 0, (0, 1)),
+        ((0,) * 4, 0b1111, 2, 0b0011, (2, 3)),
+        ((0,) * 4, 0b1111, 3, 0b0001, (1, 2, 3)),
+        ((0,) * 4, 0b1111, 0, 0, ()),
+        (PAIRS, 0b1110, 2, 0b1000, (2, 3)),  # joined, though one is shunned
+        (PAIRS, 0b1110, 1, 0, (1,)),  # breaks no pair
+        (PAIRS, 0b1111, 3, 0, (0, 1, 2)),
+        (QUADS, 0b11110011, 2, 0, (0, 1)),  # a pair that is left, not half of a quad
+        (QUADS, 0b11110111, 4, 0, (4, 5, 6, 7)),
+        (QUADS, 0b01111111, 3, 0, (4, 5, 6)),
+        (QUADS, 0b11111111, 5, 0, (0, 1, 2, 3, 4)),
+        (QUADS, 0b11111111, 1, 0b00001111, (4,)),
+    ],
+)
+def test_devices_that_nvlink_joins_stay_together(
+    links: tuple[int, ...], free: int, count: int, shunned: int, picked: tuple[int, ...]
+) -> None:
+    assert pick(links, free, count, shunned) == picked
+
+
+def test_links_are_those_between_devices_that_are_there() -> None:
+    cluster = cluster_of(host(1, H100, H100, H100, H100, links=[{0, 3}, {1, 2}]))
+    assert gpus(cluster.find(Demand(TWO), 1)) == [10, 13]
+    assert gpus(cluster.find(Demand(ONE), 1)) == [10]
+    fill(cluster, 1, 12)
+    assert gpus(cluster.find(Demand(ONE), 1)) == [11]
+
+
+# Many hosts
+
+
+def test_the_image_decides_between_hosts_that_are_about_as_good() -> None:
+    cluster = cluster_of(host(1, H100), host(2, H100, images=frozenset({"torch"})), host(3, H100, H100))
+    assert hosts(cluster.find(Demand(ONE, image="torch"), 1)) == [2]
+    assert hosts(cluster.find(Demand(ONE, image="jax"), 1)) == [1]
+    cluster.set_host(host(2, H100))
+    cluster.set_host(host(3, H100, H100, images=frozenset({"torch"})))
+    assert hosts(cluster.find(Demand(ONE, image="torch"), 1)) == [1], "a worse place is too much for an image"
+
+
+def test_requests_kept_apart_never_meet_on_a_host() -> None:
+    cluster = cluster_of(host(1, H100, H100), host(2, H100, H100))
+    replica = Demand(ONE, apart="replicas")
+    assert hosts(place(cluster, 1, replica)) == [1]
+    assert hosts(place(cluster, 2, replica, customer_id=2)) == [1], "another customer's name is another name"
+    assert hosts(place(cluster, 3, replica)) == [2]
+    assert cluster.find(replica, 1) is None
+    assert hosts(cluster.find(Demand(ONE, apart="others"), 1)) == [2]
+    cluster.release(3)
+    assert hosts(cluster.find(replica, 1)) == [2]
+
+
+def test_a_bound_request_goes_to_its_host_or_nowhere() -> None:
+    cluster = cluster_of(host(1, H100), host(2, H100, H100))
+    assert hosts(cluster.find(Demand(ONE, bound_host_id=2), 1)) == [2]
+    assert cluster.find(Demand(ONE, nodes=2, bound_host_id=2), 1) is None
+    assert cluster.find(Demand(ONE, bound_host_id=7), 1) is None
+
+
+def racks(*sizes: int) -> list[HostView]:
+    """Hosts of two GPUs in racks of these sizes, two racks in a zone."""
+    labels = [{"rack": f"r{rack}", "zone": f"z{rack // 2}"} for rack, size in enumerate(sizes) for _ in range(size)]
+    return [host(number, H100, H100, labels=each) for number, each in enumerate(labels, start=1)]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "within", "chosen"),
+    [
+        (1, None, [1]),
+        (2, None, [4, 5]),  # the rack with the least room that takes them
+        (3, None, [1, 2, 3]),
+        (4, None, [6, 7, 8, 9]),
+        (5, None, [1, 2, 3, 4, 5]),  # a zone
+        (6, None, [6, 7, 8, 9, 10, 11]),
+        (7, None, [1, 2, 3, 4, 5, 6, 7]),  # anywhere
+        (4, "zone", [6, 7, 8, 9]),
+        (5, "zone", [1, 2, 3, 4, 5]),
+        (5, "rack", None),
+        (7, "zone", None),
+        (12, None, None),
+        (2, "building", None),  # no host says where it is
+    ],
+)
+def test_a_gang_gets_the_closest_hosts_that_take_all_of_it(
+    nodes: int, within: str | None, chosen: list[int] | None
+) -> None:
+    demand = Demand(TWO, nodes=nodes, within=within)
+    cluster = cluster_of(*reversed(racks(3, 2, 4, 2)))
+    assert hosts(cluster.find(demand, 1)) == chosen
+    assert cluster.could_ever(demand) == (chosen is not None)
+
+
+def test_a_gang_goes_where_least_else_is_free() -> None:
+    cluster = cluster_of(*racks(3, 3))
+    fill(cluster, 1, 60)
+    assert hosts(cluster.find(Demand(TWO, nodes=2), 1)) == [4, 5]
+    assert hosts(cluster.find(Demand(ONE, nodes=2), 1)) == [4, 6], "the fullest hosts of the fullest rack"
+
+
+def test_a_gang_is_of_one_model() -> None:
+    cluster = cluster_of(host(1, H100), host(2, A100), host(3, A100))
+    assert hosts(cluster.find(Demand(ONE, nodes=2), 1)) == [2, 3]
+    assert cluster.find(Demand(ONE, nodes=3), 1) is None
+
+
+def test_ranks_follow_the_topology() -> None:
+    where = {1: "b", 2: "a", 3: "b", 4: "a"}
+    cluster = cluster_of(*(host(number, H100, labels={"rack": rack}) for number, rack in where.items()))
+    assert hosts(cluster.find(Demand(ONE, nodes=4), 1)) == [2, 4, 1, 3]
+
+
+def test_shares_in_a_gang_are_on_hosts_of_their_own() -> None:
+    cluster = cluster_of(host(1, H100), host(2, H100), host(3, H100))
+    place(cluster, 1, Demand(HALF, bound_host_id=2))
+    assert place(cluster, 2, Demand(HALF, nodes=2)) == (Part(1, ((10, 500),)), Part(2, ((20, 500),)))
+
+
+# Conditions and figures
+
+
+def described(host_id: int) -> HostView:
+    return host(host_id, H100, H100, labels={"region": "eu", "slots": "4"}, driver=(550, 54), cuda=(12, 4))
+
+
+@pytest.mark.parametrize(
+    ("demand", "condition"),
+    [
+        (Demand(ONE, models=("T4",)), Condition.MODEL),
+        (Demand(ONE, gpu_memory_bytes=81 * GIB), Condition.MEMORY),
+        (Demand(ONE, selectors=(Selector("region", Operator.IN, ("us",)),)), Condition.SELECTOR),
+        (Demand(ONE, selectors=(Selector("slots", Operator.GREATER, ("4",)),)), Condition.SELECTOR),
+        (Demand(ONE, driver=(550, 54, 1)), Condition.DRIVER),
+        (Demand(ONE, cuda=(12, 5)), Condition.CUDA),
+        (Demand(ONE, bound_host_id=9), Condition.BOUND_HOST),
+        (Demand(Shape(1, 1, 3)), Condition.COUNT),
+        (Demand(Shape(64_001, 1)), Condition.CPU),
+        (Demand(Shape(1, 513 * GIB)), Condition.MEMORY_BYTES),
+    ],
+)
+def test_a_condition_that_no_host_meets_is_named(demand: Demand, condition: Condition) -> None:
+    cluster = cluster_of(described(1), described(2))
+    assert cluster.find(demand, 1) is None
+    assert not cluster.could_ever(demand)
+    assert cluster.shortage(demand).excluding is condition
+    assert cluster.hosts_for(demand, schedulable=False) == ()
+
+
+def test_conditions_that_are_met() -> None:
+    selectors = (Selector("region", Operator.IN, ("eu",)), Selector("slots", Operator.LESS, ("5",)))
+    demand = Demand(
+        ONE, models=("H100",), gpu_memory_bytes=80 * GIB, selectors=selectors, driver=(550, 54), cuda=(12, 4)
+    )
+    cluster = cluster_of(host(1, H100), described(2))
+    assert hosts(cluster.find(demand, 1)) == [2]
+    assert cluster.hosts_for(demand) == (2,)
+    assert cluster.models(demand) == (H100,)
+    cluster.set_host(replace(described(2), labels={"region": "us", "slots": "4"}))
+    assert cluster.find(demand, 1) is None
+    assert cluster.shortage(demand).excluding is Condition.SELECTOR
+
+
+def test_no_condition_alone_is_to_blame() -> None:
+    cluster = cluster_of(host(1, H100), host(2, A100, labels={"region": "eu"}))
+    demand = Demand(ONE, models=("H100",), selectors=(Selector("region", Operator.EXISTS),))
+    shortage = cluster.shortage(demand)
+    assert (shortage.hosts, shortage.excluding) == (0, None)
+
+
+def test_figures_are_of_the_hosts_that_could_take_it() -> None:
+    cluster = cluster_of(
+        host(1, *[H100] * 4), host(2, *[H100] * 4), host(3, *[H100] * 4, why_not="lost"), host(4, *[A100] * 4)
+    )
+    fill(cluster, 1, 10, 11, 12, 20)
+    cluster.hold(2, 1, Demand(Shape(63_500, GIB)), [Part(2, ())])
+    shortage = cluster.shortage(Demand(TWO, models=("H100",)))
+    assert (shortage.hosts, shortage.schedulable) == (3, 2)
+    assert (shortage.gpus, shortage.free_gpus, shortage.most_free) == (8, 4, 3)
+    assert (shortage.with_gpus, shortage.with_room) == (1, 0), "host 2 has GPUs, and too little CPU"
+    assert (shortage.free_cpu_milli, shortage.free_memory_bytes) == (500, 511 * GIB)
+
+
+def test_hosts_that_take_no_new_work_count_as_possible_only_if_one_asks() -> None:
+    cluster = cluster_of(host(1, H100, why_not="draining"), host(2, A100))
+    demand = Demand(ONE, models=("H100",))
+    assert cluster.find(demand, 1) is None
+    assert cluster.could_ever(demand)
+    assert not cluster.could_ever(demand, schedulable=True)
+    assert (cluster.hosts_for(demand), cluster.hosts_for(demand, schedulable=False)) == ((), (1,))
+
+
+def test_totals_are_of_hosts_that_take_new_work_each_counted_once() -> None:
+    cluster = cluster_of(host(1, H100, A100), host(2, cpu_milli=1000), host(3, H100, why_not="lost"))
+    fill(cluster, 1, 10)
+    assert cluster.totals == Totals(2000, 65_000, 1024 * GIB)
+    cluster.drop_host(2)
+    assert cluster.totals == Totals(2000, 64_000, 512 * GIB)
+
+
+# Hosts that change, and claims
+
+
+def test_what_is_held_outlasts_the_host_and_its_devices() -> None:
+    cluster = cluster_of()
+    fill(cluster, 1, 10, 20)
+    cluster.set_host(host(1, H100, H100))
+    assert gpus(cluster.find(Demand(ONE), 1)) == [11]
+    cluster.drop_host(1)
+    assert cluster.find(Demand(ONE), 1) is None
+    cluster.set_host(host(1, A100, H100, A100))
+    assert gpus(cluster.find(Demand(ONE, models=("A100",)), 1)) == [12]
+    cluster.release(1)
+    assert gpus(cluster.find(Demand(TWO, models=("A100",)), 1)) == [10, 12]
+
+
+def test_a_host_that_shrinks_below_what_is_held_has_nothing_free() -> None:
+    cluster = cluster_of(host(1, H100, H100))
+    place(cluster, 1, Demand(Shape(60_000, GIB, 1)))
+    cluster.set_host(host(1, H100, H100, cpu_milli=32_000))
+    assert cluster.find(Demand(Shape(1, 1, 1)), 1) is None
+    assert gpus(cluster.find(Demand(Shape(0, 1, 1)), 1)) == [11]
+    assert cluster.rooms(1, Demand(ONE))[0].cpu_milli == -28_000
+
+
+def test_an_allocation_held_again_has_what_was_said_last() -> None:
+    cluster = cluster_of(host(1, H100, H100))
+    fill(cluster, 1, 10)
+    fill(cluster, 1, 11)
+    assert gpus(cluster.find(Demand(ONE), 1)) == [10]
+    assert (cluster.parts_on(1), cluster.parts_of(1)) == ((1,), (Part(1, ((11, 1000),)),))
+    cluster.release(1)
+    cluster.release(1)
+    assert (cluster.parts_on(1), cluster.parts_of(1)) == ((), ())
+    with pytest.raises(ValueError, match="one host"):
+        cluster.hold(2, 1, Demand(ONE), [Part(1, ()), Part(1, ())])
+
+
+def test_what_is_set_aside_is_not_found_and_belongs_to_nobody_on_the_host() -> None:
+    cluster = cluster_of(host(1, H100, H100))
+    fill(cluster, 1, 10)
+    cluster.set_aside(("head", 1), 1, Demand(HALF), [Part(1, ((10, 500), (11, 500)))])
+    assert cluster.find(Demand(ONE), 1) is None
+    assert cluster.find(Demand(HALF), 2) is None
+    assert gpus(cluster.find(Demand(HALF), 1)) == [11], "the rest of a device is its customer's"
+    assert cluster.parts_on(1) == (1,)
+    free = [(each.free_milli, each.owner) for each in cluster.rooms(1, Demand(ONE))[0].devices]
+    assert free == [(-500, -1), (500, 1)]
+    cluster.release(1)
+    assert cluster.find(Demand(ONE), 1) is None
+    cluster.clear_aside(("head", 1))
+    assert gpus(cluster.find(Demand(TWO), 1)) == [10, 11]
+    assert cluster.rooms(1, Demand(ONE))[0].devices[0].owner == NOBODY
+
+
+def test_a_trial_leaves_no_trace() -> None:
+    cluster = cluster_of(host(1, H100, H100), host(2, H100, H100))
+    fill(cluster, 1, 10, 11, demand=Demand(ONE, apart="x"))
+    cluster.set_aside("kept", 1, Demand(ONE), [Part(2, ((20, 1000),))])
+    before = cluster.find(Demand(ONE), 1)
+    with cluster.trial():
+        cluster.release(1)
+        assert gpus(cluster.find(Demand(TWO), 1)) == [10, 11]
+        with cluster.trial():
+            cluster.clear_aside("kept")
+            fill(cluster, 2, 10)
+            assert gpus(cluster.find(Demand(TWO), 1)) == [20, 21]
+        assert cluster.find(Demand(TWO, bound_host_id=2), 1) is None
+        assert gpus(cluster.find(Demand(TWO), 1)) == [10, 11]
+        with pytest.raises(ValueError, match="trial"):
+            cluster.set_host(host(3))
+        with pytest.raises(ValueError, match="trial"):
+            cluster.drop_host(1)
+    assert (cluster.find(Demand(ONE), 1), gpus(before)) == (before, [21])
+    assert cluster.parts_on(1) == (1,)
+
+
+def test_an_error_ends_a_trial_too() -> None:
+    cluster = cluster_of(host(1, H100))
+    with pytest.raises(RuntimeError), cluster.trial():
+        fill(cluster, 1, 10)
+        raise RuntimeError
+    assert gpus(cluster.find(Demand(ONE), 1)) == [10]
+    cluster.set_host(host(2, H100))
