@@ -18,9 +18,6 @@ NOBODY = 0
 SEVERAL = -1
 """Owners of a device beside the ids of customers: nobody has a part of it; several have, which nobody can join."""
 
-GONE = -1
-"""The state of a row that belongs to no host, or has not been written since it does."""
-
 _MODELS_PER_HOST = 1024
 
 
@@ -89,7 +86,6 @@ class Pools:
             for column in (table.cpu, table.memory, table.largest_cpu, table.largest_memory, table.count, table.gpus):
                 column[row] = 0
             table.view[row], table.schedulable[row], table.first[row] = self.views, False, False
-            table.state[row] = GONE
 
     def state(self, host_id: int) -> int:
         return int(self.table.state[self.rows[host_id][0]])

@@ -11,7 +11,7 @@ from scheduler.packing.scoring import Scale, Scoring
 from scheduler.packing.shape import Shape
 
 _MAX_KNOWN = 1024  # shapes remembered at most, with the customers that they share devices for
-_NEVER = -2  # no state of a row
+_NEVER = -1  # no state of a row
 _SHARED_FIRST = 1e6  # more than any score
 
 

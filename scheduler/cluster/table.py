@@ -15,8 +15,9 @@ _Kind = TypeVar("_Kind", bound=np.generic)
 class Table:
     """Devices are columns of `gpus` (free thousandths) and `owner`; `largest` is what there is when all is free.
 
-    `state` is an id of what is free: where it is equal, that is the same. `view` rises with every other change of the
-    host. `rank` orders pools by host id and model, so that no result depends on which row a host came to have.
+    `state` is an id of what is free, above zero once that is known: where it is equal, that is the same. `view` rises
+    with every other change of the host. `rank` orders pools by host id and model, so that no result depends on which
+    row a host came to have.
     """
 
     cpu: Ints  # free milli-cores

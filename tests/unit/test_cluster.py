@@ -122,6 +122,8 @@ def test_an_idle_group_of_exactly_its_size_wins_and_others_keep_off() -> None:
     assert gpus(cluster.find(Demand(Shape(2000, GIB, 3)), 1)) == [10, 12, 13]
     fill(cluster, 1, 10)
     assert gpus(cluster.find(Demand(ONE), 1)) == [20]
+    cluster.hold(1, 9, Demand(Shape(63_500, GIB)), [Part(1, ())])
+    assert gpus(cluster.find(Demand(ONE), 1)) == [20], "the group's devices are free, and its CPU is not"
     cluster.release(1)
     cluster.set_host(host(1, *[H100] * 4, why_not="draining"))
     assert gpus(cluster.find(Demand(ONE), 1)) == [20]
@@ -141,6 +143,9 @@ PAIRS = (0b10, 0b01, 0b1000, 0b0100)
         (PAIRS, 0b1110, 2, 0b1000, (2, 3)),  # joined, though one is shunned
         (PAIRS, 0b1110, 1, 0, (1,)),  # breaks no pair
         (PAIRS, 0b1111, 3, 0, (0, 1, 2)),
+        ((*PAIRS, 0, 0), 0b111111, 4, 0, (0, 1, 2, 3)),
+        ((*PAIRS, 0, 0), 0b111111, 3, 0, (0, 1, 4)),
+        ((*[0] * 14, 1 << 15, 1 << 14), 0xFFFF, 6, 0b10, (0, 2, 3, 4, 14, 15)),  # too many sets to look at each
         (QUADS, 0b11110011, 2, 0, (0, 1)),  # a pair that is left, not half of a quad
         (QUADS, 0b11110111, 4, 0, (4, 5, 6, 7)),
         (QUADS, 0b01111111, 3, 0, (4, 5, 6)),
@@ -231,6 +236,33 @@ def test_a_gang_goes_where_least_else_is_free() -> None:
     fill(cluster, 1, 60)
     assert hosts(cluster.find(Demand(TWO, nodes=2), 1)) == [4, 5]
     assert hosts(cluster.find(Demand(ONE, nodes=2), 1)) == [4, 6], "the fullest hosts of the fullest rack"
+
+
+def test_a_host_that_moves_is_found_where_it_is_now() -> None:
+    cluster = cluster_of(*racks(2, 1))
+    assert cluster.find(Demand(ONE, nodes=3, within="rack"), 1) is None
+    cluster.set_host(host(3, H100, H100, labels={"rack": "r0", "zone": "z0"}))
+    assert hosts(cluster.find(Demand(ONE, nodes=3, within="rack"), 1)) == [1, 2, 3]
+
+
+def test_more_hosts_and_wider_ones_than_there_were_at_first() -> None:
+    cluster = cluster_of(*(host(number, H100) for number in range(1, 65)))
+    assert hosts(cluster.find(Demand(ONE), 1)) == [1]
+    for number in range(65, 201):
+        cluster.set_host(host(number, *[H100] * (number // 65)))
+    assert hosts(cluster.find(Demand(Shape(1, 1, 3)), 1)) == [195]
+    assert len(cluster.find(Demand(ONE, nodes=200), 1) or ()) == 200
+    for number in range(1, 195):
+        cluster.drop_host(number)
+    assert hosts(cluster.find(Demand(ONE), 1)) == [195]
+
+
+def test_what_is_learned_of_requests_changes_where_the_next_one_goes() -> None:
+    """Four GPUs are the usual: the host that has them free is kept, though it is the better fit for one."""
+    cluster = cluster_of(host(1, *[H100] * 4, cpu_milli=8000), host(2, *[H100] * 5), policy=PackingPolicy.FRAGMENTATION)
+    assert hosts(cluster.find(Demand(ONE), 1)) == [1]
+    cluster.observe(Shape(1000, GIB, 4))
+    assert hosts(cluster.find(Demand(ONE), 1)) == [2]
 
 
 def test_a_gang_is_of_one_model() -> None:
@@ -355,6 +387,17 @@ def test_a_host_that_shrinks_below_what_is_held_has_nothing_free() -> None:
     assert cluster.find(Demand(Shape(1, 1, 1)), 1) is None
     assert gpus(cluster.find(Demand(Shape(0, 1, 1)), 1)) == [11]
     assert cluster.rooms(1, Demand(ONE))[0].cpu_milli == -28_000
+
+
+def test_what_is_claimed_twice_is_not_less_than_nothing() -> None:
+    """Or its host would look fuller than it is."""
+    cluster = cluster_of(host(1, *[H100] * 4), host(2, H100, H100))
+    fill(cluster, 1, 10, 13)
+    cluster.set_aside("later", 9, NOTHING, [Part(1, ((10, 1000),))])
+    cluster.hold(2, 9, NOTHING, [Part(2, ((20, 500),))])
+    assert gpus(cluster.find(Demand(ONE), 1)) == [21]
+    cluster.set_aside("other", 8, NOTHING, [Part(2, ((20, 100),))])
+    assert cluster.shortage(Demand(Shape(0, 0, 1, milli=100))).free_gpus == 3, "none of the device that two share"
 
 
 def test_an_allocation_held_again_has_what_was_said_last() -> None:
