@@ -65,6 +65,8 @@ class Settings(BaseSettings):
     """How many processes and threads a container may have."""
     idle_group_s: float = 30.0
     """How long a placement group is kept for the next allocation of the same shape."""
+    fair_share_half_life_s: float = 7 * 86_400
+    """After so long, what a customer has used counts half in fair sharing."""
 
     def secret(self, name: str) -> str:
         return (self.secrets_dir / name).read_text().strip()

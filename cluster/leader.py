@@ -12,7 +12,7 @@ from sqlalchemy import func, select
 from api.allocations.leadership import Leadership
 from api.allocations.store import PostgresStore
 from api.allocations.tables import Allocation, PlacementGroup
-from api.billing.holds import sweep_holds
+from api.billing.settlement import sweep_holds
 from api.clock import utc_now
 from api.db import Database
 from api.environments.hub_client import Hub

@@ -1,17 +1,69 @@
 """Device shares: whose each device is, for a period that stays open until release is confirmed."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import func, select, text, update
-from sqlalchemy.dialects.postgresql import Range
+from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from api.allocations.tables import Allocation, AllocationDevice
-from api.machines.tables import Gpu
-from scheduler.host_protocol import DeviceShare
+from api.allocations.tables import AllocationDevice
+from api.bulk import insert_rows
+from scheduler.money import MILLI_PER_GPU
 
 _PLACEMENT_LOCK = 7_301_003
+
+_HELD = text(
+    "select d.gpu_id, d.milli_from, d.milli_to, a.customer_id from allocation_devices d"
+    " join allocations a on a.id = d.allocation_id where d.gpu_id = any(:ids) and upper_inf(d.period)"
+)
+_VACATE = text(
+    "update allocation_devices set period = tstzrange(lower(period), greatest(lower(period), :at))"
+    " where allocation_id = any(:ids) and upper_inf(period)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """`milli_from..milli_to` thousandths of a device."""
+
+    gpu_id: int
+    milli_from: int
+    milli_to: int
+
+
+@dataclass(slots=True)
+class Shares:
+    """What is held of some devices, in whose name, and what was taken since."""
+
+    _held: dict[int, list[Share]]
+    _customers: dict[int, int]  # by device: those of a shared one are all of one customer
+
+    def take(self, gpu_id: int, milli: int, *, customer_id: int) -> list[Share] | None:
+        """Free ranges that make up so many thousandths, taken from now on; None if there are not enough.
+
+        Memory of a device is not partitioned between its shares, so that they are of one customer only.
+        """
+        held = self._held.setdefault(gpu_id, [])
+        if held and self._customers[gpu_id] != customer_id:
+            return None
+        taken: list[Share] = []
+        for free_from, free_to in _gaps(held):
+            if milli == 0:
+                break
+            length = min(milli, free_to - free_from)
+            taken.append(Share(gpu_id, free_from, free_from + length))
+            milli -= length
+        if milli > 0:
+            return None
+        held.extend(taken)
+        self._customers[gpu_id] = customer_id
+        return taken
+
+    def give_back(self, shares: Iterable[Share]) -> None:
+        """Undo what was taken."""
+        for share in shares:
+            self._held[share.gpu_id].remove(share)
 
 
 def lock_placement(session: Session) -> datetime:
@@ -25,36 +77,49 @@ def lock_placement(session: Session) -> datetime:
     return moment
 
 
-def occupy(session: Session, allocation: Allocation, gpu_ids: Sequence[int], *, since: datetime) -> None:
-    """Write the rows of whole devices, in the transaction that gives the allocation its new generation: what a list
-    shows of an allocation never changes without its own row. The exclusion constraint refuses what another one holds.
+def load_shares(session: Session, gpu_ids: Iterable[int]) -> Shares:
+    """What is held of these devices now. The caller holds the placement lock."""
+    held: dict[int, list[Share]] = {}
+    customers: dict[int, int] = {}
+    for gpu_id, milli_from, milli_to, customer_id in session.execute(_HELD, {"ids": list(gpu_ids)}):
+        held.setdefault(gpu_id, []).append(Share(gpu_id, milli_from, milli_to))
+        customers[gpu_id] = customer_id
+    return Shares(held, customers)
+
+
+def occupy(session: Session, taken: Mapping[tuple[int, int], Sequence[Share]], *, since: datetime) -> None:
+    """Write the rows of shares by (allocation id, generation), in the transaction that gives the allocation that
+    generation: what a list shows of an allocation never changes without its own row.
+
+    Raises:
+        sqlalchemy.exc.IntegrityError: the exclusion constraint refuses what another one holds (invariant I2).
     """
-    session.add_all(
-        AllocationDevice(
-            allocation_id=allocation.id, gpu_id=gpu_id, generation=allocation.generation, period=Range(since, None)
-        )
-        for gpu_id in gpu_ids
-    )
-    session.flush()
+    rows = [
+        {
+            "allocation_id": allocation_id,
+            "generation": generation,
+            "gpu_id": share.gpu_id,
+            "milli_from": share.milli_from,
+            "milli_to": share.milli_to,
+            "period": f"[{since.isoformat()},)",
+        }
+        for (allocation_id, generation), shares in taken.items()
+        for share in shares
+    ]
+    insert_rows(session, AllocationDevice, rows)
 
 
-def vacate(session: Session, allocation: Allocation, *, at: datetime) -> None:
-    """Close the rows of an allocation that are still open."""
-    lower = func.lower(AllocationDevice.period)
-    held = update(AllocationDevice).where(
-        AllocationDevice.allocation_id == allocation.id, func.upper_inf(AllocationDevice.period)
-    )
-    session.execute(
-        held.values(period=func.tstzrange(lower, func.greatest(lower, at))).execution_options(synchronize_session=False)
-    )
+def vacate(session: Session, allocation_ids: Sequence[int], *, at: datetime) -> None:
+    """Close the rows of allocations that are still open."""
+    if allocation_ids:
+        session.execute(_VACATE, {"ids": list(allocation_ids), "at": at})
 
 
-def shares_of(session: Session, allocation: Allocation) -> tuple[DeviceShare, ...]:
-    """What the allocation's current generation has, in the order of the devices' index."""
-    query = (
-        select(Gpu.uuid, AllocationDevice.milli_to - AllocationDevice.milli_from)
-        .join(AllocationDevice, AllocationDevice.gpu_id == Gpu.id)
-        .where(AllocationDevice.allocation_id == allocation.id, AllocationDevice.generation == allocation.generation)
-        .order_by(Gpu.index)
-    )
-    return tuple(DeviceShare(uuid, milli) for uuid, milli in session.execute(query))
+def _gaps(held: Iterable[Share]) -> list[tuple[int, int]]:
+    """The free ranges of a device, in their order."""
+    gaps, free_from = [], 0
+    for share in sorted(held, key=lambda share: share.milli_from):
+        if share.milli_from > free_from:
+            gaps.append((free_from, share.milli_from))
+        free_from = max(free_from, share.milli_to)
+    return [*gaps, (free_from, MILLI_PER_GPU)] if free_from < MILLI_PER_GPU else gaps

@@ -1,21 +1,23 @@
 """The scheduling loop's store in PostgreSQL."""
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import TypeVar
 
 from psycopg.errors import ExclusionViolation
+from sqlalchemy.engine.interfaces import IsolationLevel
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from api.allocations import admission, groups, release
+from api.allocations import admission, groups, leases, outcomes
+from api.allocations.changes import Known, Look, look
 from api.allocations.leadership import check_epoch
-from api.allocations.snapshot import load_snapshot, record_waits
+from api.allocations.waits import record_waits
 from api.clock import utc_now
 from api.db import Database
 from api.settings import Settings
-from scheduler.host_protocol import LeaseEnd
-from scheduler.ports import Admitted, Placement, Releasing, Snapshot, WaitReason
+from scheduler.ports import Admitted, Changes, Eviction, Outcome, Placement, Releasing, WaitReason
 
 Result = TypeVar("Result")
 
@@ -33,55 +35,59 @@ class PostgresStore:
         self._settings = settings
         self._epoch = epoch
         self._clock = clock
+        self._known: Known | None = None
+        self._looking = threading.Lock()
 
-    def snapshot(self) -> Snapshot:
-        return self._transact(lambda session: load_snapshot(session, now=self._clock()))
+    def changes(self, *, complete: bool = False) -> Changes:
+        """After a failure everything is told again: whether what was noted is gone, nobody knows then."""
+        with self._looking:
+            known, self._known = None if complete else self._known, None
 
-    def admit(self, placement: Placement) -> Admitted | WaitReason:
+            def read(session: Session) -> Look:
+                return look(session, known, settings=self._settings, now=self._clock())
+
+            found = self._transact(read, isolation="REPEATABLE READ")
+            self._known = found.learn(known)
+        return found.changes
+
+    def admit(self, placements: Sequence[Placement]) -> Sequence[Admitted | WaitReason]:
+        """One transaction for all; if a device row overlaps after all, one for each, so that only that one is lost."""
+        if not placements:
+            return []
         try:
             return self._transact(
-                lambda session: admission.admit(session, placement, settings=self._settings, now=self._clock())
+                lambda session: admission.admit(session, placements, settings=self._settings, now=self._clock())
             )
         except IntegrityError as error:
             if not isinstance(error.orig, ExclusionViolation):
                 raise
-            return WaitReason("no_capacity", "Somebody else was faster; it is tried again at once.", 1)
+        if len(placements) == 1:
+            return [WaitReason("no_capacity", "Somebody else was faster; it is tried again at once.", 1)]
+        return [answer for placement in placements for answer in self.admit([placement])]
+
+    def evict(self, evictions: Sequence[Eviction]) -> Sequence[bool]:
+        return self._transact(lambda session: outcomes.evict(session, evictions))
 
     def record_waits(self, reasons: Mapping[int, WaitReason]) -> None:
         self._transact(lambda session: record_waits(session, reasons))
 
-    def activate(self, allocation_id: int, *, generation: int) -> bool:
-        return self._transact(lambda session: admission.activate(session, allocation_id, generation=generation))
+    def record(self, found: Sequence[Outcome]) -> Sequence[bool]:
+        return self._transact(lambda session: outcomes.record(session, found, now=self._clock()))
 
-    def unplace(self, allocation_id: int, *, generation: int, reason: str, retry_at: datetime) -> bool:
-        return self._transact(
-            lambda session: admission.unplace(
-                session, allocation_id, generation=generation, reason=reason, retry_at=retry_at
-            )
-        )
+    def placing(self, allocation_ids: Sequence[int]) -> Sequence[Admitted]:
+        return self._transact(lambda session: leases.load_admitted(session, allocation_ids, settings=self._settings))
 
-    def unfinished_placements(self) -> Sequence[Admitted]:
-        return self._transact(lambda session: admission.unfinished(session, settings=self._settings))
-
-    def releasing(self) -> Sequence[Releasing]:
-        return self._transact(lambda session: release.load_releasing(session, settings=self._settings))
-
-    def released(self, allocation_id: int, *, generation: int, ended: LeaseEnd | None) -> None:
-        self._transact(
-            lambda session: release.release(
-                session, allocation_id, generation=generation, ended=ended, now=self._clock()
-            )
-        )
+    def releasing(self, allocation_ids: Sequence[int]) -> Sequence[Releasing]:
+        return self._transact(lambda session: leases.load_releasing(session, allocation_ids, settings=self._settings))
 
     def groups_to_drop(self) -> Sequence[str]:
         idle_s = self._settings.idle_group_s
         return self._transact(lambda session: groups.to_drop(session, now=self._clock(), idle_s=idle_s))
 
-    def group_dropped(self, name: str) -> None:
-        self._transact(lambda session: groups.dropped(session, name))
-
-    def _transact(self, work: Callable[[Session], Result]) -> Result:
+    def _transact(self, work: Callable[[Session], Result], *, isolation: IsolationLevel | None = None) -> Result:
         def fenced(session: Session) -> Result:
+            if isolation is not None:
+                session.connection(execution_options={"isolation_level": isolation})
             check_epoch(session, self._epoch)
             return work(session)
 

@@ -25,9 +25,15 @@ class Allocation(Base):
         CheckConstraint("priority between 0 and 1000", name="priority"),
         CheckConstraint("gpu_memory_bytes >= 0 and min_runtime_s >= 0 and limit_s > 0", name="bounds"),
         CheckConstraint("host_id is not distinct from host_ids[1]", name="first_host"),
-        Index("ix_allocations_queue", "customer_id", "priority", "queued_at", postgresql_where=text("state = 'queued'")),
+        Index(
+            "ix_allocations_queue", "customer_id", "priority", "queued_at", postgresql_where=text("state = 'queued'")
+        ),
         Index("ix_allocations_customer", "customer_id", "id"),
-        Index("ix_allocations_live", "customer_id", postgresql_where=text("state <> 'released'")),
+        Index(
+            "ix_allocations_holding",
+            "customer_id",
+            postgresql_where=text("state in ('placing', 'active', 'releasing')"),
+        ),
     )
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     uid: Mapped[UUID] = mapped_column(unique=True, default=new_uid)
@@ -114,6 +120,8 @@ class PlacementGroup(Base):
         Index("uq_placement_groups_owner", "allocation_id", unique=True, postgresql_where=text("state <> 'removed'")),
         CheckConstraint("host_id = host_ids[1]", name="first_host"),
         Index("ix_placement_groups_live", "host_id", postgresql_where=text("state <> 'removed'")),
+        Index("ix_placement_groups_idle", "idle_since", postgresql_where=text("idle_since is not null")),
+        Index("ix_placement_groups_removing", "id", postgresql_where=text("state = 'removing'")),
     )
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     uid: Mapped[UUID] = mapped_column(unique=True, default=new_uid)

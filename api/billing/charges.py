@@ -6,7 +6,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from api.billing.accounts import customer_accounts
-from api.billing.journal import Entry, JournalKind, post
+from api.billing.journal import Entry, JournalKind, Transaction, post
 from api.billing.tables import Hold, PriceVersion
 from api.metering.tables import UsageInterval, UsageMeter
 from scheduler.intervals import Span, absorb
@@ -40,8 +40,7 @@ def charge(
         return 0
     amount = -sum(entry.amount_micro for entry in entries)
     hold.amount_micro -= amount
-    post(
-        session,
+    usage = Transaction(
         customer_id=hold.customer_id,
         key=_key(hold, meters),
         kind=JournalKind.USAGE,
@@ -49,6 +48,7 @@ def charge(
         postings=[*entries, Entry(accounts.revenue, amount)],
         details={"allocation_id": hold.allocation_id, "generation": hold.generation},
     )
+    post(session, usage)
     return amount
 
 

@@ -4,18 +4,27 @@ Amounts are integer micro-units of the accounts' currency. A posting's amount is
 postings of a transaction sum to zero.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
+from uuid import UUID
 
-from sqlalchemy import select
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from api.billing.accounts import customer_accounts, lock_accounts
 from api.billing.tables import Account, JournalTransaction, Posting
+from api.bulk import document, insert_rows, insert_statement, recordset
+from api.ids import new_uid
 from api.tenants.tables import Customer
+
+_TAIL = "on conflict (key) do nothing returning key, id, uid"
+_ADD = text(
+    "update accounts a set balance_micro = a.balance_micro + r.amount_micro"
+    f" from {recordset(id='bigint', amount_micro='bigint')} where a.id = r.id"
+)
 
 
 class JournalKind(StrEnum):
@@ -49,46 +58,75 @@ class Balance:
     available_micro: int
 
 
-def post(
-    session: Session,
-    *,
-    customer_id: int,
-    key: str,
-    kind: JournalKind,
-    actor: str,
-    postings: Sequence[Entry],
-    details: dict[str, Any] | None = None,
-) -> JournalTransaction:
-    """Write a journal transaction on one customer's accounts and move the balances with it; once per `key`.
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """A journal transaction to be, on one customer's accounts. `key` names its cause: the same one is posted once."""
 
-    A repeated key answers the transaction that is there, and changes nothing.
+    customer_id: int
+    key: str
+    kind: JournalKind
+    actor: str
+    postings: Sequence[Entry]
+    details: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Posted:
+    id: int
+    uid: UUID
+
+
+def post_all(session: Session, transactions: Sequence[Transaction]) -> dict[str, Posted]:
+    """Write journal transactions and move the balances with them. Answers those that are new, by key.
+
+    The others were posted before, and change nothing.
 
     Raises:
-        UnbalancedError: the postings do not sum to zero.
+        UnbalancedError: the postings of one do not sum to zero.
         sqlalchemy.exc.IntegrityError: a wallet or a holds account would go below zero.
     """
-    if sum(entry.amount_micro for entry in postings) != 0:
-        raise UnbalancedError(f"the postings of {key} do not sum to zero")
-    values = {"customer_id": customer_id, "key": key, "kind": kind, "actor": actor, "details": details or {}}
-    made = session.scalars(
-        insert(JournalTransaction).values(values).on_conflict_do_nothing().returning(JournalTransaction)
-    ).one_or_none()
-    if made is None:
-        return session.scalars(select(JournalTransaction).where(JournalTransaction.key == key)).one()
-    accounts = lock_accounts(session, (entry.account_id for entry in postings))
-    for entry in postings:
-        accounts[entry.account_id].balance_micro += entry.amount_micro
-        session.add(
-            Posting(
-                transaction_id=made.id,
-                account_id=entry.account_id,
-                amount_micro=entry.amount_micro,
-                meter_id=entry.meter_id,
-                duration_ms=entry.duration_ms,
-            )
-        )
-    session.flush()
+    session.flush()  # what postings refer to
+    for each in transactions:
+        if sum(entry.amount_micro for entry in each.postings) != 0:
+            raise UnbalancedError(f"the postings of {each.key} do not sum to zero")
+    if not transactions:
+        return {}
+    rows = [_row(each) for each in transactions]
+    inserted = session.execute(insert_statement(JournalTransaction, tuple(rows[0]), _TAIL), {"rows": document(rows)})
+    made = {key: Posted(transaction_id, uid) for key, transaction_id, uid in inserted}
+    entries = [(made[each.key].id, entry) for each in transactions if each.key in made for entry in each.postings]
+    _move_balances(session, [entry for _, entry in entries])
+    postings = [{"transaction_id": transaction_id, **asdict(entry)} for transaction_id, entry in entries]
+    insert_rows(session, Posting, postings)
     return made
+
+
+def post(session: Session, transaction: Transaction) -> Posted:
+    """One of them: a repeated key answers the transaction that is there."""
+    if (made := post_all(session, [transaction]).get(transaction.key)) is not None:
+        return made
+    known = select(JournalTransaction.id, JournalTransaction.uid).where(JournalTransaction.key == transaction.key)
+    return Posted(*session.execute(known).one())
+
+
+def _row(transaction: Transaction) -> dict[str, Any]:
+    return {
+        "uid": new_uid(),
+        "customer_id": transaction.customer_id,
+        "key": transaction.key,
+        "kind": transaction.kind,
+        "actor": transaction.actor,
+        "details": transaction.details or {},
+    }
+
+
+def _move_balances(session: Session, entries: Sequence[Entry]) -> None:
+    amounts: Counter[int] = Counter()
+    for entry in entries:
+        amounts[entry.account_id] += entry.amount_micro
+    lock_accounts(session, amounts)
+    rows = [{"id": account_id, "amount_micro": amount} for account_id, amount in sorted(amounts.items())]
+    session.execute(_ADD, {"rows": document(rows)})
 
 
 def transfer(
@@ -102,15 +140,13 @@ def transfer(
     target: int,
     amount_micro: int,
     details: dict[str, Any] | None = None,
-) -> JournalTransaction:
+) -> Posted:
     """Move an amount from one account to another."""
     postings = [Entry(source, -amount_micro), Entry(target, amount_micro)]
-    return post(session, customer_id=customer_id, key=key, kind=kind, actor=actor, postings=postings, details=details)
+    return post(session, Transaction(customer_id, key, kind, actor, postings, details))
 
 
-def top_up(
-    session: Session, *, customer_id: int, amount_micro: int, actor: str, key: str, note: str = ""
-) -> JournalTransaction:
+def top_up(session: Session, *, customer_id: int, amount_micro: int, actor: str, key: str, note: str = "") -> Posted:
     """Add prepaid money to a customer's wallet, in their currency. `key` is unique among the customer's top-ups.
 
     Raises:

@@ -1,5 +1,7 @@
 """Price versions: immutable, each in force from a moment until a later version for the same words replaces it."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from sqlalchemy import select
@@ -13,18 +15,62 @@ MAX_VERSIONS = 10_000
 """How many versions a look-up reads at most, the latest first."""
 
 
-def price_for(session: Session, gpu_model: str, *, at: datetime, currency: str | None = None) -> PriceVersion | None:
-    """What a device of this model costs at a moment.
+@dataclass(frozen=True, slots=True)
+class Price:
+    """A version as it was read."""
 
-    Among the versions whose words the model has, the ones with most words win; of those the latest effective. None if
-    the model has no price (in that currency).
-    """
-    query = select(PriceVersion).where(PriceVersion.effective_from <= at)
-    if currency is not None:
-        query = query.where(PriceVersion.currency == currency)
-    query = query.order_by(PriceVersion.effective_from.desc(), PriceVersion.id.desc()).limit(MAX_VERSIONS)
-    fitting = [price for price in session.scalars(query) if matches(price.gpu_model, gpu_model)]
-    return max(fitting, key=lambda price: (len(words(price.gpu_model)), price.effective_from, price.id), default=None)
+    id: int
+    gpu_model: str
+    currency: str
+    price_micro_per_gpu_hour: int
+    effective_from: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class PriceList:
+    """The versions in force at a moment, with what was looked up in them. `next_change`: when a later one begins."""
+
+    versions: Sequence[Price]
+    next_change: datetime | None = None
+    _found: dict[tuple[str, str | None], Price | None] = field(default_factory=dict)
+
+    def price_of(self, gpu_model: str, currency: str | None = None) -> Price | None:
+        """What a device of this model costs, in that currency or any.
+
+        Among the versions whose words the model has, the ones with most words win; of those the latest effective. None
+        if the model has no price.
+        """
+        key = gpu_model, currency
+        if key not in self._found:
+            fitting = [price for price in self.versions if currency in (None, price.currency)]
+            fitting = [price for price in fitting if matches(price.gpu_model, gpu_model)]
+            self._found[key] = max(fitting, key=_precedence, default=None)
+        return self._found[key]
+
+    def by_model(self, gpu_models: Sequence[str], currency: str) -> Mapping[str, int]:
+        """Micro-units per GPU hour of those models that have a price in the currency."""
+        found = ((model, self.price_of(model, currency)) for model in gpu_models)
+        return {model: price.price_micro_per_gpu_hour for model, price in found if price is not None}
+
+
+def load_prices(session: Session, *, at: datetime) -> PriceList:
+    """The latest MAX_VERSIONS that were in force at a moment, and when the next one comes."""
+    version = PriceVersion
+    query = (
+        select(
+            version.id, version.gpu_model, version.currency, version.price_micro_per_gpu_hour, version.effective_from
+        )
+        .order_by(version.effective_from.desc(), version.id.desc())
+        .limit(MAX_VERSIONS)
+    )
+    every = [Price(*row) for row in session.execute(query)]
+    coming = [price.effective_from for price in every if price.effective_from > at]
+    return PriceList([price for price in every if price.effective_from <= at], min(coming, default=None))
+
+
+def price_for(session: Session, gpu_model: str, *, at: datetime, currency: str | None = None) -> Price | None:
+    """What a device of this model costs at a moment; None if it has no price (in that currency)."""
+    return load_prices(session, at=at).price_of(gpu_model, currency)
 
 
 def create_price(
@@ -45,3 +91,7 @@ def create_price(
     session.add(price)
     session.flush()
     return price
+
+
+def _precedence(price: Price) -> tuple[int, datetime, int]:
+    return len(words(price.gpu_model)), price.effective_from, price.id

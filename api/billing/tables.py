@@ -4,8 +4,8 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, text
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, Text, text
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from api.db import Base, BigId, Moment
@@ -88,15 +88,15 @@ class Hold(Base):
 
     `bought_micro` is what was held in all, enough for every device until `covers_until_ms`; `amount_micro` is what is
     left of it on the holds account: bought, less charged, less given back. From settlement on, no time after
-    `billable_until_ms` is billed, and what is left goes back to the wallet when the window (`last_boot_id`,
-    `last_sequence`) of its host is in, if the host has named one, and at `release_at` at the latest.
+    `billable_until_ms` is billed, and what is left goes back to the wallet when the last windows (`last_boot_ids`,
+    `last_sequences`) of its hosts are in, where they have named any, and at `release_at` at the latest.
     """
 
     __tablename__ = "holds"
     __table_args__ = (
         CheckConstraint("amount_micro >= 0 and bought_micro >= amount_micro", name="amount"),
         CheckConstraint("(billable_until_ms is null) = (release_at is null)", name="settled"),
-        CheckConstraint("(last_boot_id is null) = (last_sequence is null)", name="last_window"),
+        CheckConstraint("cardinality(last_boot_ids) is not distinct from cardinality(last_sequences)", name="windows"),
         CheckConstraint("closed_at is null or (amount_micro = 0 and release_at is not null)", name="closed"),
         Index("ix_holds_release", "release_at", postgresql_where=text("closed_at is null")),
         Index("ix_holds_customer", "customer_id", postgresql_where=text("closed_at is null")),
@@ -115,6 +115,6 @@ class Hold(Base):
     steps: Mapped[int] = mapped_column(server_default=text("0"))  # numbers its journal transactions
     billable_until_ms: Mapped[int | None] = mapped_column(BigId)
     release_at: Mapped[datetime | None] = mapped_column(Moment)
-    last_boot_id: Mapped[str | None]
-    last_sequence: Mapped[int | None] = mapped_column(BigId)
+    last_boot_ids: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
+    last_sequences: Mapped[list[int] | None] = mapped_column(ARRAY(BigInteger))
     closed_at: Mapped[datetime | None] = mapped_column(Moment)

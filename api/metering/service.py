@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from api.billing.accounts import customer_accounts, lock_accounts
 from api.billing.charges import charge
-from api.billing.holds import close_hold, proof_is_complete, reopen_hold
+from api.billing.settlement import close_hold, proof_is_complete, reopen_hold
 from api.billing.tables import PriceVersion
 from api.clock import to_ms, utc_now
 from api.db import Database
@@ -135,7 +135,7 @@ def _lock_money(session: Session, screened: Iterable[_Screened], grants: dict[st
     charged = {each.window.allocation_uid for each in screened if each.verdict.billed}
     owners = set()
     for uid, hold in ((uid, known.hold) for uid, known in grants.items() if known.hold is not None):
-        if uid in charged or hold.last_boot_id is not None:
+        if uid in charged or hold.last_boot_ids is not None:
             price = session.get_one(PriceVersion, hold.price_version_id)
             owners.add((hold.customer_id, price.currency))
     accounts = [customer_accounts(session, *owner) for owner in sorted(owners)]

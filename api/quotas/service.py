@@ -1,5 +1,7 @@
 """Quotas: checked at submission against what could never run, and at placing against what is held."""
 
+from collections.abc import Collection, Mapping
+
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
@@ -26,14 +28,26 @@ def default_limits(session: Session) -> Limits:
 
 def effective_limits(session: Session, customer_id: int) -> Limits:
     """A customer's limits: their own row's, and the default where it has none."""
-    default, own = default_limits(session), session.get(Quota, customer_id)
-    if own is None:
-        return default
+    return limits_of(session, [customer_id])[customer_id]
+
+
+def limits_of(session: Session, customer_ids: Collection[int]) -> Mapping[int, Limits]:
+    """The effective limits of several customers."""
+    default = default_limits(session)
+    own = select(Quota.customer_id, Quota.gpus, Quota.cpu_milli, Quota.memory_bytes, Quota.queued)
+    rows = session.execute(own.where(Quota.customer_id == func.any(list(customer_ids))))
+    found = {customer_id: _or_default(default, *values) for customer_id, *values in rows}
+    return {customer_id: found.get(customer_id, default) for customer_id in customer_ids}
+
+
+def _or_default(
+    default: Limits, gpus: int | None, cpu_milli: int | None, memory_bytes: int | None, queued: int | None
+) -> Limits:
     return Limits(
-        gpus=default.gpus if own.gpus is None else own.gpus,
-        cpu_milli=default.cpu_milli if own.cpu_milli is None else own.cpu_milli,
-        memory_bytes=default.memory_bytes if own.memory_bytes is None else own.memory_bytes,
-        queued=default.queued if own.queued is None else own.queued,
+        gpus=default.gpus if gpus is None else gpus,
+        cpu_milli=default.cpu_milli if cpu_milli is None else cpu_milli,
+        memory_bytes=default.memory_bytes if memory_bytes is None else memory_bytes,
+        queued=default.queued if queued is None else queued,
     )
 
 
@@ -77,20 +91,28 @@ def check_ever(session: Session, customer_id: int, *, gpus: int, cpu_milli: int,
 
 
 def shortfall(session: Session, customer_id: int, *, gpus: int, cpu_milli: int, memory_bytes: int) -> str | None:
-    """Which limit stands against placing a request now, in words; None if none does.
-
-    The caller holds `select ... from customers for update`: that is what keeps two placings from both fitting.
-    """
-    held = held_resources(session, customer_id)
+    """Which limit stands against placing a request now, in words; None if none does."""
+    held = held_by(session, [customer_id])[customer_id]
     return shortage(effective_limits(session, customer_id), held=held, asked=Resources(gpus, cpu_milli, memory_bytes))
 
 
-def held_resources(session: Session, customer_id: int) -> Resources:
-    """What a customer's placed, running and releasing allocations hold."""
-    query = select(
-        func.coalesce(func.sum(Allocation.gpus), 0),
-        func.coalesce(func.sum(Allocation.cpu_milli), 0),
-        func.coalesce(func.sum(Allocation.memory_bytes), 0),
-    ).where(Allocation.customer_id == customer_id, Allocation.state.in_(_HOLDING))
-    gpus, cpu_milli, memory_bytes = session.execute(query).one()
-    return Resources(int(gpus), int(cpu_milli), int(memory_bytes))
+def held_by(session: Session, customer_ids: Collection[int]) -> dict[int, Resources]:
+    """What the placed, running and releasing allocations of several customers hold, on all their hosts.
+
+    Who is to rely on it holds `select ... from customers for update` of theirs: that is what keeps two placings from
+    both fitting.
+    """
+    held = dict.fromkeys(customer_ids, Resources(0, 0, 0))
+    query = (
+        select(
+            Allocation.customer_id,
+            func.sum(Allocation.nodes * Allocation.gpus),
+            func.sum(Allocation.nodes * Allocation.cpu_milli),
+            func.sum(Allocation.nodes * Allocation.memory_bytes),
+        )
+        .where(Allocation.customer_id == func.any(list(customer_ids)), Allocation.state.in_(_HOLDING))
+        .group_by(Allocation.customer_id)
+    )
+    for customer_id, *sums in session.execute(query):
+        held[customer_id] = Resources(*map(int, sums))
+    return held

@@ -28,7 +28,8 @@ from scheduler.host_protocol import (
     HeldLease,
     LeaseEnd,
 )
-from tests.db.fleet import Fleet, decide
+from scheduler.ports import Admitted, Ended, Placed
+from tests.db.fleet import Fleet, decide, releasing
 
 Owner = tuple[Customer, Workspace, User]
 BOOT = "boot-1"
@@ -94,17 +95,15 @@ class World:
     def place(self) -> None:
         """What the controller does with all that waits, as far as `active`."""
         store = self.fleet.lead()
-        for placement in decide(store):
-            store.admit(placement)
-        for admitted in store.unfinished_placements():
-            assert store.activate(admitted.allocation_id, generation=admitted.lease.generation)
+        answers = store.admit(decide(store))
+        placed = [Placed(answer.allocation_id, answer.generation) for answer in answers if isinstance(answer, Admitted)]
+        assert all(store.record(placed))
 
     def release(self, *, ended_at: datetime | None = None) -> None:
         """What the controller does with all that ends."""
         store = self.fleet.lead()
-        for ending in store.releasing():
-            ended = LeaseEnd(to_ms(ended_at or utc_now()), exit_code=0, last_window=None)
-            store.released(ending.allocation_id, generation=ending.generation, ended=ended)
+        end = LeaseEnd(to_ms(ended_at or utc_now()), exit_code=0, last_window=None)
+        store.record([Ended(ending.allocation_id, ending.generation, (end,)) for ending in releasing(store)])
 
     def rows(self) -> Sequence[Environment]:
         with self.fleet.database.session() as session:

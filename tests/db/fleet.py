@@ -20,9 +20,10 @@ from api.identity.tables import User
 from api.machines.tables import Gpu, Host
 from api.settings import Settings
 from api.tenants.tables import Customer, Workspace
-from scheduler.policy import FirstComeFirstServed
-from scheduler.ports import Placement
-from scheduler.states import AdminState, DeviceStatus
+from scheduler.engine.engine import Engine
+from scheduler.ports import Admitted, Placed, Placement, Releasing, WaitReason
+from scheduler.states import AdminState, AllocationState, DeviceStatus
+from scheduler.views import Part
 
 GIB = 2**30
 A100 = "NVIDIA A100-SXM4-80GB"
@@ -138,11 +139,41 @@ class Fleet:
     def groups(self) -> dict[str, PlacementGroup]:
         return {group.name: group for group in self.rows(PlacementGroup)}
 
-    def placement(self, allocation: Allocation, host: Host, *indexes: int) -> Placement:
+    def placement(self, allocation: Allocation, host: Host, *indexes: int, milli: int = 1000) -> Placement:
+        """On these devices of one host."""
+        return Placement(allocation.id, (self.part(host, *indexes, milli=milli),))
+
+    def part(self, host: Host, *indexes: int, milli: int = 1000) -> Part:
         with self.database.session() as session:
             gpus = session.scalars(select(Gpu).where(Gpu.host_id == host.id).order_by(Gpu.index)).all()
-        return Placement(allocation.id, host.id, tuple(gpus[index].id for index in indexes))
+        return Part(host.id, tuple((gpus[index].id, milli) for index in indexes))
 
 
 def decide(store: PostgresStore) -> Sequence[Placement]:
-    return FirstComeFirstServed().decide(store.snapshot(), utc_now()).placements
+    """What the engine would place of all that waits."""
+    engine, now = Engine(), utc_now()
+    engine.update(store.changes(complete=True), now)
+    return engine.decide(now).placements
+
+
+def admit(store: PostgresStore, placement: Placement) -> Admitted:
+    (answer,) = store.admit([placement])
+    assert isinstance(answer, Admitted), answer
+    return answer
+
+
+def refusal(store: PostgresStore, placement: Placement) -> WaitReason:
+    (answer,) = store.admit([placement])
+    assert isinstance(answer, WaitReason), answer
+    return answer
+
+
+def activate(store: PostgresStore, allocation: Allocation, *, generation: int = 1) -> bool:
+    (done,) = store.record([Placed(allocation.id, generation)])
+    return done
+
+
+def releasing(store: PostgresStore) -> Sequence[Releasing]:
+    """All that ends."""
+    held = store.changes(complete=True).held
+    return store.releasing([item.request.allocation_id for item in held if item.state is AllocationState.RELEASING])

@@ -13,9 +13,10 @@ from sqlalchemy.orm import Session
 
 from api.allocations.tables import Allocation, AllocationDevice
 from api.allocations.transitions import move
-from api.billing.holds import extend_hold, place_hold, settle_hold
+from api.billing.holds import HoldOrder, extend_hold, lock_wallets, place_holds
 from api.billing.journal import Balance, balance, top_up
-from api.billing.prices import create_price
+from api.billing.prices import Price, create_price
+from api.billing.settlement import Ending, settle_holds
 from api.billing.tables import PriceVersion
 from api.clock import to_ms
 from api.db import Database
@@ -148,17 +149,10 @@ class World:
         def work(session: Session) -> Lease | None:
             allocation = session.get_one(Allocation, allocation_id, with_for_update=True)
             until = self.now + timedelta(seconds=limits * allocation.disconnect_s)
-            if not place_hold(
-                session,
-                allocation=allocation,
-                price=price,
-                devices_milli=milli * len(gpus),
-                until=until,
-                now=self.now,
-            ):
+            if not self.hold(session, allocation, price, devices_milli=milli * len(gpus), until=until):
                 return None
             move(session, allocation, AllocationState.PLACING, actor="test")
-            allocation.host_id = gpus[0].host_id
+            allocation.host_id, allocation.host_ids = gpus[0].host_id, [gpus[0].host_id]
             allocation.price_version_id = price.id
             allocation.run_until = self.now + timedelta(seconds=allocation.disconnect_s)
             for gpu in gpus:
@@ -177,6 +171,28 @@ class World:
             return Lease(allocation.id, str(allocation.uid), allocation.generation, gpus, self.now_ms)
 
         return self.database.transact(work)
+
+    def hold(
+        self, session: Session, allocation: Allocation, price: PriceVersion, *, devices_milli: int, until: datetime
+    ) -> bool:
+        """Hold the worst case until then for a queued allocation; False if the balance does not cover it."""
+        order = HoldOrder(
+            allocation_id=allocation.id,
+            generation=allocation.generation + 1,
+            customer_id=allocation.customer_id,
+            price=Price(
+                price.id, price.gpu_model, price.currency, price.price_micro_per_gpu_hour, price.effective_from
+            ),
+            devices_milli=devices_milli,
+            devices=max(allocation.gpus, -(-devices_milli // 1000)),
+            starts_ms=self.now_ms,
+            covers_until_ms=to_ms(until),
+        )
+        wallets = lock_wallets(session, {order.owner})
+        if not wallets.cover(order):
+            return False
+        place_holds(session, wallets, [order])
+        return True
 
     def start(self, customer: Customer, price: PriceVersion, gpus: tuple[Gpu, ...], *, disconnect_s: int = 60) -> Lease:
         lease = self.place(self.queue(customer, gpus=len(gpus), disconnect_s=disconnect_s), price, gpus)
@@ -209,9 +225,17 @@ class World:
             end_reason = EndReason.HOST_LOST if ended is None else EndReason.CANCELLED
             if ended is None:
                 session.get_one(Host, allocation.host_id).device_status = DeviceStatus.LOST
+            ending = Ending(
+                allocation_id=allocation.id,
+                generation=allocation.generation,
+                run_until=allocation.run_until,
+                ran=allocation.active_at is not None,
+                ends=None if ended is None else (ended,),
+                host_lost=ended is None,
+            )
             move(session, allocation, AllocationState.RELEASING, actor="test", end_reason=end_reason)
             move(session, allocation, AllocationState.RELEASED, actor="test")
-            settle_hold(session, allocation, ended=ended, now=self.now)
+            settle_holds(session, [ending], now=self.now)
             for device in session.scalars(
                 select(AllocationDevice).where(AllocationDevice.allocation_id == allocation.id)
             ):

@@ -11,9 +11,10 @@ from api.allocations.tables import Allocation
 from api.audit.tables import AuditEntry
 from api.billing.journal import top_up
 from api.db import Database
+from api.machines.tables import Host
 from scheduler.ports import WaitReason
 from tests.db.conftest import Person, Tenant
-from tests.db.fleet import DOLLAR, Fleet, decide
+from tests.db.fleet import DOLLAR, Fleet, activate, admit, decide, releasing
 
 ADMIN = "/api/v1/admin/allocations"
 CUSTOMER = "/api/v1/customer/allocations"
@@ -74,16 +75,16 @@ def test_a_placed_one_shows_its_devices_price_and_steps(
     store = fleet.lead()
     store.record_waits({allocation.id: WaitReason("no_capacity", "0 of 4", 3)})
     told = app_client.get(f"{CUSTOMER}/{allocation.uid}", headers=tenant.owner.headers).json()
-    assert told["wait"] == {"code": "no_capacity", "detail": "0 of 4", "position": 3}
+    assert (told["wait"]["code"], told["wait"]["detail"], told["wait"]["position"]) == ("no_capacity", "0 of 4", 3)
     (placement,) = decide(store)
-    store.admit(placement)
-    store.activate(allocation.id, generation=1)
+    admit(store, placement)
+    activate(store, allocation)
     shown = app_client.get(f"{ADMIN}/{allocation.uid}", headers=admin.headers).json()
     assert [device["uuid"] for device in shown["devices"]] == ["GPU-h1-0", "GPU-h1-1"]
     assert (shown["host"], shown["price_micro_per_gpu_hour"], shown["wait"]) == ("h1", 2 * DOLLAR, None)
     assert [event["to_state"] for event in shown["events"]] == ["queued", "placing", "active"]
-    host = store.snapshot().hosts[0]
-    assert ids(app_client, ADMIN, admin, host=host.host_uid, state="active") == [str(allocation.uid)]
+    (host,) = fleet.rows(Host)
+    assert ids(app_client, ADMIN, admin, host=str(host.uid), state="active") == [str(allocation.uid)]
     assert ids(app_client, ADMIN, admin, host=str(uuid4())) == []
     assert ids(app_client, ADMIN, admin, state="released") == []
 
@@ -94,8 +95,8 @@ def test_an_administrator_ends_what_runs_once(
     allocation = ask(tenant, tenant.owner)
     store = fleet.lead()
     (placement,) = decide(store)
-    store.admit(placement)
-    store.activate(allocation.id, generation=1)
+    admit(store, placement)
+    activate(store, allocation)
     path = f"{ADMIN}/{allocation.uid}/end"
     first = app_client.post(path, headers=admin.headers, json={"reason": "maintenance"})
     assert first.status_code == 200, first.text
@@ -103,7 +104,7 @@ def test_an_administrator_ends_what_runs_once(
     again = app_client.post(path, headers=admin.headers)
     assert (again.status_code, again.json()["end_detail"]) == (200, "maintenance")
     assert [entry.action for entry in fleet.rows(AuditEntry)].count("allocation.end") == 2
-    assert [ending.allocation_id for ending in store.releasing()] == [allocation.id]
+    assert [ending.allocation_id for ending in releasing(store)] == [allocation.id]
 
 
 @pytest.mark.parametrize(

@@ -5,21 +5,16 @@ from datetime import timedelta
 
 import pytest
 from sqlalchemy import func, select
-from sqlalchemy.orm import Session
+from sqlalchemy.exc import IntegrityError
 
 from api.allocations.tables import Allocation
-from api.allocations.transitions import move
-from api.billing.holds import extend_hold, place_hold, settle_hold, sweep_holds
+from api.billing.holds import extend_hold
 from api.billing.prices import create_price, price_for
+from api.billing.settlement import Ending, settle_holds, sweep_holds
 from api.billing.tables import JournalTransaction, PriceVersion
-from api.billing.verify import check
 from api.clock import to_ms
 from api.db import Database
-from api.quotas.service import shortfall
-from api.quotas.tables import Quota
-from api.tenants.tables import Customer
-from scheduler.states import AllocationState
-from tests.db.ledger_world import GIB, MICRO, World
+from tests.db.ledger_world import MICRO, World
 
 PRICE = 3_600 * MICRO  # a unit a second
 
@@ -32,38 +27,6 @@ def world(database: Database) -> World:
 def _transactions(database: Database) -> int:
     with database.session() as session:
         return session.scalars(select(func.count()).select_from(JournalTransaction)).one()
-
-
-@pytest.mark.parametrize(("quota", "balance", "fitting"), [(5, 7, 5), (9, 7, 7)])
-def test_a_hundred_placings_at_once(world: World, database: Database, quota: int, balance: int, fitting: int) -> None:
-    """Against a balance for 7 and a quota of 5, exactly 5 fit; with a larger quota, exactly 7."""
-    price = world.price(PRICE)
-    customer = world.customer(balance_micro=balance * (120 * MICRO + 1))
-    database.transact(lambda session: session.add(Quota(customer_id=customer.id, gpus=quota)))
-    allocations = [world.queue(customer, gpus=1) for _ in range(100)]
-
-    def place(allocation_id: int) -> bool:
-        def work(session: Session) -> bool:
-            session.execute(select(Customer.id).where(Customer.id == customer.id).with_for_update())
-            allocation = session.get_one(Allocation, allocation_id, with_for_update=True)
-            if shortfall(session, customer.id, gpus=1, cpu_milli=1000, memory_bytes=GIB):
-                return False
-            until = world.now + timedelta(seconds=120)
-            if not place_hold(
-                session, allocation=allocation, price=price, devices_milli=1000, until=until, now=world.now
-            ):
-                return False
-            move(session, allocation, AllocationState.PLACING, actor="test")
-            return True
-
-        return database.transact(work)
-
-    with ThreadPoolExecutor(16) as threads:
-        assert sum(threads.map(place, allocations)) == fitting
-    found = world.balance(customer)
-    assert found.available_micro == (balance - fitting) * (120 * MICRO + 1)
-    with database.session() as session:
-        assert check(session) == []
 
 
 def test_the_balance_alone_keeps_racing_holds_apart(world: World, database: Database) -> None:
@@ -203,21 +166,24 @@ def test_settling_twice_and_an_end_beyond_the_limit(world: World, database: Data
     world.release(lease, ended_at_ms=world.now_ms, last=world.window(lease, lease.starts_ms, world.now_ms))
     assert world.balance(customer).held_micro == 60 * MICRO + 1, "run_until came before what the host says"
     before = _transactions(database)
-    with database.session() as session, session.begin():
-        settle_hold(session, session.get_one(Allocation, lease.allocation_id), ended=None)
+    again = Ending(lease.allocation_id, lease.generation, run_until=None, ran=True, ends=None, host_lost=False)
+    database.transact(lambda session: settle_holds(session, [again]))
     assert _transactions(database) == before
 
 
-def test_placing_twice_holds_once(world: World, database: Database) -> None:
+def test_a_generation_is_held_for_once(world: World, database: Database) -> None:
     customer = world.customer(balance_micro=1000 * MICRO)
     price, allocation_id = world.price(PRICE), world.queue(customer, gpus=1)
-    for _ in range(2):
+
+    def hold() -> bool:
         with database.session() as session, session.begin():
             allocation = session.get_one(Allocation, allocation_id)
             until = world.now + timedelta(seconds=10)
-            assert place_hold(
-                session, allocation=allocation, price=price, devices_milli=1000, until=until, now=world.now
-            )
+            return world.hold(session, allocation, price, devices_milli=1000, until=until)
+
+    assert hold()
+    with pytest.raises(IntegrityError):
+        hold()
     assert world.balance(customer).held_micro == 10 * MICRO + 1
 
 

@@ -8,7 +8,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from api.audit.service import record
 from api.billing.accounts import customer_accounts
-from api.billing.journal import Entry, JournalKind, UnbalancedError, balance, post, top_up, transfer
+from api.billing.journal import Entry, JournalKind, Transaction, UnbalancedError, balance, post, top_up, transfer
 from api.billing.tables import JournalTransaction, Posting
 from api.billing.verify import check
 from api.db import Database
@@ -59,11 +59,13 @@ def test_an_unbalanced_transaction_is_refused_twice(world: World, database: Data
         database.transact(
             lambda session: post(
                 session,
-                customer_id=customer.id,
-                key="k",
-                kind=JournalKind.TOP_UP,
-                actor="test",
-                postings=[Entry(funding, -5), Entry(wallet, 4)],
+                Transaction(
+                    customer_id=customer.id,
+                    key="k",
+                    kind=JournalKind.TOP_UP,
+                    actor="test",
+                    postings=[Entry(funding, -5), Entry(wallet, 4)],
+                ),
             )
         )
 

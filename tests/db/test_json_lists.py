@@ -20,7 +20,7 @@ from api.pagination import JsonList, Page
 from api.settings import Settings
 from api.tenants.tables import Customer, Workspace
 from scheduler.host_protocol import GpuFacts, HostFacts, LeaseEnd
-from scheduler.ports import WaitReason
+from scheduler.ports import Ended, Placed, WaitReason
 from scheduler.states import EndReason
 from tests.db.conftest import Person, Tenant
 from tests.db.fleet import DOLLAR, Fleet, decide
@@ -50,14 +50,12 @@ def allocations(fleet: Fleet, tenant: Tenant) -> list[Allocation]:
     owner = (tenant.customer, tenant.workspace, tenant.owner.user)
     made = [fleet.submit(owner, gpus=1 + number % 2) for number in range(len(TIMES))]
     store = fleet.lead()
-    for placement in decide(store)[:4]:
-        store.admit(placement)
-    for admitted in store.unfinished_placements()[:3]:
-        store.activate(admitted.allocation_id, generation=1)
+    store.admit(decide(store)[:4])
+    store.record([Placed(allocation.id, 1) for allocation in made[:3]])
     store.record_waits({made[4].id: WaitReason("no_capacity", NASTY, 3)})
     fleet.end(made[0], EndReason.CANCELLED)
     fleet.end(made[1], EndReason.FAILED)
-    store.released(made[1].id, generation=1, ended=LeaseEnd(0, exit_code=1, last_window=None))
+    store.record([Ended(made[1].id, 1, (LeaseEnd(0, exit_code=1, last_window=None),))])
     fleet.database.transact(_make_awkward)
     return made
 

@@ -22,7 +22,7 @@ from hypothesis.stateful import (
 )
 
 from api.billing import statement
-from api.billing.holds import sweep_holds
+from api.billing.settlement import sweep_holds
 from api.billing.statement import Period
 from api.billing.tables import Hold, PriceVersion
 from api.billing.verify import check

@@ -10,7 +10,7 @@ from sqlalchemy import select
 
 from api.allocations.tables import Allocation
 from api.allocations.transitions import move
-from api.billing.holds import settle_hold, sweep_holds
+from api.billing.settlement import Ending, settle_holds, sweep_holds
 from api.billing.tables import Hold, PriceVersion
 from api.billing.verify import check
 from api.db import Database
@@ -252,7 +252,9 @@ def test_a_placement_taken_back_costs_nothing(
         with database.session() as session, session.begin():
             allocation = session.get_one(Allocation, lease.allocation_id, with_for_update=True)
             move(session, allocation, AllocationState.QUEUED, actor="test")
-            settle_hold(session, allocation, ended=None)
+            session.flush()
+            ending = Ending(allocation.id, allocation.generation, None, ran=False, ends=None, host_lost=False)
+            settle_holds(session, [ending])
 
     unplace()
     assert world.balance(customer).held_micro == 0

@@ -10,16 +10,16 @@ from sqlalchemy.dialects.postgresql import Range
 from sqlalchemy.exc import IntegrityError
 
 from api.allocations.leadership import acquire, release
-from api.allocations.store import PostgresStore
-from api.allocations.tables import Allocation, AllocationDevice, AllocationEvent
-from api.billing.journal import balance
+from api.allocations.tables import AllocationDevice, AllocationEvent
+from api.billing.journal import balance, top_up
+from api.billing.verify import check
 from api.clock import utc_now
 from api.db import Database
 from api.errors import ApiError, Unprocessable
-from api.machines.tables import Host
-from scheduler.ports import Admitted, LostLeadershipError, WaitReason
+from api.quotas.tables import Quota
+from scheduler.ports import Admitted, Dropped, Eviction, LostLeadershipError, Placed, PlacementFailed, WaitReason
 from scheduler.states import AllocationState, EndReason
-from tests.db.fleet import A100, DOLLAR, GIB, H100, Fleet, decide
+from tests.db.fleet import A100, DOLLAR, GIB, H100, Fleet, activate, admit, decide, refusal
 
 
 @pytest.fixture
@@ -27,10 +27,14 @@ def fleet(database: Database) -> Fleet:
     return Fleet(database)
 
 
-def admit(store: PostgresStore, fleet: Fleet, allocation: Allocation, host: Host, *indexes: int) -> Admitted:
-    answer = store.admit(fleet.placement(allocation, host, *indexes))
-    assert isinstance(answer, Admitted), answer
-    return answer
+def set_quota(fleet: Fleet, customer_id: int, **limits: int) -> None:
+    fleet.database.transact(lambda session: session.add(Quota(customer_id=customer_id, **limits)))
+
+
+def top_up_of(fleet: Fleet, customer_id: int, micro: int) -> None:
+    fleet.database.transact(
+        lambda session: top_up(session, customer_id=customer_id, amount_micro=micro, actor="cli", key="all")
+    )
 
 
 def test_a_request_becomes_a_lease_on_the_devices_decided(fleet: Fleet) -> None:
@@ -40,11 +44,11 @@ def test_a_request_becomes_a_lease_on_the_devices_decided(fleet: Fleet) -> None:
     allocation = fleet.submit(acme, gpus=2)
     store = fleet.lead()
     (placement,) = decide(store)
-    admitted = store.admit(placement)
-    assert isinstance(admitted, Admitted)
-    assert [device.uuid for device in admitted.lease.devices] == ["GPU-h1-0", "GPU-h1-1"]
+    admitted = admit(store, placement)
+    (lease,) = admitted.leases
+    assert [device.uuid for device in lease.devices] == ["GPU-h1-0", "GPU-h1-1"]
     assert admitted.group_name == f"rg-{allocation.uid}-1"
-    assert admitted.lease.generation == 1
+    assert (admitted.generation, lease.generation) == (1, 1)
     assert admitted.shares[0].host_uid == str(host.uid)
     row = fleet.allocation(allocation.id)
     assert row.state == AllocationState.PLACING
@@ -52,8 +56,8 @@ def test_a_request_becomes_a_lease_on_the_devices_decided(fleet: Fleet) -> None:
     with fleet.database.session() as session:
         held = balance(session, acme[0].id).held_micro
     assert held >= 2 * 2 * DOLLAR * 600 // 3600
-    assert store.activate(allocation.id, generation=1)
-    assert not store.activate(allocation.id, generation=1)
+    assert store.record([Placed(allocation.id, 1), Placed(allocation.id, 1)]) == [True, False]
+    assert not activate(store, allocation)
     assert fleet.groups()[admitted.group_name].state == "reserved"
     assert [(e.from_state, e.to_state) for e in fleet.rows(AllocationEvent)] == [
         (None, "queued"),
@@ -70,10 +74,36 @@ def test_twenty_racing_for_one_device_yield_one(fleet: Fleet) -> None:
     store = fleet.lead()
     placements = [fleet.placement(allocation, host, 0) for allocation in allocations]
     with ThreadPoolExecutor(20) as pool:
-        answers = list(pool.map(store.admit, placements))
+        answers = [answer for (answer,) in pool.map(lambda placement: store.admit([placement]), placements)]
     assert sum(isinstance(answer, Admitted) for answer in answers) == 1
     assert {answer.code for answer in answers if isinstance(answer, WaitReason)} == {"no_capacity"}
     assert len(fleet.open_device_rows()) == 1
+
+
+@pytest.mark.parametrize(("quota", "paid_for", "fitting"), [(5, 7, 5), (9, 7, 7)])
+@pytest.mark.parametrize("batch", [1, 20, 100])
+def test_a_hundred_placings_at_once(fleet: Fleet, quota: int, paid_for: int, fitting: int, batch: int) -> None:
+    """Against a balance for 7 and a quota of 5, exactly 5 fit; with a larger quota, exactly 7."""
+    host = fleet.host(gpus=100, cpu=1000, memory_gib=4000)
+    fleet.price(micro=3600 * DOLLAR)  # a dollar a second
+    acme = fleet.customer(dollars=0)
+    hold = 600 * DOLLAR + 1  # ten minutes, rounded up
+    top_up_of(fleet, acme[0].id, paid_for * hold + 3)
+    set_quota(fleet, acme[0].id, gpus=quota)
+    allocations = [fleet.submit(acme) for _ in range(100)]
+    placements = [fleet.placement(allocation, host, index) for index, allocation in enumerate(allocations)]
+    store = fleet.lead()
+    with ThreadPoolExecutor(16) as pool:
+        batches = [placements[start : start + batch] for start in range(0, 100, batch)]
+        answers = [answer for some in pool.map(store.admit, batches) for answer in some]
+    assert sum(isinstance(answer, Admitted) for answer in answers) == fitting
+    assert {answer.code for answer in answers if isinstance(answer, WaitReason)} == {
+        "quota" if fitting == quota else "balance"
+    }
+    with fleet.database.session() as session:
+        assert balance(session, acme[0].id).available_micro == (paid_for - fitting) * hold + 3
+        assert check(session) == []
+    assert len(fleet.open_device_rows()) == fitting
 
 
 def test_the_database_itself_refuses_a_second_owner(fleet: Fleet) -> None:
@@ -81,7 +111,7 @@ def test_the_database_itself_refuses_a_second_owner(fleet: Fleet) -> None:
     fleet.price()
     acme = fleet.customer()
     first, second = fleet.submit(acme), fleet.submit(acme)
-    admit(fleet.lead(), fleet, first, host, 0)
+    admit(fleet.lead(), fleet.placement(first, host, 0))
     gpu_id = fleet.open_device_rows()[0].gpu_id
 
     def intrude(milli_from: int, milli_to: int) -> None:
@@ -103,29 +133,31 @@ def test_a_failed_placement_leaves_nothing_and_waits_before_the_next(fleet: Flee
     acme = fleet.customer()
     allocation = fleet.submit(acme)
     store = fleet.lead()
-    admitted = admit(store, fleet, allocation, host, 0)
+    admitted = admit(store, fleet.placement(allocation, host, 0))
     retry_at = utc_now() + timedelta(seconds=30)
-    assert store.unplace(allocation.id, generation=1, reason="no capacity", retry_at=retry_at)
-    assert not store.unplace(allocation.id, generation=1, reason="again", retry_at=retry_at)
+    failure = PlacementFailed(allocation.id, 1, "no capacity", retry_at)
+    assert store.record([failure, failure]) == [True, False]
+    assert store.record([failure]) == [False]
     assert fleet.open_device_rows() == []
     assert store.groups_to_drop() == [admitted.group_name]
-    store.group_dropped(admitted.group_name)
+    assert store.record([Dropped(admitted.group_name), Dropped("unknown")]) == [True, False]
     assert store.groups_to_drop() == []
     with fleet.database.session() as session:
         assert balance(session, acme[0].id).held_micro == 0
     assert decide(store) == []
-    again = admit(store, fleet, allocation, host, 0)
-    assert again.lease.generation == 2
+    again = admit(store, fleet.placement(allocation, host, 0))
+    assert again.generation == 2
     assert again.group_name == f"rg-{allocation.uid}-2"
-    assert not store.activate(allocation.id, generation=1)
+    assert not activate(store, allocation, generation=1)
 
 
 def test_a_new_leader_finds_unfinished_placements_as_they_were_admitted(fleet: Fleet) -> None:
     host = fleet.host()
     fleet.price()
     allocation = fleet.submit(fleet.customer(), gpus=3)
-    admitted = admit(fleet.lead(), fleet, allocation, host, 0, 1, 3)
-    assert fleet.lead().unfinished_placements() == [admitted]
+    admitted = admit(fleet.lead(), fleet.placement(allocation, host, 0, 1, 3))
+    (held,) = fleet.lead().changes().held
+    assert fleet.lead().placing([held.request.allocation_id]) == [admitted]
 
 
 def test_a_leader_of_yesterday_changes_nothing(fleet: Fleet) -> None:
@@ -133,15 +165,16 @@ def test_a_leader_of_yesterday_changes_nothing(fleet: Fleet) -> None:
     fleet.price()
     allocation = fleet.submit(fleet.customer())
     old = fleet.lead()
-    admit(old, fleet, allocation, host, 0)
+    admit(old, fleet.placement(allocation, host, 0))
     fleet.lead()
-    retry_at = utc_now()
     for call in (
-        lambda: old.activate(allocation.id, generation=1),
-        lambda: old.unplace(allocation.id, generation=1, reason="", retry_at=retry_at),
-        lambda: old.released(allocation.id, generation=1, ended=None),
-        lambda: old.admit(fleet.placement(allocation, host, 1)),
+        lambda: old.changes(),
+        lambda: old.record([Placed(allocation.id, 1)]),
+        lambda: old.evict([Eviction(allocation.id, 1, 0, "")]),
+        lambda: old.admit([fleet.placement(allocation, host, 1)]),
         lambda: old.record_waits({}),
+        lambda: old.placing([allocation.id]),
+        lambda: old.releasing([allocation.id]),
         old.groups_to_drop,
     ):
         with pytest.raises(LostLeadershipError):
@@ -174,17 +207,11 @@ def test_quota_and_balance_hold_back_with_a_reason(fleet: Fleet) -> None:
     fleet.price()
     poor = fleet.customer("poor", dollars=0)
     rich = fleet.customer("rich")
-    fleet.database.transact(
-        lambda session: session.execute(
-            text("insert into quotas (customer_id, gpus) values (:id, 2)"), {"id": rich[0].id}
-        )
-    )
+    set_quota(fleet, rich[0].id, gpus=2)
     store = fleet.lead()
-    unpaid = store.admit(fleet.placement(fleet.submit(poor), host, 0))
-    assert isinstance(unpaid, WaitReason) and unpaid.code == "balance"
-    admit(store, fleet, fleet.submit(rich, gpus=2), host, 0, 1)
-    beyond = store.admit(fleet.placement(fleet.submit(rich), host, 2))
-    assert isinstance(beyond, WaitReason) and beyond.code == "quota"
+    assert refusal(store, fleet.placement(fleet.submit(poor), host, 0)).code == "balance"
+    admit(store, fleet.placement(fleet.submit(rich, gpus=2), host, 0, 1))
+    assert refusal(store, fleet.placement(fleet.submit(rich), host, 2)).code == "quota"
     assert len(fleet.open_device_rows()) == 2
 
 
@@ -204,19 +231,18 @@ def test_what_changed_since_the_snapshot_is_seen_at_admission(fleet: Fleet, chan
     fleet.price()
     allocation = fleet.submit(fleet.customer())
     fleet.database.transact(lambda session: session.execute(text(change)))
-    answer = fleet.lead().admit(fleet.placement(allocation, host, 0))
-    assert isinstance(answer, WaitReason) and answer.code == "no_capacity"
+    assert refusal(fleet.lead(), fleet.placement(allocation, host, 0)).code == "no_capacity"
     assert fleet.open_device_rows() == []
 
 
 @pytest.mark.parametrize(
     ("asked", "code"),
     [
-        ({"gpu_model": "B200"}, "no_such_model"),
+        ({"gpu_models": ["B200"]}, "no_such_model"),
         ({"gpus": 5}, "too_many_gpus"),
         ({"memory_bytes": 257 * GIB}, "too_much_memory"),
         ({"cpu_milli": 33_000}, "too_many_cpus"),
-        ({"gpu_model": "H100"}, "no_price"),
+        ({"gpu_models": ["H100"]}, "no_price"),
         ({"bound_host_id": 999}, "host_not_available"),
         ({"disconnect_s": 0}, "bad_request"),
     ],
@@ -234,11 +260,7 @@ def test_more_than_the_quota_allows_at_all_is_refused(fleet: Fleet) -> None:
     fleet.host()
     fleet.price()
     acme = fleet.customer()
-    fleet.database.transact(
-        lambda session: session.execute(
-            text("insert into quotas (customer_id, gpus) values (:id, 2)"), {"id": acme[0].id}
-        )
-    )
+    set_quota(fleet, acme[0].id, gpus=2)
     with pytest.raises(ApiError) as caught:
         fleet.submit(acme, gpus=3)
     assert caught.value.code == "quota_exceeded"
@@ -252,7 +274,7 @@ def test_the_snapshot_offers_only_what_can_be_rented(fleet: Fleet) -> None:
     fleet.database.transact(
         lambda session: session.execute(text("update hosts set admin_state = 'maintenance' where name = 'h2'"))
     )
-    first, second = fleet.lead().snapshot().hosts
+    first, second = fleet.lead().changes().hosts
     assert [(device.uuid, device.model) for device in first.devices] == [(f"GPU-h1-{i}", A100) for i in range(3)]
     assert not second.schedulable and second.devices == ()
 
@@ -263,12 +285,13 @@ def test_reasons_are_written_once_and_only_to_what_waits(fleet: Fleet) -> None:
     acme = fleet.customer()
     placed, waiting = fleet.submit(acme), fleet.submit(acme)
     store = fleet.lead()
-    admit(store, fleet, placed, host, 0)
+    admit(store, fleet.placement(placed, host, 0))
     reason = WaitReason("no_capacity", "0 of 1 free", 1, {"free": 0})
     store.record_waits({placed.id: reason, waiting.id: reason})
     assert fleet.allocation(placed.id).wait_reason is None
     written = fleet.allocation(waiting.id).wait_reason
-    assert written == {"code": "no_capacity", "detail": "0 of 1 free", "position": 1, "figures": {"free": 0}}
+    told = {"code": "no_capacity", "detail": "0 of 1 free", "position": 1, "figures": {"free": 0}}
+    assert written == told | {"eta": None, "eta_basis": "unknown"}
     with fleet.database.engine.connect() as connection:
         before = connection.execute(
             text("select xmin from allocations where id = :id"), {"id": waiting.id}
@@ -288,5 +311,4 @@ def test_a_queued_request_is_cancelled_at_once(fleet: Fleet) -> None:
     row = fleet.allocation(allocation.id)
     assert (row.state, row.end_reason) == ("released", "cancelled")
     assert row.released_at is not None
-    answer = fleet.lead().admit(fleet.placement(allocation, host, 0))
-    assert isinstance(answer, WaitReason)
+    refusal(fleet.lead(), fleet.placement(allocation, host, 0))

@@ -5,7 +5,7 @@ from fastapi.testclient import TestClient
 
 from api.db import Database
 from api.errors import Unprocessable
-from api.quotas.service import check_submission, effective_limits, held_resources
+from api.quotas.service import check_submission, effective_limits, held_by
 from api.quotas.tables import Quota
 from api.tenants.tables import Customer, Setting
 from scheduler.quota import Limits, Resources
@@ -64,10 +64,10 @@ def test_what_is_held(world: World, database: Database) -> None:
     world.start(customer, price, gpus[1:2])
     ended = world.start(customer, price, gpus[2:])
     with database.session() as session:
-        assert held_resources(session, customer.id) == Resources(3, 3000, 3 * GIB)
+        assert held_by(session, [customer.id]) == {customer.id: Resources(3, 3000, 3 * GIB)}
     world.release(ended, ended_at_ms=world.now_ms)
     with database.session() as session:
-        assert held_resources(session, customer.id) == Resources(2, 2000, 2 * GIB)
+        assert held_by(session, [customer.id]) == {customer.id: Resources(2, 2000, 2 * GIB)}
 
 
 def test_over_http(app_client: TestClient, admin: Person, tenant: Tenant) -> None:

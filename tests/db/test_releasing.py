@@ -12,9 +12,9 @@ from api.clock import to_ms, utc_now
 from api.db import Database
 from api.machines.tables import Host
 from scheduler.host_protocol import LeaseEnd
-from scheduler.ports import Admitted
+from scheduler.ports import Admitted, Dropped, Ended, Placed, PlacementFailed
 from scheduler.states import EndReason
-from tests.db.fleet import GIB, Fleet, decide
+from tests.db.fleet import GIB, Fleet, admit, decide, releasing
 
 
 @pytest.fixture
@@ -26,11 +26,9 @@ def fleet(database: Database) -> Fleet:
 
 def run(fleet: Fleet, store: PostgresStore, allocation: Allocation, host: Host, *indexes: int) -> Admitted:
     """Place and activate, as the loop does when every effect succeeds."""
-    admitted = store.admit(fleet.placement(allocation, host, *indexes))
-    assert isinstance(admitted, Admitted), admitted
-    for name in admitted.drop_groups:
-        store.group_dropped(name)
-    assert store.activate(allocation.id, generation=admitted.lease.generation)
+    admitted = admit(store, fleet.placement(allocation, host, *indexes))
+    dropped = [Dropped(name) for name in admitted.drop_groups]
+    assert all(store.record([*dropped, Placed(allocation.id, admitted.generation)]))
     return admitted
 
 
@@ -40,8 +38,8 @@ def confirmed() -> LeaseEnd:
 
 def finish(fleet: Fleet, store: PostgresStore, allocation: Allocation) -> None:
     fleet.end(allocation, EndReason.COMPLETED)
-    (ending,) = store.releasing()
-    store.released(ending.allocation_id, generation=ending.generation, ended=confirmed())
+    (ending,) = releasing(store)
+    assert store.record([Ended(ending.allocation_id, ending.generation, (confirmed(),))]) == [True]
 
 
 def test_release_frees_the_devices_and_settles_the_hold(fleet: Fleet) -> None:
@@ -52,16 +50,15 @@ def test_release_frees_the_devices_and_settles_the_hold(fleet: Fleet) -> None:
     run(fleet, store, allocation, host, 0)
     fleet.end(allocation, EndReason.COMPLETED)
     assert len(fleet.open_device_rows()) == 1
-    (ending,) = store.releasing()
-    assert (ending.host_uid, ending.host_lost, ending.grace_s) == (str(host.uid), False, 10)
+    (ending,) = releasing(store)
+    assert (ending.host_uids, ending.grace_s) == ((str(host.uid),), 10)
     with fleet.database.session() as session:
         before = balance(session, acme[0].id).held_micro
-    store.released(allocation.id, generation=0, ended=None)
+    assert store.record([Ended(allocation.id, 0, ())]) == [False]
     assert len(fleet.open_device_rows()) == 1, "an older generation changes nothing"
-    for _ in range(2):
-        store.released(allocation.id, generation=1, ended=confirmed())
+    assert [store.record([Ended(allocation.id, 1, (confirmed(),))]) for _ in range(2)] == [[True], [False]]
     assert fleet.open_device_rows() == []
-    assert store.releasing() == []
+    assert store.releasing([allocation.id]) == []
     with fleet.database.session() as session:
         assert before > 0 and balance(session, acme[0].id).held_micro == 0, "the host has nothing more to tell"
     assert fleet.allocation(allocation.id).state == "released"
@@ -74,17 +71,16 @@ def test_an_idle_group_is_handed_on_to_the_same_shape(fleet: Fleet) -> None:
     first = fleet.submit(acme)
     admitted = run(fleet, store, first, host, 1)
     finish(fleet, store, first)
-    (idle,) = store.snapshot().idle_groups
+    (idle,) = store.changes(complete=True).idle_groups
     assert idle.name == admitted.group_name
     assert store.groups_to_drop() == []
     second = fleet.submit(acme)
     (placement,) = decide(store)
-    taken = store.admit(placement)
-    assert isinstance(taken, Admitted)
+    taken = admit(store, placement)
     assert (taken.group_name, taken.drop_groups) == (admitted.group_name, ())
-    assert [device.uuid for device in taken.lease.devices] == ["GPU-h1-1"]
+    assert [device.uuid for device in taken.leases[0].devices] == ["GPU-h1-1"]
     assert fleet.groups()[taken.group_name].allocation_id == second.id
-    assert store.snapshot().idle_groups == []
+    assert store.changes(complete=True).idle_groups == []
 
 
 def test_another_shape_on_the_devices_moves_the_idle_group_aside(fleet: Fleet) -> None:
@@ -96,11 +92,11 @@ def test_another_shape_on_the_devices_moves_the_idle_group_aside(fleet: Fleet) -
     finish(fleet, store, first)
     fleet.submit(acme, gpus=2)
     (placement,) = decide(store)
-    taken = store.admit(placement)
-    assert isinstance(taken, Admitted)
+    taken = admit(store, placement)
     assert taken.drop_groups == (admitted.group_name,)
     assert taken.group_name != admitted.group_name
-    assert store.unfinished_placements()[0].drop_groups == (admitted.group_name,), "after a crash it is known still"
+    (again,) = store.placing([taken.allocation_id])
+    assert again.drop_groups == (admitted.group_name,), "after a crash it is known still"
 
 
 def test_other_devices_are_preferred_to_those_of_an_idle_group(fleet: Fleet) -> None:
@@ -112,9 +108,8 @@ def test_other_devices_are_preferred_to_those_of_an_idle_group(fleet: Fleet) -> 
     finish(fleet, store, first)
     fleet.submit(acme, cpu_milli=5000)
     (placement,) = decide(store)
-    taken = store.admit(placement)
-    assert isinstance(taken, Admitted)
-    assert [device.uuid for device in taken.lease.devices] == ["GPU-h1-1"]
+    taken = admit(store, placement)
+    assert [device.uuid for device in taken.leases[0].devices] == ["GPU-h1-1"]
     assert taken.drop_groups == ()
 
 
@@ -127,9 +122,8 @@ def test_idle_groups_give_way_when_ray_runs_short_of_cpu(fleet: Fleet) -> None:
     finish(fleet, store, first)
     fleet.submit(acme, cpu_milli=4000)
     (placement,) = decide(store)
-    taken = store.admit(placement)
-    assert isinstance(taken, Admitted)
-    assert [device.uuid for device in taken.lease.devices] == ["GPU-h1-1"]
+    taken = admit(store, placement)
+    assert [device.uuid for device in taken.leases[0].devices] == ["GPU-h1-1"]
     assert taken.drop_groups == (admitted.group_name,)
 
 
@@ -144,7 +138,7 @@ def test_a_group_is_dropped_when_idle_for_long(fleet: Fleet) -> None:
     )
     assert store.groups_to_drop() == [admitted.group_name]
     assert store.groups_to_drop() == [admitted.group_name], "until it is confirmed"
-    store.group_dropped(admitted.group_name)
+    assert store.record([Dropped(admitted.group_name)]) == [True]
     assert store.groups_to_drop() == []
     assert fleet.groups()[admitted.group_name].removed_at is not None
 
@@ -157,10 +151,10 @@ def test_the_group_of_a_host_that_went_is_not_handed_on(fleet: Fleet, status: st
     admitted = run(fleet, store, allocation, host, 0)
     fleet.end(allocation, EndReason.HOST_LOST)
     fleet.database.transact(lambda session: session.execute(text("update hosts set device_status = :s"), {"s": status}))
-    (ending,) = store.releasing()
-    assert ending.host_lost == (status == "lost")
-    store.released(allocation.id, generation=1, ended=None)
-    assert store.snapshot().idle_groups == []
+    (ending,) = releasing(store)
+    assert ending.host_uids == (() if status == "lost" else (str(host.uid),))
+    assert store.record([Ended(allocation.id, 1, ())]) == [True]
+    assert store.changes(complete=True).idle_groups == []
     assert store.groups_to_drop() == [admitted.group_name]
 
 
@@ -168,13 +162,12 @@ def test_what_ends_while_it_is_placed_is_released_with_its_group_dropped(fleet: 
     host = fleet.host()
     store = fleet.lead()
     allocation = fleet.submit(fleet.customer())
-    admitted = store.admit(fleet.placement(allocation, host, 0))
-    assert isinstance(admitted, Admitted)
+    admitted = admit(store, fleet.placement(allocation, host, 0))
     fleet.end(allocation, EndReason.CANCELLED)
-    assert not store.activate(allocation.id, generation=1)
-    assert not store.unplace(allocation.id, generation=1, reason="", retry_at=utc_now())
-    assert store.unfinished_placements() == []
-    store.released(allocation.id, generation=1, ended=None)
+    late = [Placed(allocation.id, 1), PlacementFailed(allocation.id, 1, "", utc_now())]
+    assert store.record(late) == [False, False]
+    assert store.placing([allocation.id]) == []
+    assert store.record([Ended(allocation.id, 1, ())]) == [True]
     assert fleet.open_device_rows() == []
     assert store.groups_to_drop() == [admitted.group_name]
 

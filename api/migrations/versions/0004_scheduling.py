@@ -102,7 +102,9 @@ alter table allocations
   add constraint ck_allocations_bounds check (gpu_memory_bytes >= 0 and min_runtime_s >= 0 and limit_s > 0),
   add constraint ck_allocations_first_host check (host_id is not distinct from host_ids[1]);
 drop index ix_allocations_queue;
-create index ix_allocations_queue on allocations (customer_id, priority, queued_at) where state = 'queued'
+drop index ix_allocations_live;
+create index ix_allocations_queue on allocations (customer_id, priority, queued_at) where state = 'queued';
+create index ix_allocations_holding on allocations (customer_id) where state in ('placing', 'active', 'releasing')
 """
 
 _PLACEMENT_GROUPS = """
@@ -110,7 +112,21 @@ alter table placement_groups add column host_ids bigint[];
 update placement_groups set host_ids = array[host_id];
 alter table placement_groups
   alter column host_ids set not null,
-  add constraint ck_placement_groups_first_host check (host_id = host_ids[1])
+  add constraint ck_placement_groups_first_host check (host_id = host_ids[1]);
+create index ix_placement_groups_idle on placement_groups (idle_since) where idle_since is not null;
+create index ix_placement_groups_removing on placement_groups (id) where state = 'removing'
+"""
+
+_HOLDS = """
+alter table holds
+  drop constraint ck_holds_last_window,
+  alter column last_boot_id type text[] using array[last_boot_id],
+  alter column last_sequence type bigint[] using array[last_sequence];
+alter table holds rename column last_boot_id to last_boot_ids;
+alter table holds rename column last_sequence to last_sequences;
+update holds set last_boot_ids = null, last_sequences = null where last_boot_ids = array[null];
+alter table holds add constraint ck_holds_windows
+  check (cardinality(last_boot_ids) is not distinct from cardinality(last_sequences))
 """
 
 # The columns by which a change is one for the scheduler. What heartbeats and cycles write again and again, such as
@@ -154,6 +170,7 @@ def upgrade() -> None:
     op.execute(_CUSTOMERS)
     op.execute(_ALLOCATIONS)
     op.execute(_PLACEMENT_GROUPS)
+    op.execute(_HOLDS)
     op.execute(
         "create unlogged table scheduler_changes (kind text not null, key bigint not null)"
         # It is emptied all the time: without this its dead rows would be read until the usual threshold.

@@ -1,0 +1,264 @@
+"""What is new for the scheduling loop: the keys that triggers have noted, read as they are now in a few queries.
+
+All is of one moment (REPEATABLE READ), and what a transaction in flight has noted is not seen until it has committed:
+then the next look has it. So nothing falls between two looks.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Row, text
+from sqlalchemy.orm import Session
+
+from api.allocations.usage import load_usage
+from api.allocations.views import GPU_COLUMNS, HOST_COLUMNS, REQUEST_COLUMNS, host_of, request_of
+from api.billing.prices import PriceList, load_prices
+from api.quotas.service import limits_of
+from api.settings import Settings
+from scheduler.ports import Changes
+from scheduler.states import AllocationState
+from scheduler.views import CapacityGroup, CustomerView, Held, HostView, IdleGroup, Part, Request, Reservation, Usage
+
+_CONSUME = text(
+    "with consumed as (delete from scheduler_changes returning kind, key) select distinct kind, key from consumed"
+)
+_ALLOCATIONS = f"select {REQUEST_COLUMNS} from allocations a left join capacity_groups g on g.id = a.capacity_group_id"
+_LIVE = text(f"{_ALLOCATIONS} where a.state in ('queued', 'placing', 'active', 'releasing') order by a.id")
+_NOTED = text(f"{_ALLOCATIONS} where a.id = any(:ids) order by a.id")
+_DEVICES = text(
+    "select s.allocation_id, d.host_id, d.id, sum(s.milli_to - s.milli_from)::int from allocation_devices s"
+    " join gpus d on d.id = s.gpu_id where s.allocation_id = any(:ids) and upper_inf(s.period)"
+    " group by s.allocation_id, d.id order by s.allocation_id, d.index"
+)
+_HOSTS = f"select {HOST_COLUMNS} from hosts h where h.admin_state <> 'retired'"
+_EVERY_HOST = text(f"{_HOSTS} order by h.id")
+_NOTED_HOSTS = text(f"{_HOSTS} and h.id = any(:ids) order by h.id")
+_GPUS = text(
+    f"select {GPU_COLUMNS} from gpus d where d.host_id = any(:ids) and d.present and d.healthy"
+    " order by d.host_id, d.pci_bus_id, d.index"
+)
+_MODELS = text("select distinct model from gpus where present order by model")
+_CUSTOMERS = text(
+    "select c.id, c.weight, c.currency, c.disabled_at is not null as disabled,"
+    " coalesce(w.balance_micro, 0) as available"
+    " from customers c left join accounts w on w.customer_id = c.id and w.kind = 'wallet' and w.currency = c.currency"
+    " where c.id = any(:ids) order by c.id"
+)
+_CAPACITY_GROUPS = text(
+    "select name, cohort, nominal_milli, borrowing_limit_milli, lending_limit_milli, reclaim_within_cohort,"
+    " preempt_lower_priority from capacity_groups order by name"
+)
+_RESERVATIONS = text(
+    "select r.id, r.customer_id, r.starts_at, r.ends_at, r.cpu_milli, r.memory_bytes, d.host_id, d.id as gpu_id"
+    " from reservations r join reservation_devices s on s.reservation_id = r.id join gpus d on d.id = s.gpu_id"
+    " where r.state = 'booked' and r.ends_at > :now order by r.starts_at, r.id, s.id"
+)
+_GROUPS = (
+    "select id, name, host_id, gpu_ids, cpu_milli, memory_bytes from placement_groups where idle_since is not null"
+)
+_EVERY_GROUP = text(_GROUPS)
+_NOTED_GROUPS = text(f"{_GROUPS} and id = any(:ids)")
+
+
+@dataclass(slots=True)
+class Known:
+    """What the loop was told so far, as far as it is needed to tell the difference."""
+
+    prices: PriceList
+    models: tuple[str, ...]  # of all devices
+    customers: dict[int, CustomerView] = field(default_factory=dict)
+    idle_groups: dict[int, IdleGroup] = field(default_factory=dict)  # by row id
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Changes as they were read, and what is known when the transaction has committed."""
+
+    changes: Changes
+    prices: PriceList
+    models: tuple[str, ...]
+    idle_groups: Mapping[int, IdleGroup | None]  # None: it is so no more
+
+    def learn(self, known: Known | None) -> Known:
+        known = known or Known(self.prices, self.models)
+        known.prices, known.models = self.prices, self.models
+        known.customers.update({view.customer_id: view for view in self.changes.customers})
+        for key, group in self.idle_groups.items():
+            if group is not None:
+                known.idle_groups[key] = group
+            else:
+                known.idle_groups.pop(key, None)
+        return known
+
+
+def look(session: Session, known: Known | None, *, settings: Settings, now: datetime) -> Look:
+    """What is new since `known`, or everything. The transaction is a fresh one of REPEATABLE READ."""
+    noted: defaultdict[str, set[int]] = defaultdict(set)
+    for kind, key in session.execute(_CONSUME):
+        noted[kind].add(key)
+    complete = known is None
+    due = known is not None and known.prices.next_change is not None and known.prices.next_change <= now
+    repriced = known is None or due or "price_versions" in noted
+    prices = load_prices(session, at=now) if known is None or repriced else known.prices
+    fleet = known is None or "host" in noted
+    models = tuple(session.scalars(_MODELS)) if known is None or fleet else known.models
+    told = known or Known(PriceList([]), ())
+    return _Reader(session, told, noted, complete, repriced, prices, models, settings, now).look()
+
+
+@dataclass(slots=True)
+class _Reader:
+    session: Session
+    known: Known
+    noted: Mapping[str, set[int]]
+    complete: bool
+    repriced: bool
+    prices: PriceList
+    models: tuple[str, ...]
+    settings: Settings
+    now: datetime
+
+    def look(self) -> Look:
+        queued, held, gone = self._allocations()
+        hosts, hosts_gone = self._hosts()
+        idle = self._idle_groups()
+        changes = Changes(
+            complete=self.complete,
+            hosts=hosts,
+            hosts_gone=hosts_gone,
+            queued=queued,
+            held=held,
+            gone=gone,
+            customers=self._customers(queued, held),
+            usage=self._usage(),
+            groups=self._capacity_groups(),
+            reservations=self._reservations(),
+            idle_groups=self._idle_now(idle) if self.complete or idle else None,
+        )
+        return Look(changes, self.prices, self.models, idle)
+
+    def _is_noted(self, *kinds: str) -> bool:
+        return self.complete or any(kind in self.noted for kind in kinds)
+
+    def _usage(self) -> list[Usage]:
+        """Told once: from then on the loop counts by itself."""
+        if not self.complete:
+            return []
+        return load_usage(self.session, half_life_s=self.settings.fair_share_half_life_s, now=self.now)
+
+    def _allocations(self) -> tuple[list[Request], list[Held], list[int]]:
+        if self.complete:
+            rows = self.session.execute(_LIVE).all()
+        elif "allocation" in self.noted:
+            rows = self.session.execute(_NOTED, {"ids": sorted(self.noted["allocation"])}).all()
+        else:
+            return [], [], []
+        queued = [request_of(row) for row in rows if row.state == AllocationState.QUEUED]
+        gone = [row.id for row in rows if row.state == AllocationState.RELEASED]
+        holding = [row for row in rows if row.state not in (AllocationState.QUEUED, AllocationState.RELEASED)]
+        parts = _parts(self.session.execute(_DEVICES, {"ids": [row.id for row in holding]})) if holding else {}
+        return queued, [_held(row, parts.get(row.id, {})) for row in holding], gone
+
+    def _hosts(self) -> tuple[list[HostView], list[int]]:
+        noted = self.noted.get("host", set())
+        if self.repriced:
+            rows = self.session.execute(_EVERY_HOST).all()
+        elif noted:
+            rows = self.session.execute(_NOTED_HOSTS, {"ids": sorted(noted)}).all()
+        else:
+            return [], []
+        devices: defaultdict[int, list[Row[Any]]] = defaultdict(list)
+        for gpu in self.session.execute(_GPUS, {"ids": [row.id for row in rows]}):
+            if self.prices.price_of(gpu.model) is not None:
+                devices[gpu.host_id].append(gpu)
+        gone = [] if self.complete else sorted(noted - {row.id for row in rows})
+        return [host_of(row, devices[row.id]) for row in rows], gone
+
+    def _customers(self, queued: Sequence[Request], held: Sequence[Held]) -> list[CustomerView]:
+        """Those noted, and those who wait (a wallet is noted only while something waits for it), where they differ from
+        what was told of them."""
+        wanted = {*self.noted.get("customer", ()), *(request.customer_id for request in queued)}
+        if self.complete:
+            wanted |= {item.request.customer_id for item in held}
+        if self.repriced or self.models != self.known.models or "settings" in self.noted:
+            wanted |= self.known.customers.keys()
+        if not wanted:
+            return []
+        limits = limits_of(self.session, sorted(wanted))
+        rows = self.session.execute(_CUSTOMERS, {"ids": sorted(wanted)}).all()
+        prices = {currency: self.prices.by_model(self.models, currency) for currency in {row.currency for row in rows}}
+        views = [
+            CustomerView(row.id, row.weight, limits[row.id], row.available, prices[row.currency], row.disabled)
+            for row in rows
+        ]
+        return [view for view in views if self.known.customers.get(view.customer_id) != view]
+
+    def _capacity_groups(self) -> list[CapacityGroup] | None:
+        if not self._is_noted("capacity_groups"):
+            return None
+        return [CapacityGroup(*row) for row in self.session.execute(_CAPACITY_GROUPS)]
+
+    def _reservations(self) -> list[Reservation] | None:
+        if not self._is_noted("reservations", "reservation_devices"):
+            return None
+        rows: dict[int, list[Row[Any]]] = {}
+        for row in self.session.execute(_RESERVATIONS, {"now": self.now}):
+            rows.setdefault(row.id, []).append(row)
+        return [_reservation(devices) for devices in rows.values()]
+
+    def _idle_groups(self) -> dict[int, IdleGroup | None]:
+        """Groups that have become idle, or (None) are so no more."""
+        if not self._is_noted("group"):
+            return {}
+        noted = self.noted.get("group", set())
+        if self.complete:
+            rows = self.session.execute(_EVERY_GROUP).all()
+        else:
+            rows = self.session.execute(_NOTED_GROUPS, {"ids": sorted(noted)}).all()
+        idle: dict[int, IdleGroup | None] = {
+            row.id: IdleGroup(row.name, row.host_id, frozenset(row.gpu_ids), row.cpu_milli, row.memory_bytes)
+            for row in rows
+        }
+        return idle if self.complete else {**dict.fromkeys(noted, None), **idle}
+
+    def _idle_now(self, changed: Mapping[int, IdleGroup | None]) -> list[IdleGroup]:
+        after = {**self.known.idle_groups, **changed}
+        return [group for _, group in sorted(after.items()) if group is not None]
+
+
+def _parts(rows: Iterable[Sequence[Any]]) -> dict[int, dict[int, list[tuple[int, int]]]]:
+    """Devices with their shares, by allocation and host."""
+    parts: dict[int, dict[int, list[tuple[int, int]]]] = {}
+    for allocation_id, host_id, gpu_id, milli in rows:
+        parts.setdefault(allocation_id, {}).setdefault(host_id, []).append((gpu_id, milli))
+    return parts
+
+
+def _held(row: Row[Any], devices: Mapping[int, Sequence[tuple[int, int]]]) -> Held:
+    return Held(
+        request=request_of(row),
+        state=AllocationState(row.state),
+        generation=row.generation,
+        parts=tuple(Part(host_id, tuple(devices.get(host_id, ()))) for host_id in row.host_ids),
+        since=row.placed_at,
+        checkpoint_at=row.checkpoint_at,
+    )
+
+
+def _reservation(rows: Sequence[Row[Any]]) -> Reservation:
+    first = rows[0]
+    devices: dict[int, list[tuple[int, int]]] = {}
+    for row in rows:
+        devices.setdefault(row.host_id, []).append((row.gpu_id, 1000))
+    return Reservation(
+        reservation_id=first.id,
+        customer_id=first.customer_id,
+        starts_at=first.starts_at,
+        ends_at=first.ends_at,
+        parts=tuple(Part(host_id, tuple(shares)) for host_id, shares in devices.items()),
+        cpu_milli=first.cpu_milli,
+        memory_bytes=first.memory_bytes,
+    )

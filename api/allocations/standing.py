@@ -1,0 +1,162 @@
+"""What a batch of placements is judged by, read under the locks: requests, hosts, devices, limits, prices, money."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from api.allocations.devices import Shares, load_shares
+from api.allocations.groups import Groups, load_idle
+from api.allocations.views import REQUEST_COLUMNS, request_of, why_not_schedulable
+from api.billing.holds import Wallets, lock_wallets
+from api.billing.prices import PriceList, load_prices
+from api.quotas.service import held_by, limits_of
+from scheduler.ports import Placement
+from scheduler.quota import Limits, Resources
+from scheduler.states import AllocationState
+from scheduler.views import Request
+
+_CUSTOMERS = text(
+    "select id, currency, disabled_at is not null as disabled from customers where id in"
+    " (select customer_id from allocations where id = any(:ids)) order by id for update"
+)
+_REQUESTS = text(
+    f"select {REQUEST_COLUMNS} from allocations a left join capacity_groups g on g.id = a.capacity_group_id"
+    " where a.id = any(:ids) order by a.id for update of a"
+)
+_HOSTS = text(
+    "select id, name, admin_state, device_status, cpu_milli, memory_bytes from hosts where id = any(:ids)"
+    " order by id for share"
+)
+_GPUS = text("select id, host_id, model, memory_bytes, present and healthy as usable from gpus where id = any(:ids)")
+# Every allocation holds a device on each of its hosts.
+_USED = text(
+    "select held.host_id, sum(a.cpu_milli)::bigint, sum(a.memory_bytes)::bigint from (select distinct d.host_id,"
+    " s.allocation_id from gpus d join allocation_devices s on s.gpu_id = d.id and upper_inf(s.period)"
+    " where d.host_id = any(:ids)) held join allocations a on a.id = held.allocation_id group by held.host_id"
+)
+_RESERVED = text(
+    "select gpu_id, reservation_id, upper(period) from reservation_devices"
+    " where gpu_id = any(:ids) and period @> cast(:now as timestamptz)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Locked:
+    """An allocation as it was locked."""
+
+    request: Request
+    state: AllocationState
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class HostStanding:
+    name: str
+    why_not: str | None
+    cpu_milli: int
+    memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class GpuStanding:
+    host_id: int
+    model: str
+    memory_bytes: int
+    usable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CustomerStanding:
+    currency: str
+    disabled: bool
+    limits: Limits
+
+
+@dataclass(slots=True)
+class Standing:
+    """`used` (CPU, memory by host), `held` (by customer), `shares`, `groups` and `wallets` change with each placement
+    that is found good."""
+
+    now: datetime
+    requests: dict[int, Locked]
+    customers: Mapping[int, CustomerStanding]
+    hosts: Mapping[int, HostStanding]
+    gpus: Mapping[int, GpuStanding]
+    reserved: Mapping[int, tuple[int, datetime]]  # by GPU: the reservation that has it now, and until when
+    prices: PriceList
+    shares: Shares
+    groups: Groups
+    wallets: Wallets
+    used: dict[int, tuple[int, int]]
+    held: dict[int, Resources]
+
+
+def load_standing(session: Session, placements: Sequence[Placement], *, now: datetime) -> Standing:
+    """Lock customers, allocations, hosts and wallets in their order, and read the rest. The caller holds the placement
+    lock."""
+    ids = {"ids": [placement.allocation_id for placement in placements]}
+    rows = session.execute(_CUSTOMERS, ids).all()
+    requests = {row.id: _locked(row) for row in session.execute(_REQUESTS, ids)}
+    parts = [part for placement in placements for part in placement.parts]
+    host_ids = sorted({part.host_id for part in parts})
+    gpu_ids = sorted({gpu_id for part in parts for gpu_id, _ in part.devices})
+    hosts = {host_id: _host(*values) for host_id, *values in session.execute(_HOSTS, {"ids": host_ids})}
+    gpus = {gpu_id: GpuStanding(*values) for gpu_id, *values in session.execute(_GPUS, {"ids": gpu_ids})}
+    customers = _customers(session, rows)
+    prices = load_prices(session, at=now)
+    return Standing(
+        now=now,
+        requests=requests,
+        customers=customers,
+        hosts=hosts,
+        gpus=gpus,
+        reserved={
+            gpu_id: (reservation_id, ends_at)
+            for gpu_id, reservation_id, ends_at in session.execute(_RESERVED, {"ids": gpu_ids, "now": now})
+        },
+        prices=prices,
+        shares=load_shares(session, gpu_ids),
+        groups=load_idle(session, host_ids),
+        used={host_id: (cpu, memory) for host_id, cpu, memory in session.execute(_USED, {"ids": host_ids})},
+        held=held_by(session, [key for key, customer in customers.items() if _is_limited(customer.limits)]),
+        wallets=lock_wallets(session, _payers(customers, gpus, prices)),
+    )
+
+
+def lock_customers(session: Session, allocation_ids: Sequence[int]) -> None:
+    """Those of the allocations, in the order that everybody keeps: before the allocations."""
+    session.execute(_CUSTOMERS, {"ids": allocation_ids})
+
+
+def _locked(row: Any) -> Locked:
+    return Locked(request_of(row), AllocationState(row.state), row.generation)
+
+
+def _host(name: str, admin_state: str, device_status: str, cpu_milli: int, memory_bytes: int) -> HostStanding:
+    return HostStanding(name, why_not_schedulable(admin_state, device_status), cpu_milli, memory_bytes)
+
+
+def _customers(session: Session, rows: Sequence[Any]) -> dict[int, CustomerStanding]:
+    limits = limits_of(session, [row.id for row in rows])
+    return {row.id: CustomerStanding(row.currency, row.disabled, limits[row.id]) for row in rows}
+
+
+def _is_limited(limits: Limits) -> bool:
+    return (limits.gpus, limits.cpu_milli, limits.memory_bytes) != (None, None, None)
+
+
+def _payers(
+    customers: Mapping[int, CustomerStanding], gpus: Mapping[int, GpuStanding], prices: PriceList
+) -> set[tuple[int, str]]:
+    """Owners of the wallets that something may be taken from: where a device costs nothing, none need be locked."""
+    models = {gpu.model for gpu in gpus.values()}
+    costly = {
+        currency
+        for currency in {customer.currency for customer in customers.values()}
+        if any(prices.by_model(sorted(models), currency).values())
+    }
+    return {(key, customer.currency) for key, customer in customers.items() if customer.currency in costly}

@@ -1,0 +1,204 @@
+"""Whether a placement may happen, judged by what was read under the locks: a pure pass over a batch, in its order."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from api.allocations.devices import Share
+from api.allocations.groups import Wanted
+from api.allocations.standing import CustomerStanding, Locked, Standing
+from api.billing.holds import HoldOrder
+from api.billing.prices import Price
+from api.clock import to_ms
+from scheduler.gpu_model import matches
+from scheduler.ports import Placement, WaitReason
+from scheduler.quota import Resources, shortage
+from scheduler.states import AllocationState
+from scheduler.views import Request
+
+NO_CAPACITY = "no_capacity"
+_NOTHING = Resources(0, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A placement that was found good, with what is to be written of it."""
+
+    locked: Locked
+    host_ids: tuple[int, ...]
+    host_name: str  # the first one's
+    price: Price
+    shares: Sequence[Share]
+    run_until: datetime
+    hold: HoldOrder
+
+    @property
+    def generation(self) -> int:
+        return self.locked.generation + 1
+
+
+class _RefusedError(Exception):
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = WaitReason(code, detail, 1)
+
+
+def judge(standing: Standing, placement: Placement) -> Grant | WaitReason:
+    """Take a placement into `standing`, or say what stands against it, with `standing` as it was."""
+    locked = standing.requests[placement.allocation_id]
+    if locked.state is not AllocationState.QUEUED:
+        return WaitReason(NO_CAPACITY, f"It is {locked.state} by now.", 1)
+    try:
+        model = _check_parts(standing, locked.request, placement)
+        return _grant(standing, locked, placement, model)
+    except _RefusedError as refused:
+        return refused.reason
+
+
+def _grant(standing: Standing, locked: Locked, placement: Placement, model: str) -> Grant:
+    request = locked.request
+    customer = standing.customers[request.customer_id]
+    price = standing.prices.price_of(model, customer.currency)
+    if price is None:
+        raise _RefusedError("no_price", f"No price in {customer.currency} is set for {model}.")
+    after = _within_quota(standing, customer, request)
+    shares = _take_shares(standing, request, placement)
+    run_until = _run_until(standing, request, shares)
+    hold = _order(standing, locked, price, run_until)
+    if not standing.wallets.cover(hold):
+        standing.shares.give_back(shares)
+        raise _unpaid(request, price)
+    host_ids = tuple(part.host_id for part in placement.parts)
+    room = _use_capacity(standing, request, host_ids)
+    standing.held[request.customer_id] = after
+    standing.groups.take(_wanted(locked, placement), room)
+    granted = Grant(locked, host_ids, standing.hosts[host_ids[0]].name, price, shares, run_until, hold)
+    standing.requests[request.allocation_id] = Locked(request, AllocationState.PLACING, granted.generation)
+    return granted
+
+
+def _check_parts(standing: Standing, request: Request, placement: Placement) -> str:
+    """The model of the devices; refuses what has changed since the decision, or is wrong with it."""
+    demand = request.demand
+    host_ids = [part.host_id for part in placement.parts]
+    if len(host_ids) != demand.nodes or len(set(host_ids)) != demand.nodes:
+        raise _obstacle("the hosts chosen are not as many as were asked for")
+    if demand.bound_host_id not in (None, *host_ids):
+        raise _obstacle("its volume lives on another host")
+    for host_id in host_ids:
+        _check_host(standing, request, host_id)
+    gpus = [(part.host_id, standing.gpus.get(gpu_id)) for part in placement.parts for gpu_id, _ in part.devices]
+    if any(gpu is None or not gpu.usable or gpu.host_id != host_id for host_id, gpu in gpus):
+        raise _obstacle("a device has failed")
+    for part in placement.parts:
+        _check_devices(standing, request, part.devices)
+    models = {gpu.model for _, gpu in gpus if gpu is not None}
+    if len(models) != 1:
+        raise _obstacle("the devices chosen are not all of one model")
+    (model,) = models
+    if demand.models and not any(matches(asked, model) for asked in demand.models):
+        raise _obstacle("the devices chosen are of another model")
+    return model
+
+
+def _check_host(standing: Standing, request: Request, host_id: int) -> None:
+    host = standing.hosts.get(host_id)
+    if host is None:
+        raise _obstacle("a host has left")
+    if host.why_not:
+        raise _obstacle(f"host {host.name} takes no new work: {host.why_not}")
+    cpu_milli, memory_bytes = standing.used.get(host_id, (0, 0))
+    shape = request.demand.shape
+    if cpu_milli + shape.cpu_milli > host.cpu_milli or memory_bytes + shape.memory_bytes > host.memory_bytes:
+        raise _obstacle(f"host {host.name} has not enough CPU or memory left")
+
+
+def _check_devices(standing: Standing, request: Request, devices: Sequence[tuple[int, int]]) -> None:
+    """The number and the share that were asked for, on devices that are not set aside for somebody else."""
+    shape = request.demand.shape
+    if len({gpu_id for gpu_id, _ in devices}) != shape.gpus or any(milli != shape.milli for _, milli in devices):
+        raise _obstacle("the devices chosen are not what was asked for")
+    if any(standing.gpus[gpu_id].memory_bytes < request.demand.gpu_memory_bytes for gpu_id, _ in devices):
+        raise _obstacle("the devices chosen have too little memory")
+    reservations = {standing.reserved.get(gpu_id, (None,))[0] for gpu_id, _ in devices}
+    if reservations != {request.reservation_id}:
+        raise _obstacle("the devices chosen are not those of its reservation, or are another one's")
+
+
+def _take_shares(standing: Standing, request: Request, placement: Placement) -> list[Share]:
+    taken: list[Share] = []
+    for gpu_id, milli in (device for part in placement.parts for device in part.devices):
+        shares = standing.shares.take(gpu_id, milli, customer_id=request.customer_id)
+        if shares is None:
+            standing.shares.give_back(taken)
+            raise _obstacle("somebody else was faster")
+        taken += shares
+    return taken
+
+
+def _within_quota(standing: Standing, customer: CustomerStanding, request: Request) -> Resources:
+    """What its customer holds with it."""
+    nodes, shape = request.demand.nodes, request.demand.shape
+    asked = Resources(nodes * shape.gpus, nodes * shape.cpu_milli, nodes * shape.memory_bytes)
+    held = standing.held.get(request.customer_id, _NOTHING)
+    lacking = "the customer is disabled" if customer.disabled else shortage(customer.limits, held=held, asked=asked)
+    if lacking:
+        raise _RefusedError("quota", f"It would start now, but {lacking}.")
+    return held + asked
+
+
+def _run_until(standing: Standing, request: Request, shares: Sequence[Share]) -> datetime:
+    """Its first promise, which no reservation's end cuts short."""
+    until = standing.now + timedelta(seconds=request.hold_s)
+    return min([until, *(standing.reserved[share.gpu_id][1] for share in shares if share.gpu_id in standing.reserved)])
+
+
+def _order(standing: Standing, locked: Locked, price: Price, until: datetime) -> HoldOrder:
+    request = locked.request
+    return HoldOrder(
+        allocation_id=request.allocation_id,
+        generation=locked.generation + 1,
+        customer_id=request.customer_id,
+        price=price,
+        devices_milli=request.demand.gpu_milli,
+        devices=request.demand.nodes * request.demand.shape.gpus,
+        starts_ms=to_ms(standing.now),
+        covers_until_ms=to_ms(until),
+    )
+
+
+def _use_capacity(standing: Standing, request: Request, host_ids: Sequence[int]) -> dict[int, tuple[int, int]]:
+    """Count its CPU and memory, and answer what is left on each host."""
+    shape, room = request.demand.shape, {}
+    for host_id in host_ids:
+        cpu_milli, memory_bytes = standing.used.get(host_id, (0, 0))
+        used = standing.used[host_id] = cpu_milli + shape.cpu_milli, memory_bytes + shape.memory_bytes
+        host = standing.hosts[host_id]
+        room[host_id] = host.cpu_milli - used[0], host.memory_bytes - used[1]
+    return room
+
+
+def _wanted(locked: Locked, placement: Placement) -> Wanted:
+    request, shape = locked.request, locked.request.demand.shape
+    return Wanted(
+        allocation_id=request.allocation_id,
+        name=f"rg-{request.allocation_uid}-{locked.generation + 1}",
+        host_ids=tuple(part.host_id for part in placement.parts),
+        gpu_ids=tuple(sorted(gpu_id for part in placement.parts for gpu_id, _ in part.devices)),
+        whole=shape.milli == 1000,
+        cpu_milli=shape.cpu_milli,
+        memory_bytes=shape.memory_bytes,
+    )
+
+
+def _obstacle(what: str) -> _RefusedError:
+    return _RefusedError(NO_CAPACITY, f"It was about to start, but {what}; it is tried again at once.")
+
+
+def _unpaid(request: Request, price: Price) -> _RefusedError:
+    minutes = -(-request.hold_s // 60)
+    detail = (
+        f"It would start now, but the balance does not cover its first {minutes} minutes "
+        f"at {price.price_micro_per_gpu_hour / 1_000_000:.2f} {price.currency} per GPU hour."
+    )
+    return _RefusedError("balance", detail)

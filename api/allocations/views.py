@@ -1,0 +1,100 @@
+"""Rows of allocations and hosts as the scheduling loop's values (`scheduler.views`)."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Row
+
+from api.allocations.feasibility import read_version
+from scheduler.demand import Demand, Operator, Selector
+from scheduler.packing.shape import Shape
+from scheduler.states import AdminState, DeviceStatus
+from scheduler.views import DeviceView, HostView, Request
+
+REQUEST_COLUMNS = (
+    "a.id, a.uid, a.customer_id, a.workspace_id, a.state, a.generation, a.nodes, a.gpus, a.milli, a.gpu_models,"
+    " a.gpu_memory_bytes, a.selectors, a.driver_min, a.cuda_min, a.apart, a.within_level, a.cpu_milli, a.memory_bytes,"
+    " a.bound_host_id, a.image_reference, a.disconnect_s, a.priority, a.reservation_id, a.preemptible,"
+    " a.min_runtime_s, a.limit_s, a.checkpoint_at, a.not_before, a.queued_at, a.placed_at, a.host_ids,"
+    " g.name as capacity_group"
+)
+"""Of `allocations a left join capacity_groups g on g.id = a.capacity_group_id`: what a request is made of."""
+
+HOST_COLUMNS = "h.id, h.uid, h.name, h.cpu_milli, h.memory_bytes, h.admin_state, h.device_status, h.labels, h.facts"
+GPU_COLUMNS = "d.id, d.host_id, d.uuid, d.model, d.memory_bytes, d.nvlink_peer_uuids"
+
+
+def request_of(row: Row[Any]) -> Request:
+    """A row of `REQUEST_COLUMNS`."""
+    return Request(
+        allocation_id=row.id,
+        allocation_uid=str(row.uid),
+        customer_id=row.customer_id,
+        workspace_id=row.workspace_id,
+        demand=_demand(row),
+        queued_at=row.queued_at,
+        priority=row.priority,
+        group=row.capacity_group,
+        preemptible=row.preemptible,
+        min_runtime_s=row.min_runtime_s,
+        limit_s=row.limit_s,
+        hold_s=row.disconnect_s if row.limit_s is None else min(row.disconnect_s, row.limit_s),
+        not_before=row.not_before,
+        reservation_id=row.reservation_id,
+    )
+
+
+def _demand(row: Row[Any]) -> Demand:
+    return Demand(
+        shape=Shape(row.cpu_milli, row.memory_bytes, gpus=row.gpus, milli=row.milli),
+        nodes=row.nodes,
+        models=tuple(row.gpu_models),
+        gpu_memory_bytes=row.gpu_memory_bytes,
+        selectors=tuple(map(_selector, row.selectors)),
+        driver=read_version(row.driver_min),
+        cuda=read_version(row.cuda_min),
+        bound_host_id=row.bound_host_id,
+        apart=row.apart,
+        within=row.within_level,
+        image=row.image_reference,
+    )
+
+
+def _selector(stored: Mapping[str, Any]) -> Selector:
+    return Selector(stored["label"], Operator(stored["operator"]), tuple(stored["values"]))
+
+
+def why_not_schedulable(admin_state: str, device_status: str) -> str | None:
+    """Why a host takes no new work, in words that fit into a sentence; None if it does."""
+    if admin_state != AdminState.AVAILABLE:
+        return f"its operator has set it to {admin_state}"
+    if device_status != DeviceStatus.ONLINE:
+        return f"it is {device_status}"
+    return None
+
+
+def host_of(row: Row[Any], gpus: Sequence[Row[Any]]) -> HostView:
+    """A row of `HOST_COLUMNS` with those of its devices that may be rented, in the order of their index."""
+    ids = {gpu.uuid: gpu.id for gpu in gpus}
+    return HostView(
+        host_id=row.id,
+        host_uid=str(row.uid),
+        name=row.name,
+        cpu_milli=row.cpu_milli,
+        memory_bytes=row.memory_bytes,
+        devices=tuple(_device(gpu, ids) for gpu in gpus),
+        why_not=why_not_schedulable(row.admin_state, row.device_status),
+        labels=row.labels,
+        driver=read_version(row.facts.get("driver_version")),
+        cuda=read_version(row.facts.get("cuda_version")),
+    )
+
+
+def _device(gpu: Row[Any], ids: Mapping[str, int]) -> DeviceView:
+    return DeviceView(
+        gpu_id=gpu.id,
+        uuid=gpu.uuid,
+        model=gpu.model,
+        memory_bytes=gpu.memory_bytes,
+        peers=frozenset(ids[uuid] for uuid in gpu.nvlink_peer_uuids if uuid in ids),
+    )
