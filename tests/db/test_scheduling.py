@@ -106,11 +106,11 @@ def test_everybody_who_waits_is_told_why(fleet: Fleet) -> None:
     acme, poor = fleet.customer(), fleet.customer("poor", dollars=0)
     unpaid = fleet.submit(poor)
     runs = fleet.submit(acme)
-    large, small = fleet.submit(acme, gpus=2), fleet.submit(acme)
+    large, larger = fleet.submit(acme, gpus=2), fleet.submit(acme, gpus=2, cpu_milli=8000)
     run(scheduler(fleet.lead(), fabric, at_once))
     assert fleet.allocation(runs.id).state == "active"
-    told = {row.id: (row.wait_reason or {}) for row in map(fleet.allocation, (unpaid.id, large.id, small.id))}
-    assert [told[n]["code"] for n in (unpaid.id, large.id)] == ["balance", "no_capacity"]
-    assert [told[n]["position"] for n in (unpaid.id, large.id, small.id)] == [1, 2, 3]
-    assert told[large.id]["figures"] == {"free": 1, "total": 2, "wanted": 2}
-    assert told[large.id]["eta_basis"] == "estimate"
+    told = [fleet.allocation(number).wait_reason or {} for number in (unpaid.id, large.id, larger.id)]
+    assert [reason["code"] for reason in told[:2]] == ["balance", "no_capacity"]
+    assert [reason["position"] for reason in told] == [1, 2, 3]
+    assert told[1]["figures"]["wanted"] == 2
+    assert told[1]["eta_basis"] == "estimate"
