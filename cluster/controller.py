@@ -25,6 +25,7 @@ from cluster.connection import RayUnavailableError, connect, disconnect
 from cluster.hostlink import Hostlink
 from cluster.leader import Leader, Parts
 from cluster.membership import Membership, watch
+from cluster.plan_desk import PlanDesk
 from cluster.wakeup import Wakeup
 from scheduler.ports import LostLeadershipError
 
@@ -96,13 +97,14 @@ def run(settings: Settings, agent_class: type[object], stopped: threading.Event)
     membership.start()
     watch(membership, limit_s=_RAY_LOST_S, on_loss=_ray_lost)
     agents = Agents(agent_class, membership, namespace=settings.ray_namespace)
-    hostlink = Hostlink(agents, settings.hostlink_socket)
+    desk = PlanDesk()
+    hostlink = Hostlink(agents, desk, settings.hostlink_socket)
     hostlink.start()
     wakeup = Wakeup(database.engine.url.set(drivername="postgresql").render_as_string(hide_password=False), CHANNELS)
     wakeup.start()
     log.info("standing by at %s", settings.hostlink_socket)
     try:
-        lead(Parts(database, settings, membership, agents, HubClient(settings)), wakeup, stopped)
+        lead(Parts(database, settings, membership, agents, HubClient(settings), desk), wakeup, stopped)
     except (LostLeadershipError, OperationalError) as error:
         log.error("no longer leading: %s", str(error).splitlines()[0])
         return EXIT_RESTART

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from sqlalchemy import func, select
 
@@ -24,9 +25,12 @@ from cluster.agents import Agents
 from cluster.fabric import RayFabric, remove_orphans
 from cluster.hosts import AgentHosts
 from cluster.membership import Membership
+from cluster.plan_desk import PlanDesk
 from cluster.wakeup import Wakeup
-from scheduler.loop import Scheduler
-from scheduler.policy import FirstComeFirstServed
+from scheduler.engine.engine import Engine
+from scheduler.engine.settings import EngineSettings
+from scheduler.loop import Cycle, Scheduler
+from scheduler.plan_protocol import PlanAnswer, PlanQuestion
 from scheduler.ports import LostLeadershipError
 from scheduler.states import AllocationState
 
@@ -35,7 +39,7 @@ log = logging.getLogger(__name__)
 GROUP_PREFIX = "rg-"  # as api.allocations.groups names them
 
 _TICK_S = 1.0
-_PAUSE_S = 0.02  # a burst of changes makes one cycle, not one each
+_PAUSE_S = 0.005  # a burst of changes makes one cycle, not one each
 _EFFECT_THREADS = 16
 _END_S = 8.0
 
@@ -49,6 +53,7 @@ class Parts:
     membership: Membership
     agents: Agents
     hub: Hub
+    desk: PlanDesk
 
 
 @dataclass(slots=True)
@@ -94,6 +99,13 @@ class Leader:
     wakeup: Wakeup
     stopped: threading.Event
     _pool: EffectPool = field(default_factory=lambda: EffectPool(_EFFECT_THREADS))
+    _engine: Engine = field(init=False)
+    _deciding: threading.Lock = field(default_factory=threading.Lock)  # the engine belongs to one thread at a time
+    _rest_s: float = _TICK_S  # until the next cycle, if nothing happens
+
+    def __post_init__(self) -> None:
+        half_life_s = self.parts.settings.fair_share_half_life_s
+        self._engine = Engine(EngineSettings(half_life_s=half_life_s, grace_s=self.parts.settings.stop_grace_s))
 
     def run(self) -> None:
         """Act until stopped.
@@ -107,12 +119,13 @@ class Leader:
         duties = self._duties(self._scheduler(), reconciler)
         metrics.LEADER.set(1)
         try:
-            while not self.stopped.is_set():
-                if not self.leadership.alive():
-                    raise LostLeadershipError("the connection that held the leader's lock is gone")
-                self._run_due(duties)
-                self.stopped.wait(_PAUSE_S)
-                self.wakeup.wait(_TICK_S)
+            with parts.desk.open(self._what_if):
+                while not self.stopped.is_set():
+                    if not self.leadership.alive():
+                        raise LostLeadershipError("the connection that held the leader's lock is gone")
+                    self._run_due(duties)
+                    self.stopped.wait(_PAUSE_S)
+                    self.wakeup.wait(self._rest_s)
         finally:
             metrics.LEADER.set(0)
             self._pool.close(timeout_s=_END_S if self.stopped.is_set() else 0.0)
@@ -131,9 +144,10 @@ class Leader:
         return Scheduler(
             store=PostgresStore(parts.database, parts.settings, epoch=self.leadership.epoch),
             fabric=RayFabric(parts.agents, namespace=parts.settings.ray_namespace),
-            policy=FirstComeFirstServed(),
+            decider=self._engine,
             clock=utc_now,
             spawn=self._pool.spawn,
+            wake=self.wakeup.wake,
         )
 
     def _duties(self, scheduler: Scheduler, reconciler: EnvironmentReconciler) -> list[_Duty]:
@@ -160,9 +174,18 @@ class Leader:
                 log.exception("%s failed; tried again", duty.name)
 
     def _cycle(self, scheduler: Scheduler) -> None:
-        with metrics.CYCLE.time():
-            admitted = scheduler.cycle()
-        metrics.ADMISSIONS.inc(admitted)
+        self._rest_s = _TICK_S
+        with metrics.CYCLE.time(), self._deciding:
+            cycle = scheduler.cycle()
+        self._rest_s = _rest(cycle, utc_now())
+        metrics.ADMISSIONS.inc(cycle.admitted)
+        metrics.EVICTIONS.inc(cycle.evicted)
+        for reason, count in cycle.reasons.items():
+            metrics.DECISIONS.labels(reason=reason).inc(count)
+
+    def _what_if(self, question: PlanQuestion) -> PlanAnswer:
+        with self._deciding:
+            return self._engine.what_if(question.request, utc_now())
 
     def _sweep_hosts(self) -> None:
         alive = self.parts.membership.hosts
@@ -173,3 +196,12 @@ class Leader:
         query = select(func.count()).where(Allocation.state == AllocationState.QUEUED)
         with self.parts.database.session() as session:
             metrics.QUEUE.set(session.execute(query).scalar_one())
+
+
+def _rest(cycle: Cycle, now: datetime) -> float:
+    """Seconds to wait for something to happen before the next cycle."""
+    if cycle.unfinished:
+        return 0.0
+    if cycle.next_at is None:
+        return _TICK_S
+    return min(_TICK_S, max(0.0, (cycle.next_at - now).total_seconds()))

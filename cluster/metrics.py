@@ -14,6 +14,13 @@ CYCLE = Histogram(
 )
 QUEUE = Gauge("remotegpu_scheduler_queue_depth", "Requests waiting after the last cycle", registry=REGISTRY)
 ADMISSIONS = Counter("remotegpu_scheduler_admissions", "Allocations admitted", registry=REGISTRY)
+EVICTIONS = Counter("remotegpu_scheduler_evictions", "Allocations that had to give way", registry=REGISTRY)
+DECISIONS = Counter(
+    "remotegpu_scheduler_decisions",
+    "Decisions, by what they were: placed, preempted, or why a request waits from then on",
+    ["reason"],
+    registry=REGISTRY,
+)
 DUTY_FAILURES = Counter(
     "remotegpu_controller_duty_failures", "Duties that failed and are tried again", ["duty"], registry=REGISTRY
 )
