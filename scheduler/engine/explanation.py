@@ -47,7 +47,7 @@ class Explanation:
     def _everybody(self) -> Iterator[tuple[int, WaitReason]]:
         verdicts = {id(line): verdict for line, verdict in self._lines}
         waiting = {request.allocation_id: line for line, _ in self._lines for request in line.requests.values()}
-        ahead = Ahead()
+        ahead = Ahead(self.state)
         for request in self.order.sorted(request for line, _ in self._lines for request in line.requests.values()):
             line = waiting[request.allocation_id]
             position = ahead.of(request) + 1
@@ -57,7 +57,7 @@ class Explanation:
             line.told, line.untold = verdict, []
 
     def _first_and_new(self) -> Iterator[tuple[int, WaitReason]]:
-        ahead = Ahead()
+        ahead = Ahead(self.state)
         for line, verdict in self._lines:
             head = line.head()
             assert head is not None
@@ -98,11 +98,12 @@ class Explanation:
 class Ahead:
     """How many, of those seen so far, compete for the same models."""
 
+    state: State
     counts: Counter[tuple[str, ...]] = field(default_factory=Counter)
 
     def of(self, request: Request) -> int:
-        models = request.demand.models
-        return sum(count for other, count in self.counts.items() if not models or not other or set(models) & set(other))
+        models = set(self.state.models(request.demand))
+        return sum(count for other, count in self.counts.items() if models.intersection(other) or not (models or other))
 
     def add(self, request: Request, count: int = 1) -> None:
-        self.counts[request.demand.models] += count
+        self.counts[self.state.models(request.demand)] += count

@@ -19,7 +19,7 @@ def what_if(state: State, request: Request, now: datetime) -> PlanAnswer:
     """What the next cycle would do with it. The customer's own limits are left out."""
     order = Order(state, now)
     rank = order.rank(request)
-    ahead = Ahead()
+    ahead = Ahead(state)
     with _nothing_left_behind(state):
         asides = Asides(state.cluster)
         try:
