@@ -151,7 +151,7 @@ def test_a_request_is_kept_with_all_that_it_asks(fleet: Fleet, database: Databas
         apart="web", priority=3, preemptible=True, min_runtime_s=60, time_limit_s=3600,
     )  # fmt: skip
     fields = {name: getattr(options, name) for name in options.model_fields_set}
-    row: Allocation = fleet.submit(fleet.customer(), **fields)
+    row: Allocation = fleet.allocation(fleet.submit(fleet.customer(), **fields).id)
     assert (row.gpus, row.milli, row.gpu_models, row.gpu_memory_bytes) == (1, 460, ["A100", "H100"], 2**30)
     assert row.selectors == [
         {"label": "spot", "operator": "absent", "values": []},

@@ -1,0 +1,244 @@
+"""What-if over HTTP: the engine's answer with names and costs, refusals without it, and nothing queued."""
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from socketserver import ThreadingUnixStreamServer
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from sqlalchemy import select
+
+from api.allocations.planner import ControllerUnavailable, SocketPlanner
+from api.allocations.tables import Allocation
+from api.billing.journal import top_up
+from api.db import Database
+from api.machines.tables import Gpu
+from api.quotas.tables import Quota
+from scheduler.demand import Demand
+from scheduler.packing.shape import Shape
+from scheduler.plan_protocol import PlanAnswer, PlanQuestion, When
+from scheduler.ports import WaitReason
+from scheduler.views import Part, Request
+from tests.db.conftest import Tenant
+from tests.db.fleet import A100, DOLLAR, H100, Fleet
+
+PATH = "/api/v1/customer/allocations/plan"
+NOON = datetime(2027, 1, 1, 12, tzinfo=UTC)
+BUSY = WaitReason("no_capacity", "0 of 4 are free.", 2, {"free": 0}, NOON, "estimate")
+
+
+UNKNOWN = PlanAnswer(When.UNKNOWN, WaitReason("no_capacity", "Nobody knows.", 1))
+
+
+@dataclass(slots=True)
+class AnsweringPlanner:
+    answer: PlanAnswer = UNKNOWN
+    asked: list[PlanQuestion] = field(default_factory=list)
+
+    def plan(self, question: PlanQuestion) -> PlanAnswer:
+        self.asked.append(question)
+        return self.answer
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def fleet(database: Database, tenant: Tenant) -> Fleet:
+    fleet = Fleet(database)
+    fleet.host("h1")
+    fleet.price()
+    database.transact(
+        lambda session: top_up(
+            session, customer_id=tenant.customer.id, amount_micro=100 * DOLLAR, actor="cli", key="start"
+        )
+    )
+    return fleet
+
+
+@pytest.fixture
+def planner(app: FastAPI) -> AnsweringPlanner:
+    app.state.planner = planner = AnsweringPlanner()
+    return planner
+
+
+def plan(client: TestClient, tenant: Tenant, **asked: Any) -> httpx.Response:
+    return client.post(PATH, json={"gpus": 1, **asked}, headers=tenant.member.headers)
+
+
+def planned(answer: httpx.Response) -> dict[str, Any]:
+    assert answer.status_code == 200, answer.text
+    body: dict[str, Any] = answer.json()
+    return body
+
+
+def test_what_starts_now_is_told_with_place_and_price(
+    app_client: TestClient, tenant: Tenant, fleet: Fleet, planner: AnsweringPlanner, database: Database
+) -> None:
+    fleet.host("h2", model=H100)
+    fleet.price("H100", micro=4 * DOLLAR)
+    gpus = [gpu for gpu in fleet.rows(Gpu) if gpu.model == A100]
+    planner.answer = PlanAnswer(When.NOW, parts=(Part(gpus[0].host_id, ((gpus[0].id, 460),)),))
+    told = planned(plan(app_client, tenant, gpu_milli=460, time_limit_s=1800, priority=3, gpu_models=["A100", "H100"]))
+    assert (told["when"], told["wait"], told["limits"]) == ("now", None, [])
+    assert told["eta"] is not None
+    assert told["hosts"] == [
+        {"host": "h1", "devices": [{"uuid": "GPU-h1-0", "model": A100, "milli": 460, "simulated": False}]}
+    ]
+    assert told["costs"] == [
+        {
+            "gpu_model": A100, "currency": "USD", "price_micro_per_gpu_hour": 2 * DOLLAR, "micro_per_hour": 920_000,
+            "micro_for_limit": 460_000,
+        }
+    ]  # fmt: skip
+    (question,) = planner.asked
+    request = question.request
+    assert (request.allocation_id, request.customer_id, request.priority, request.limit_s) == (
+        0, tenant.customer.id, 3, 1800
+    )  # fmt: skip
+    assert request.demand.shape.milli == 460
+    assert request.demand.models == ("A100", "H100")
+    with database.session() as session:
+        assert session.scalars(select(Allocation)).all() == []
+
+
+def test_what_waits_is_told_when_and_on_what_that_rests(
+    app_client: TestClient, tenant: Tenant, fleet: Fleet, planner: AnsweringPlanner
+) -> None:
+    planner.answer = PlanAnswer(When.LATER, BUSY)
+    told = planned(plan(app_client, tenant))
+    assert (told["when"], told["eta"], told["hosts"]) == ("later", "2027-01-01T12:00:00Z", [])
+    assert told["wait"] == {
+        "code": "no_capacity", "detail": "0 of 4 are free.", "position": 2, "figures": {"free": 0},
+        "eta": "2027-01-01T12:00:00Z", "eta_basis": "estimate",
+    }  # fmt: skip
+    assert [cost["micro_for_limit"] for cost in told["costs"]] == [None]
+    planner.answer = UNKNOWN
+    told = planned(plan(app_client, tenant, nodes=1))
+    assert (told["when"], told["eta"], told["wait"]["eta_basis"]) == ("unknown", None, "unknown")
+
+
+def test_quota_and_balance_are_told_beside_it(
+    app_client: TestClient, tenant: Tenant, fleet: Fleet, planner: AnsweringPlanner, database: Database
+) -> None:
+    database.transact(lambda session: session.add(Quota(customer_id=tenant.customer.id, gpus=3)))
+    fleet.price(micro=10_000 * DOLLAR)
+    told = planned(plan(app_client, tenant, gpus=2))
+    assert [limit["code"] for limit in told["limits"]] == ["balance"]
+    assert "first 10 minutes" in told["limits"][0]["detail"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "code"),
+    [
+        ({"gpus": 5}, "too_many_gpus"),
+        ({"nodes": 2}, "too_many_nodes"),
+        ({"gpu_model": "B300"}, "no_such_model"),
+        ({"selectors": ["spot"]}, "no_such_label"),
+        ({"gpus": 4}, "quota_exceeded"),
+    ],
+)
+def test_what_can_never_run_is_answered_without_a_controller(
+    app_client: TestClient, tenant: Tenant, fleet: Fleet, database: Database, asked: dict[str, Any], code: str
+) -> None:
+    database.transact(lambda session: session.add(Quota(customer_id=tenant.customer.id, gpus=3)))
+    told = planned(plan(app_client, tenant, **asked))
+    assert (told["when"], told["wait"]["code"], told["costs"], told["hosts"]) == ("never", code, [], [])
+
+
+@pytest.mark.parametrize(
+    ("asked", "code"),
+    [
+        ({"priority": 501}, "priority_too_high"),
+        ({"capacity_group": "gold"}, "unknown_capacity_group"),
+        ({"image": "none"}, "unknown_image"),
+        ({"workspace": "none"}, "unknown_workspace"),
+        ({"gpus": 0}, "validation"),
+        ({"name": "lab"}, "validation"),
+    ],
+)
+def test_what_names_nothing_is_refused(
+    app_client: TestClient, tenant: Tenant, fleet: Fleet, asked: dict[str, Any], code: str
+) -> None:
+    answer = plan(app_client, tenant, **asked)
+    assert (answer.status_code, answer.json()["code"]) == (422, code)
+
+
+def test_without_a_controller_nobody_can_say(app_client: TestClient, tenant: Tenant, fleet: Fleet) -> None:
+    answer = plan(app_client, tenant)
+    assert (answer.status_code, answer.json()["code"]) == (503, "controller_unavailable")
+
+
+QUESTION = PlanQuestion(Request(0, "", 1, 1, Demand(Shape(1000, 2**30, 1), models=("A100",)), NOON))
+
+
+@dataclass(slots=True)
+class Controller:
+    """Its end of the socket: answers with a status and a body, and keeps what it was asked."""
+
+    path: Path
+    status: int = 200
+    body: bytes = b""
+    asked: list[tuple[str, Any]] = field(default_factory=list)
+
+
+@pytest.fixture
+def controller(scratch: Path) -> Iterator[Controller]:
+    held = Controller(scratch / "controller.sock")
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            held.asked.append((self.path, json.loads(body)))
+            self.send_response(held.status)
+            self.send_header("content-length", str(len(held.body)))
+            self.end_headers()
+            self.wfile.write(held.body)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    class Server(ThreadingUnixStreamServer):
+        daemon_threads = True
+
+        def get_request(self) -> tuple[socket.socket, Any]:
+            request, _ = super().get_request()
+            return request, ("controller", 0)
+
+    with Server(str(held.path), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        yield held
+        server.shutdown()
+        thread.join()
+    held.path.unlink()
+
+
+def test_the_question_goes_over_the_socket_and_the_answer_comes_back(controller: Controller) -> None:
+    controller.body = (
+        b'{"when":"later","reason":{"code":"no_capacity","detail":"0 of 4 are free.","position":2,'
+        b'"figures":{"free":0},"eta":"2027-01-01T12:00:00Z","eta_basis":"estimate"},"parts":[]}'
+    )
+    with SocketPlanner(controller.path) as planner:
+        assert planner.plan(QUESTION) == PlanAnswer(When.LATER, BUSY)
+    ((path, asked),) = controller.asked
+    assert path == "/v1/plan"
+    assert asked["request"]["demand"]["shape"] == {"cpu_milli": 1000, "memory_bytes": 2**30, "gpus": 1, "milli": 1000}
+
+
+@pytest.mark.parametrize(
+    ("status", "body"), [(503, b""), (404, b"{}"), (500, b"oops"), (200, b"no json"), (200, b'{"when":"soon"}')]
+)
+def test_any_other_answer_is_no_answer(controller: Controller, status: int, body: bytes) -> None:
+    controller.status, controller.body = status, body
+    with SocketPlanner(controller.path) as planner, pytest.raises(ControllerUnavailable):
+        planner.plan(QUESTION)
