@@ -27,7 +27,7 @@ from api.quotas.service import effective_limits
 from api.reservations.tables import Reservation
 from api.settings import Settings
 from api.tenants.tables import Customer
-from scheduler.states import AllocationState, EnvironmentDesired, ReservationState
+from scheduler.states import AllocationState, EndReason, EnvironmentDesired, ReservationState
 
 ACTOR = "hub"
 MAX_OFFERED = 20  # capacity groups, and reservations, in the form
@@ -107,11 +107,20 @@ def start(
 
 
 def stop(session: Session, *, username: str, name: str, container_name: str | None = None) -> Environment:
-    """Desired: stopped. The Hub also says so of what has stopped long ago: of another container it changes nothing."""
+    """Desired: stopped. The Hub also says so of what has stopped long ago: of another container it changes nothing.
+
+    Nor of one that gives way: the Hub says so of its container because the platform told it, and not its user.
+    """
     environment = service.lock(session, _find(session, username, name).uid)
     allocation = session.get(Allocation, environment.allocation_id)
     current = container_name is None or (allocation is not None and allocation.container_name == container_name)
-    if environment.desired != EnvironmentDesired.RUNNING or not current:
+    gives_way = (
+        container_name is not None
+        and allocation is not None
+        and allocation.state == AllocationState.RELEASING
+        and allocation.end_reason == EndReason.PREEMPTED
+    )
+    if environment.desired != EnvironmentDesired.RUNNING or not current or gives_way:
         return environment
     caller = service.Caller(environment.user_id, environment.customer_id, ACTOR)
     return service.stop(session, caller, environment.uid)

@@ -19,9 +19,10 @@ _ENDED = (EnvironmentState.STOPPED, EnvironmentState.FAILED)
 _UP = (EnvironmentState.STARTING, EnvironmentState.RUNNING, EnvironmentState.PAUSED)
 _FAILURES = (EndReason.FAILED, EndReason.HOST_LOST)
 
+_GAVE_WAY = "It gave way to a request with a higher claim; queued again."
 _SENTENCES = {
     EndReason.EXPIRED: "Its time ran out.",
-    EndReason.PREEMPTED: "It had to give way to others.",
+    EndReason.PREEMPTED: "It had to give way to a request with a higher claim.",
     EndReason.HOST_LOST: "Its host was lost.",
     EndReason.UNPAID: "The balance did not cover another period.",
     EndReason.FAILED: "It failed.",
@@ -61,16 +62,20 @@ def wind_down(session: Session, *, work: Work) -> None:
 
 
 def record_stopping(session: Session, *, work: Work) -> None:
-    """Its allocation is ending, for whatever reason: it is not to run again until somebody asks."""
+    """Its allocation is ending, for whatever reason: it is not to run again until somebody asks, or it gave way."""
     environment = service.lock(session, work.uid)
     allocation = _allocation(session, environment)
     if allocation is not None and allocation.state == AllocationState.RELEASING and environment.observed in _UP:
-        _give_up(environment, allocation)
+        if _gave_way(environment, allocation):
+            environment.last_error = _GAVE_WAY
+        else:
+            _give_up(environment, allocation)
         move(session, environment, EnvironmentState.STOPPING, actor=ACTOR, reason=allocation.end_reason or "")
 
 
 def record_ended(session: Session, *, work: Work, settings: Settings) -> bool:
-    """Its allocation has ended: `stopped` or `failed`; one that never came to run is queued again instead (False)."""
+    """Its allocation has ended: `stopped` or `failed`. One that never came to run, or that had to give way, is queued
+    again instead (False)."""
     if _queue_again(session, work, settings):
         return False
     environment = service.lock(session, work.uid)
@@ -78,6 +83,8 @@ def record_ended(session: Session, *, work: Work, settings: Settings) -> bool:
     over = environment.observed in (*_ENDED, EnvironmentState.DELETED)
     if over or (allocation is not None and allocation.state != AllocationState.RELEASED):
         return False
+    if environment.last_error == _GAVE_WAY:
+        environment.last_error = None  # it can't run any more, or its user has stopped it meanwhile
     failed = allocation is None or allocation.end_reason in _FAILURES
     if environment.desired != EnvironmentDesired.RUNNING and environment.last_error is None:
         failed = False  # its user had stopped it before
@@ -135,26 +142,45 @@ def _give_up(environment: Environment, allocation: Allocation) -> None:
 
 
 def _queue_again(session: Session, work: Work, settings: Settings) -> bool:
-    """Work that was accepted and lost its host before it ran goes back to the queue (invariant I8)."""
+    """Work that was accepted and lost its host before it ran, or gave way, goes back to the queue (invariant I8)."""
     environment = session.get_one(Environment, work.environment_id)
     allocation = _allocation(session, environment)
-    if (
-        allocation is None
-        or allocation.end_reason != EndReason.HOST_LOST
-        or environment.observed != EnvironmentState.QUEUED
-        or environment.desired != EnvironmentDesired.RUNNING
-        or environment.host_id is not None
-    ):
+    if allocation is None or allocation.state != AllocationState.RELEASED or not _comes_back(environment, allocation):
         return False
     image = session.get_one(Image, environment.image_id)
     caller = service.Caller(environment.user_id, environment.customer_id, ACTOR)
     try:
         with session.begin_nested():
-            following = service.queue(session, settings, caller, environment, image)
+            following = service.queue(session, settings, caller, environment, image, again=True)
     except ApiError:
-        return False  # it could not run any more: it has failed, with its host
+        return False  # it could not run any more
     session.refresh(environment, with_for_update=True)
     if environment.allocation_id != allocation.id or environment.desired != EnvironmentDesired.RUNNING:
         raise Conflict("It was changed at this very moment.", code="environment_changed")
     environment.allocation_id = following.id
+    if _gave_way(environment, allocation):
+        environment.last_error = _GAVE_WAY
+        _back_to_queue(session, environment)
     return True
+
+
+def _comes_back(environment: Environment, allocation: Allocation) -> bool:
+    if _gave_way(environment, allocation):
+        return True
+    never_ran = environment.observed == EnvironmentState.QUEUED and environment.host_id is None
+    wanted = environment.desired == EnvironmentDesired.RUNNING
+    return allocation.end_reason == EndReason.HOST_LOST and never_ran and wanted
+
+
+def _gave_way(environment: Environment, allocation: Allocation) -> bool:
+    """Whether it was preempted, and nobody has stopped it meanwhile."""
+    wanted = environment.desired == EnvironmentDesired.RUNNING and environment.observed not in _ENDED
+    return allocation.end_reason == EndReason.PREEMPTED and wanted
+
+
+def _back_to_queue(session: Session, environment: Environment) -> None:
+    if environment.observed in _UP:
+        move(session, environment, EnvironmentState.STOPPING, actor=ACTOR)
+    if environment.observed == EnvironmentState.STOPPING:
+        move(session, environment, EnvironmentState.STOPPED, actor=ACTOR, reason=_GAVE_WAY)
+        move(session, environment, EnvironmentState.QUEUED, actor=ACTOR, reason="queued again")

@@ -18,6 +18,7 @@ from api.identity.tables import User
 from api.images.tables import Image
 from api.machines.heartbeat import receive
 from api.machines.tables import Host
+from api.quotas.tables import Quota
 from api.settings import Settings
 from api.tenants.tables import Customer, Workspace
 from scheduler.host_protocol import (
@@ -29,6 +30,7 @@ from scheduler.host_protocol import (
     LeaseEnd,
 )
 from scheduler.ports import Admitted, Ended, Placed
+from scheduler.states import AdminState
 from tests.db.fleet import Fleet, decide, releasing
 
 Owner = tuple[Customer, Workspace, User]
@@ -75,6 +77,25 @@ class World:
 
     def stop(self, environment: Environment, *, delete: bool = False) -> None:
         self.fleet.database.transact(lambda session: service.stop(session, self.caller, environment.uid, delete=delete))
+
+    def hub_stops(self, environment: Environment) -> None:
+        """What the Hub says when it ends the container of a server that it was told to stop."""
+        username, container_name = self.owner[2].username, self.allocation(environment).container_name
+        self.fleet.database.transact(
+            lambda session: hub_service.stop(
+                session, username=username, name=environment.name, container_name=container_name
+            )
+        )
+
+    def retire(self, host: Host) -> None:
+        self.fleet.database.transact(
+            lambda session: setattr(session.get_one(Host, host.id), "admin_state", AdminState.RETIRED)
+        )
+
+    def allow(self, **limits: int) -> None:
+        """Give the customer a quota."""
+        quota = Quota(customer_id=self.owner[0].id, **limits)
+        self.fleet.database.transact(lambda session: session.add(quota))
 
     def ready(self, environment: Environment) -> None:
         username = self.owner[2].username
