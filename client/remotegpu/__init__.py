@@ -12,7 +12,7 @@ from remotegpu.errors import (
     RemoteGpuError,
     ServerFailed,
 )
-from remotegpu.models import Balance, Environment, GpuOffer, Image, Me, Tokens
+from remotegpu.models import Balance, Environment, GpuOffer, Image, Me, Plan, Reservation, Tokens
 
 __all__ = [
     "ApiError",
@@ -26,8 +26,10 @@ __all__ = [
     "NotAllowed",
     "NotFound",
     "NotSignedIn",
+    "Plan",
     "Refused",
     "RemoteGpuError",
+    "Reservation",
     "ServerFailed",
     "Tokens",
     "WaitTimeout",

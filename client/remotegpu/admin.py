@@ -38,6 +38,10 @@ class Admin:
     def find_customer(self, name_or_id: str) -> Json | None:
         return next((c for c in self.list("customers") if name_or_id in (c["id"], c["name"])), None)
 
+    def change_customer(self, customer_id: str, changes: Json) -> Json:
+        """`name`, `weight` and `priority_ceiling`: what is named changes."""
+        return self._transport.patch(f"/admin/customers/{customer_id}", Json, changes)
+
     def disable_customer(self, customer_id: str) -> Json:
         return self._transport.post(f"/admin/customers/{customer_id}/disable", Json)
 
@@ -61,8 +65,25 @@ class Admin:
         body: Json = {"gpu_model": gpu_model, "price_micro_per_gpu_hour": price_micro_per_gpu_hour}
         return self._transport.post("/admin/prices", Json, {**body, **({"currency": currency} if currency else {})})
 
+    def find_capacity_group(self, name: str) -> Json | None:
+        return next(self.list("capacity-groups", name=name), None)
+
+    def create_capacity_group(self, fields: Json) -> Json:
+        """`name`, `customer` (its id), `nominal_milli`, and what else a group has."""
+        return self._transport.post("/admin/capacity-groups", Json, fields)
+
+    def change_capacity_group(self, group_id: str, changes: Json) -> Json:
+        return self._transport.patch(f"/admin/capacity-groups/{group_id}", Json, changes)
+
+    def remove_capacity_group(self, group_id: str) -> None:
+        self._transport.delete(f"/admin/capacity-groups/{group_id}")
+
     def set_machine(self, machine_id: str, *, admin_state: str) -> Json:
         return self._transport.patch(f"/admin/machines/{machine_id}", Json, {"admin_state": admin_state})
+
+    def label_machine(self, machine_id: str, labels: dict[str, str]) -> Json:
+        """Replace all of its labels."""
+        return self._transport.patch(f"/admin/machines/{machine_id}", Json, {"labels": labels})
 
     def create_enrolment_token(self, *, description: str, uses: int = 1) -> Json:
         return self._transport.post(

@@ -10,10 +10,12 @@ import httpx
 
 from remotegpu.account import Account
 from remotegpu.admin import Admin
+from remotegpu.allocations import Allocations
 from remotegpu.billing import Billing
 from remotegpu.environments import Environments
 from remotegpu.errors import RemoteGpuError
 from remotegpu.models import Tokens
+from remotegpu.reservations import Reservations
 from remotegpu.transport import Transport
 
 
@@ -47,6 +49,8 @@ class Client:
         self._transport = Transport(address, api_key=api_key, tokens=tokens, on_tokens=on_tokens, transport=transport)
         self.account = Account(self._transport)
         self.environments = Environments(self._transport)
+        self.allocations = Allocations(self._transport)
+        self.reservations = Reservations(self._transport)
         self.billing = Billing(self._transport)
         self.admin = Admin(self._transport)
 

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 from remotegpu.errors import NotFound, RemoteGpuError
 from remotegpu.models import Environment
+from remotegpu.options import RunOptions, SchedulingOptions, given
 from remotegpu.transport import Transport
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 _PATH = "/customer/environments"
 _POLL_S = 0.5
@@ -33,6 +38,7 @@ class Environments:
         memory_bytes: int | None = None,
         disk_bytes: int | None = None,
         workspace: str | None = None,
+        **options: Unpack[SchedulingOptions],
     ) -> Environment:
         """Ask for an environment. It is queued, and starts by itself when what it asks for is free.
 
@@ -49,8 +55,7 @@ class Environments:
             "disk_bytes": disk_bytes,
             "workspace": workspace,
         }
-        given = {key: value for key, value in body.items() if value is not None}
-        return self._transport.post(_PATH, Environment, given)
+        return self._transport.post(_PATH, Environment, given({**body, **options}))
 
     def list(self) -> Iterator[Environment]:
         return self._transport.pages(_PATH, Environment)
@@ -73,8 +78,9 @@ class Environments:
             detail=f"There is no environment {name_or_id!r}; `remotegpu env list` shows yours.",
         )
 
-    def start(self, environment_id: str) -> Environment:
-        return self._transport.post(f"{_PATH}/{environment_id}/start", Environment)
+    def start(self, environment_id: str, **options: Unpack[RunOptions]) -> Environment:
+        """Queue it again. The options given replace those that it had."""
+        return self._transport.post(f"{_PATH}/{environment_id}/start", Environment, dict(options) or None)
 
     def stop(self, environment_id: str) -> Environment:
         """End its container and give its GPUs back; /home stays."""
@@ -94,7 +100,7 @@ class Environments:
     ) -> Environment:
         """Wait until it is in one of the states `until`: by default, until it runs or has ended.
 
-        `on_change` sees each new state or reason to wait.
+        `on_change` sees each new state, reason to wait, place, and minute at which it may start.
 
         Raises:
             WaitTimeout: neither within `timeout_s`.
@@ -103,7 +109,7 @@ class Environments:
         seen: tuple[object, ...] | None = None
         while True:
             environment = self.get(environment_id)
-            state = (environment.observed, environment.wait)
+            state = (environment.observed, *_told(environment))
             if state != seen and on_change is not None:
                 on_change(environment)
             seen = state
@@ -112,3 +118,11 @@ class Environments:
             if time.monotonic() > deadline:
                 raise WaitTimeout(f"environment {environment.name} is still {environment.observed}")
             time.sleep(_POLL_S)
+
+
+def _told(environment: Environment) -> tuple[object, ...]:
+    wait = environment.wait
+    if wait is None:
+        return ()
+    minute = wait.eta.replace(second=0, microsecond=0) if wait.eta is not None else None
+    return wait.code, wait.detail, wait.position, minute

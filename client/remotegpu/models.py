@@ -34,11 +34,18 @@ class Me(msgspec.Struct, frozen=True):
 
 
 class Wait(msgspec.Struct, frozen=True):
-    """Why an environment waits: a stable code, a sentence, and its place in the queue."""
+    """Why something waits: a stable code, a sentence, its place in the queue, and when it may start.
+
+    `eta_basis` says what `eta` rests on: "reservation" or "limits" hold, "estimate" and "history" may be wrong;
+    "unknown" has no `eta`.
+    """
 
     code: str
     detail: str
     position: int | None = None
+    figures: dict[str, int] | None = None
+    eta: datetime | None = None
+    eta_basis: str = "unknown"
 
 
 class AllocatedDevice(msgspec.Struct, frozen=True):
@@ -75,6 +82,85 @@ class Environment(msgspec.Struct, frozen=True):
     allocation: EnvironmentAllocation | None = None
     wait: Wait | None = None
     last_error: str | None = None
+    gpu_milli: int = 1000
+    gpu_models: list[str] = []
+    gpu_memory_bytes: int = 0
+    selectors: list[str] = []
+    driver: str | None = None
+    cuda: str | None = None
+    apart: str | None = None
+    priority: int = 0
+    preemptible: bool = False
+    min_runtime_s: int = 0
+    time_limit_s: int | None = None
+    reservation: str | None = None
+    capacity_group: str | None = None
+
+
+class PlannedHost(msgspec.Struct, frozen=True):
+    host: str
+    devices: list[AllocatedDevice] = []
+
+
+class PlannedCost(msgspec.Struct, frozen=True):
+    """At the price of now. `micro_for_limit` is for the whole time limit, None without one."""
+
+    gpu_model: str
+    currency: str
+    price_micro_per_gpu_hour: int
+    micro_per_hour: int
+    micro_for_limit: int | None = None
+
+
+class PlannedLimit(msgspec.Struct, frozen=True):
+    """Quota or balance that stands against it now."""
+
+    code: str
+    detail: str
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """When and where a request would start: `when` is "now", "later" (at `eta`), "unknown" or "never"."""
+
+    when: str
+    wait: Wait | None = None
+    eta: datetime | None = None
+    hosts: list[PlannedHost] = []
+    costs: list[PlannedCost] = []
+    limits: list[PlannedLimit] = []
+
+
+class ReservedDevice(msgspec.Struct, frozen=True):
+    host: str
+    uuid: str
+    model: str
+    simulated: bool
+
+
+class Reservation(msgspec.Struct, frozen=True):
+    """GPUs set aside from `starts_at` to `ends_at`. Those of a recurring one share `series`."""
+
+    id: str
+    state: str
+    starts_at: datetime
+    ends_at: datetime
+    nodes: int
+    gpus: int
+    cpu_milli: int
+    memory_bytes: int
+    created_at: datetime
+    devices: list[ReservedDevice] = []
+    owner: str = ""
+    workspace: str = ""
+    series: str | None = None
+    cancelled_at: datetime | None = None
+
+
+class Reserved(msgspec.Struct, frozen=True):
+    """All times of a new reservation. `in_use` devices of the first are held by what need not end before it starts."""
+
+    items: list[Reservation]
+    in_use: int = 0
 
 
 class GpuOffer(msgspec.Struct, frozen=True):

@@ -85,8 +85,8 @@ class Transport:
     def patch(self, path: str, kind: type[Model], body: object) -> Model:
         return _decode(self._send("PATCH", path, json=body), kind)
 
-    def delete(self, path: str) -> None:
-        self._send("DELETE", path)
+    def delete(self, path: str, **params: object) -> None:
+        self._send("DELETE", path, params=_present(params))
 
     def _send(self, method: str, path: str, *, signed: bool = True, **arguments: Any) -> httpx.Response:
         reply = self._attempt(method, path, signed=signed, **arguments)
@@ -158,7 +158,7 @@ def _error(reply: httpx.Response) -> ApiError:
         detail, code = str(problem["detail"]), str(problem["code"])
         for entry in problem.get("errors") or []:
             where = ".".join(str(part) for part in entry.get("loc", []) if part != "body")
-            detail += f"\n  {where}: {entry.get('msg', '')}" if where else ""
+            detail += f"\n  {where}: {entry.get('message', '')}" if where else ""
     except (ValueError, KeyError, TypeError):
         detail, code = f"HTTP {reply.status_code} from {reply.url}", "unknown"
     return from_status(status=reply.status_code, code=code, detail=detail)

@@ -66,7 +66,7 @@ def test_problems_become_typed_errors(status: int, error: type[Exception]) -> No
 
 def test_field_errors_are_named() -> None:
     reply = httpx.Response(
-        422, json={"detail": "Bad", "code": "c", "errors": [{"loc": ["body", "gpus"], "msg": "too many"}]}
+        422, json={"detail": "Bad", "code": "c", "errors": [{"loc": ["body", "gpus"], "message": "too many"}]}
     )
     with client(lambda request: reply) as connected, pytest.raises(Refused, match="gpus: too many"):
         connected.account.me()

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from remotegpu.cli import machines
+from remotegpu.cli import capacity, machines
 from remotegpu.cli.output import JsonFlag, console, print_fields, print_json, print_rows
 from remotegpu.cli.session import connected
 from remotegpu.cli.units import money, parse_money
@@ -20,6 +20,7 @@ price = typer.Typer(help="Prices by GPU model.", no_args_is_help=True)
 app.add_typer(customer, name="customer")
 app.add_typer(price, name="price")
 app.add_typer(machines.app, name="machine")
+app.add_typer(capacity.app, name="capacity-group")
 
 
 def _customer(client: Client, name: str) -> Json:
@@ -91,6 +92,8 @@ def show_customer(context: typer.Context, name: str, as_json: JsonFlag = False) 
                 ("balance", money(balance["balance_micro"], currency)),
                 ("held", money(balance["held_micro"], currency)),
                 ("limits", _limits(limits)),
+                ("weight", found.get("weight")),
+                ("priority at most", found.get("priority_ceiling")),
                 ("disabled", found.get("disabled_at")),
             ]
         )
@@ -114,6 +117,29 @@ def top_up(
             print_json(balance)
         else:
             console.print(f"Balance {money(balance['balance_micro'], balance.get('currency'))}")
+
+
+@customer.command("set")
+def set_customer(
+    context: typer.Context,
+    name: str,
+    weight: Annotated[float | None, typer.Option("--weight", help="Its share beside others' in fair sharing.")] = None,
+    priority: Annotated[
+        int | None, typer.Option("--priority-ceiling", help="The most that its people may ask for, to 1000.")
+    ] = None,
+    new_name: Annotated[str | None, typer.Option("--name", help="Another name.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Change what is given of a customer."""
+    given = {"weight": weight, "priority_ceiling": priority, "name": new_name}
+    with connected(context) as client:
+        changes = {key: value for key, value in given.items() if value is not None}
+        changed = client.admin.change_customer(_customer(client, name)["id"], changes)
+        if as_json:
+            print_json(changed)
+            return
+        weighs, ceiling = changed["weight"], changed["priority_ceiling"]
+        console.print(f"{changed['name']}: weight {weighs:g}, priority at most {ceiling}")
 
 
 @customer.command("disable")

@@ -8,9 +8,12 @@ from typing import Annotated
 
 import typer
 
+from remotegpu.cli import asking
 from remotegpu.cli.output import JsonFlag, console, print_fields, print_json, print_rows
 from remotegpu.cli.session import Exit, connected, errors
-from remotegpu.cli.units import memory, money, parse_cpus, parse_memory
+from remotegpu.cli.telling import planned, queued_with, waiting
+from remotegpu.cli.units import gpus as gpus_of
+from remotegpu.cli.units import memory, money, now_here, parse_cpus, parse_gpus, parse_memory
 from remotegpu.client import Client
 from remotegpu.models import Environment
 
@@ -19,21 +22,25 @@ app = typer.Typer(help="JupyterLab environments with GPUs.", no_args_is_help=Tru
 Name = Annotated[str, typer.Argument(help="The environment's name or id.")]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait until it runs, showing why it waits.")]
 Timeout = Annotated[float, typer.Option("--timeout", help="How many seconds to wait at most.")]
+Image = Annotated[str, typer.Option("--image", help="An image of the catalogue.")]
+Cpus = Annotated[float | None, typer.Option("--cpus", help="How many CPUs.")]
+Memory = Annotated[str | None, typer.Option("--memory", help="For example 32GB.")]
 
 
 def _devices(environment: Environment) -> str:
     allocation = environment.allocation
     if allocation is None or not allocation.devices:
-        return f"{environment.gpus} x {environment.gpu_model or 'any'}"
+        return f"{gpus_of(environment.gpus * environment.gpu_milli)} x {environment.gpu_model or 'any'}"
     simulated = " (simulated)" if any(device.simulated for device in allocation.devices) else ""
-    return f"{len(allocation.devices)} x {allocation.devices[0].model}{simulated}"
+    milli = sum(device.milli for device in allocation.devices)
+    return f"{gpus_of(milli)} x {allocation.devices[0].model}{simulated}"
 
 
 def _note(environment: Environment) -> str:
-    if environment.wait is not None:
-        place = f" (place {environment.wait.position} in the queue)" if environment.wait.position else ""
-        return environment.wait.detail + place
-    return environment.last_error or ""
+    if environment.wait is None:
+        return environment.last_error or ""
+    waits = waiting(environment.wait, now=now_here())
+    return f"{environment.last_error} {waits}" if environment.last_error else waits
 
 
 def _say(environment: Environment) -> None:
@@ -64,6 +71,7 @@ def _show(environment: Environment, *, as_json: bool) -> None:
             ("GPUs", _devices(environment)),
             ("CPUs", environment.cpu_milli / 1000),
             ("memory", memory(environment.memory_bytes)),
+            *queued_with(environment),
             ("host", allocation.host if allocation else None),
             ("price per GPU-hour", money(price)),
             ("address", environment.url),
@@ -75,31 +83,87 @@ def _show(environment: Environment, *, as_json: bool) -> None:
 def create(
     context: typer.Context,
     name: Annotated[str, typer.Option("--name", help="Its name, unique among yours.")],
-    image: Annotated[str, typer.Option("--image", help="An image of the catalogue.")] = "base",
-    gpus: Annotated[int, typer.Option("--gpus", help="How many GPUs.")] = 1,
-    gpu_model: Annotated[str | None, typer.Option("--gpu-model", help="For example A100 or A100-80GB.")] = None,
-    cpus: Annotated[float | None, typer.Option("--cpus", help="How many CPUs.")] = None,
-    memory_size: Annotated[str | None, typer.Option("--memory", help="For example 32GB.")] = None,
+    image: Image = "base",
+    gpus: asking.Gpus = "1",
+    gpu_model: asking.Models = None,
+    cpus: Cpus = None,
+    memory_size: Memory = None,
     disk: Annotated[str | None, typer.Option("--disk", help="For example 100GB.")] = None,
+    gpu_memory: asking.GpuMemory = None,
+    label: asking.Labels = None,
+    driver: asking.Driver = None,
+    cuda: asking.Cuda = None,
+    apart: asking.Apart = None,
+    priority: asking.Priority = None,
+    preemptible: asking.Preemptible = None,
+    min_runtime: asking.MinRuntime = None,
+    time_limit: asking.TimeLimit = None,
+    reservation: asking.InReservation = None,
+    capacity_group: asking.Group = None,
     wait: Wait = False,
     timeout: Timeout = 600.0,
     as_json: JsonFlag = False,
 ) -> None:
     """Ask for an environment; it starts by itself when what it asks for is free."""
+    count, milli = parse_gpus(gpus)
+    run = asking.run_options(
+        priority=priority, preemptible=preemptible, min_runtime=min_runtime, time_limit=time_limit,
+        reservation=reservation, capacity_group=capacity_group,
+    )  # fmt: skip
+    options = asking.scheduling_options(
+        run, milli=milli, gpu_model=gpu_model, gpu_memory=gpu_memory, label=label, driver=driver, cuda=cuda, apart=apart
+    )
+    cpu_milli, memory_bytes, disk_bytes = parse_cpus(cpus), parse_memory(memory_size), parse_memory(disk)
     with connected(context) as client:
         environment = client.environments.create(
-            name=name,
-            image=image,
-            gpus=gpus,
-            gpu_model=gpu_model,
-            cpu_milli=parse_cpus(cpus),
-            memory_bytes=parse_memory(memory_size),
-            disk_bytes=parse_memory(disk),
-        )
+            name=name, image=image, gpus=count, cpu_milli=cpu_milli, memory_bytes=memory_bytes,
+            disk_bytes=disk_bytes, **options,
+        )  # fmt: skip
         if wait:
             _settle(client, environment, timeout_s=timeout, as_json=as_json)
         else:
             _show(environment, as_json=as_json)
+
+
+@app.command("plan")
+def plan(
+    context: typer.Context,
+    image: Image = "base",
+    gpus: asking.Gpus = "1",
+    gpu_model: asking.Models = None,
+    cpus: Cpus = None,
+    memory_size: Memory = None,
+    gpu_memory: asking.GpuMemory = None,
+    label: asking.Labels = None,
+    driver: asking.Driver = None,
+    cuda: asking.Cuda = None,
+    apart: asking.Apart = None,
+    priority: asking.Priority = None,
+    preemptible: asking.Preemptible = None,
+    min_runtime: asking.MinRuntime = None,
+    time_limit: asking.TimeLimit = None,
+    reservation: asking.InReservation = None,
+    capacity_group: asking.Group = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Show when and where this would start and what it would cost, without asking for it."""
+    count, milli = parse_gpus(gpus)
+    run = asking.run_options(
+        priority=priority, preemptible=preemptible, min_runtime=min_runtime, time_limit=time_limit,
+        reservation=reservation, capacity_group=capacity_group,
+    )  # fmt: skip
+    options = asking.scheduling_options(
+        run, milli=milli, gpu_model=gpu_model, gpu_memory=gpu_memory, label=label, driver=driver, cuda=cuda, apart=apart
+    )
+    cpu_milli, memory_bytes = parse_cpus(cpus), parse_memory(memory_size)
+    with connected(context) as client:
+        found = client.allocations.plan(
+            gpus=count, image=image, cpu_milli=cpu_milli, memory_bytes=memory_bytes, **options
+        )
+        if as_json:
+            print_json(found)
+        else:
+            print_fields(planned(found, now=now_here()))
 
 
 @app.command("list")
@@ -141,11 +205,25 @@ def open_environment(
 
 @app.command("start")
 def start(
-    context: typer.Context, name: Name, wait: Wait = False, timeout: Timeout = 600.0, as_json: JsonFlag = False
+    context: typer.Context,
+    name: Name,
+    priority: asking.Priority = None,
+    preemptible: asking.Preemptible = None,
+    min_runtime: asking.MinRuntime = None,
+    time_limit: asking.TimeLimit = None,
+    reservation: asking.InReservation = None,
+    capacity_group: asking.Group = None,
+    wait: Wait = False,
+    timeout: Timeout = 600.0,
+    as_json: JsonFlag = False,
 ) -> None:
-    """Start a stopped environment again, with its /home."""
+    """Start a stopped environment again, with its /home; what is given replaces how it was queued before."""
+    run = asking.run_options(
+        priority=priority, preemptible=preemptible, min_runtime=min_runtime, time_limit=time_limit,
+        reservation=reservation, capacity_group=capacity_group,
+    )  # fmt: skip
     with connected(context) as client:
-        environment = client.environments.start(client.environments.find(name).id)
+        environment = client.environments.start(client.environments.find(name).id, **run)
         if wait:
             _settle(client, environment, timeout_s=timeout, as_json=as_json)
         else:

@@ -65,6 +65,7 @@ def show_machine(context: typer.Context, name: str, as_json: JsonFlag = False) -
                 ("CPUs", found["cpu_milli"] / 1000),
                 ("memory", memory(found["memory_bytes"])),
                 ("GPUs", "simulated" if found["simulated"] else "real"),
+                ("labels", _labels(found["labels"])),
             ]
         )
         renters = {uuid: lease["customer"] for lease in found["leases"] for uuid in lease["gpu_uuids"]}
@@ -98,6 +99,37 @@ def set_machine(
     with connected(context) as client:
         changed = client.admin.set_machine(_machine(client, name)["id"], admin_state=admin_state)
         print_json(changed) if as_json else console.print(f"{name}: {admin_state}")
+
+
+@app.command("label")
+def label_machine(
+    context: typer.Context,
+    name: str,
+    labels: Annotated[list[str], typer.Argument(help="zone=a sets a label, zone- takes it away.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Set or take away labels of a machine, by which requests choose it."""
+    with connected(context) as client:
+        found = _machine(client, name)
+        changed = client.admin.label_machine(found["id"], _changed(found["labels"], labels))
+        print_json(changed) if as_json else console.print(f"{name}: {_labels(changed['labels'])}")
+
+
+def _changed(labels: dict[str, str], changes: list[str]) -> dict[str, str]:
+    kept = dict(labels)
+    for change in changes:
+        key, sign, value = change.partition("=")
+        if sign:
+            kept[key] = value
+        elif change.endswith("-"):
+            kept.pop(change[:-1], None)
+        else:
+            raise typer.BadParameter(f"{change!r}: write zone=a to set a label, or zone- to take it away")
+    return kept
+
+
+def _labels(labels: dict[str, str]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in sorted(labels.items())) or "none"
 
 
 @app.command("token")

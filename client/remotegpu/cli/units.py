@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import datetime, timedelta, timezone
 from decimal import Decimal, InvalidOperation
 
 import typer
@@ -15,6 +16,7 @@ _MEMORY_UNITS = {
     "T": 2**40, "TB": 10**12, "TIB": 2**40,
 }  # fmt: skip
 MICRO = 1_000_000
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 
 
 def parse_memory(text: str | None) -> int | None:
@@ -30,6 +32,86 @@ def parse_memory(text: str | None) -> int | None:
 def parse_cpus(cpus: float | None) -> int | None:
     """CPUs, in milli-cores."""
     return None if cpus is None else round(cpus * 1000)
+
+
+def parse_gpus(text: str) -> tuple[int, int | None]:
+    """`2`: two GPUs; `0.46`: one, and of it 460 thousandths.
+
+    Raises:
+        typer.BadParameter: neither a whole number nor a share of one.
+    """
+    milli = parse_milli(text)
+    if 0 < milli < 1000:
+        return 1, milli
+    if milli % 1000 or not milli:
+        raise typer.BadParameter(f"{text!r}: write a whole number of GPUs, or a share of one, for example 0.46")
+    return milli // 1000, None
+
+
+def parse_milli(text: str) -> int:
+    """`2` or `0.46`, in thousandths.
+
+    Raises:
+        typer.BadParameter: no number, negative, or finer than a thousandth.
+    """
+    try:
+        milli = Decimal(text) * 1000
+    except InvalidOperation as error:
+        raise typer.BadParameter(f"{text!r} is no number of GPUs; write for example 2 or 0.46") from error
+    if not milli.is_finite() or milli < 0 or milli != milli.to_integral_value():
+        raise typer.BadParameter(f"{text!r} is no number of GPUs; write for example 2, or thousandths as 0.46")
+    return int(milli)
+
+
+def parse_duration(text: str | None) -> int | None:
+    """`90s`, `30m`, `2h`, `1d`, or joined as `1h30m`, in seconds."""
+    if text is None:
+        return None
+    if not re.fullmatch(r"(?:\d{1,9}[smhdw])+", text.strip()):
+        raise typer.BadParameter(f"{text!r} is no length of time; write for example 90s, 30m, 2h, 1d or 1h30m")
+    parts = re.findall(r"(\d+)([smhdw])", text)
+    return sum(int(number) * _SECONDS[unit] for number, unit in parts)
+
+
+def now_here() -> datetime:
+    """Now, in this machine's time zone."""
+    return datetime.now(timezone.utc).astimezone()  # noqa: UP017 - this also runs on Python 3.10
+
+
+def parse_moment(text: str, *, now: datetime) -> datetime:
+    """`2026-12-01 09:00` (in this machine's time zone unless it names another), `+2h` from now, or `now`."""
+    text = text.strip()
+    if text == "now":
+        return now
+    if text.startswith("+"):
+        return now + timedelta(seconds=parse_duration(text[1:]) or 0)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is no time; write for example '2026-12-01 09:00', +2h or now") from error
+    return moment.astimezone()
+
+
+def moment(at: datetime, *, now: datetime) -> str:
+    """In this machine's time zone; the day only if it is another."""
+    here = at.astimezone()
+    return f"{here:%H:%M}" if here.date() == now.astimezone().date() else f"{here:%Y-%m-%d %H:%M}"
+
+
+def duration(length_s: int | None) -> str | None:
+    """`5400` seconds are `1h30m`."""
+    if length_s is None:
+        return None
+    said = ""
+    for unit in "dhms":
+        number, length_s = divmod(length_s, _SECONDS[unit])
+        said += f"{number}{unit}" if number else ""
+    return said or "0s"
+
+
+def gpus(milli: int) -> str:
+    """`2` or `0.46`."""
+    return f"{milli / 1000:g}"
 
 
 def parse_money(text: str) -> int:
