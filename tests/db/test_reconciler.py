@@ -404,7 +404,7 @@ def test_a_start_that_somebody_began_at_the_hub_is_left_alone(
     world: World, hub: RecordingHub, reconciler: EnvironmentReconciler
 ) -> None:
     world.host()
-    lab = world.create()
+    world.create()
     hub.servers["lab"] = HubServer(ready=False, pending="spawn")
     world.place()
     drive(reconciler, lambda: hub.calls.count(("start", "lab")) == 2)
