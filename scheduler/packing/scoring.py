@@ -176,13 +176,17 @@ def unusable(rooms: Rooms, mix: Mix) -> Floats:
 
 def _unusable(rooms: Rooms, mix: Mix) -> Floats:
     # In whole numbers up to the last step: the result for a host must not depend on which others are looked at too.
-    large_enough = rooms.gpus[:, None, :] >= mix.sizes[None, :, None]
-    devices = large_enough.sum(axis=2)[:, mix.size]
-    usable = (rooms.gpus[:, None, :] * large_enough).sum(axis=2)[:, mix.size]
-    fitting = (devices >= mix.gpus) & (rooms.cpu[:, None] >= mix.cpu) & (rooms.memory[:, None] >= mix.memory)
-    total = int(mix.requests.sum())
-    lost = rooms.free_milli * total - (usable * fitting) @ mix.requests
-    return np.asarray(lost / max(total, 1), dtype=np.float64)
+    requests = int(mix.requests.sum())
+    if not requests:
+        return np.zeros(len(rooms.cpu))
+    large_enough = rooms.gpus[:, :, None] >= mix.sizes
+    usable = np.einsum("hd,hds->hs", rooms.gpus, large_enough)  # by size
+    fitting = np.take(large_enough.sum(axis=1, dtype=np.int16), mix.size, axis=1) >= mix.gpus
+    fitting &= rooms.cpu[:, None] >= mix.cpu
+    fitting &= rooms.memory[:, None] >= mix.memory
+    served = np.add.reduceat(fitting * mix.requests, mix.starts, axis=1)  # requests, by size
+    lost = rooms.free_milli * requests - (usable * served).sum(axis=1)
+    return np.asarray(lost / requests, dtype=np.float64)
 
 
 def _stranded(rooms: Rooms, mix: Mix) -> Floats:

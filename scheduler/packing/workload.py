@@ -16,14 +16,15 @@ MAX_SHAPES = 256
 class Mix:
     """The shapes that ask for GPUs, one row each, and how many requests have each: exact, so that sums are too.
 
-    `sizes` are the different values of `milli`; `size` is the index of each shape's. `cpu_per_gpu` is in milli-cores
-    per thousandth of a GPU, over all requests.
+    Shapes are in the order of `milli`. `sizes` are its different values, `starts` the rows where each begins, and
+    `size` the index of each row's. `cpu_per_gpu` is in milli-cores per thousandth of a GPU, over all requests.
     """
 
     cpu: Ints
     memory: Ints
     gpus: Ints
     sizes: Ints
+    starts: Ints
     size: Ints
     requests: Ints
     cpu_per_gpu: float
@@ -58,17 +59,20 @@ class Workload:
 
 
 def _mix(seen: Counter[Shape]) -> Mix:
-    # Sorted, so that the same requests in another order give the same sums.
-    common = sorted(sorted(seen.items()), key=lambda item: -item[1])[:MAX_SHAPES]
+    # Sorted before the cut, so that the same requests in another order are the same mix.
+    most = sorted(sorted(seen.items()), key=lambda item: -item[1])[:MAX_SHAPES]
+    common = sorted(most, key=lambda item: item[0].milli)
     shapes = [shape for shape, _ in common]
     gpu_milli = sum(shape.gpu_milli * count for shape, count in common)
     cpu_milli = sum(shape.cpu_milli * count for shape, count in common)
-    sizes, size = np.unique(np.array([shape.milli for shape in shapes], dtype=np.int64), return_inverse=True)
+    milli = np.array([shape.milli for shape in shapes], dtype=np.int64)
+    sizes, starts, size = np.unique(milli, return_index=True, return_inverse=True)
     return Mix(
         cpu=np.array([shape.cpu_milli for shape in shapes], dtype=np.int64),
         memory=np.array([shape.memory_bytes for shape in shapes], dtype=np.int64),
         gpus=np.array([shape.gpus for shape in shapes], dtype=np.int64),
         sizes=sizes,
+        starts=starts,
         size=size,
         requests=np.array([count for _, count in common], dtype=np.int64),
         cpu_per_gpu=cpu_milli / gpu_milli if gpu_milli else 0.0,
