@@ -10,7 +10,7 @@ from scheduler.packing.rooms import NO_DEVICE, Floats, Ints, Mask, options
 from scheduler.packing.scoring import Scale, Scoring
 from scheduler.packing.shape import Shape
 
-_MAX_KNOWN = 1024  # shapes remembered at most, with the customers that they share devices for
+_MAX_KNOWN = 2**22  # scores remembered at most: about 100 MB
 _NEVER = -1  # no state of a row
 _SHARED_FIRST = 1e6  # more than any score
 
@@ -69,7 +69,7 @@ class Scores:
             height = self._pools.table.height
             known = _Known(np.full(height, np.inf), np.full(height, NO_DEVICE), np.full(height, _NEVER), basis)
         self._known[key] = known  # the last used is the last
-        if len(self._known) > _MAX_KNOWN:
+        if len(self._known) * self._pools.table.height > _MAX_KNOWN and len(self._known) > 2:
             del self._known[next(iter(self._known))]
         return known
 

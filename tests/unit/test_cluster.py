@@ -1,71 +1,33 @@
 """What the picture of the cluster says is free, and where it finds a place; `test_cluster_properties` mixes it all."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 
-from scheduler.cluster.cluster import Cluster, Totals
+from scheduler.cluster import conditions, scores
+from scheduler.cluster.cluster import Totals
 from scheduler.cluster.conditions import Condition
 from scheduler.cluster.devices import pick
 from scheduler.cluster.pools import NOBODY
 from scheduler.demand import Demand, Operator, Selector
-from scheduler.packing.scoring import PackingPolicy, make_scoring
+from scheduler.packing.scoring import PackingPolicy
 from scheduler.packing.shape import Shape
-from scheduler.views import DeviceView, HostView, IdleGroup, Part
-
-GIB = 2**30
-H100, A100 = "NVIDIA H100 80GB HBM3", "NVIDIA A100-SXM4-80GB"
-ONE, TWO, FOUR = (Shape(1000, GIB, gpus) for gpus in (1, 2, 4))
-HALF = Shape(1000, GIB, 1, milli=500)
-NOTHING = Demand(Shape(0, 0))
-
-
-def host(
-    host_id: int, *models: str, cpu_milli: int = 64_000, links: Sequence[set[int]] = (), **more: object
-) -> HostView:
-    """GPU ids are the host's times ten, plus the index; `links` are cliques of indices."""
-    peers = {
-        index: frozenset(10 * host_id + peer for clique in links if index in clique for peer in clique - {index})
-        for index in range(len(models))
-    }
-    devices = tuple(
-        DeviceView(10 * host_id + index, f"GPU-{host_id}-{index}", model, 80 * GIB, peers[index])
-        for index, model in enumerate(models)
-    )
-    view = HostView(host_id, f"u{host_id}", f"h{host_id}", cpu_milli, 512 * GIB, devices)
-    return replace(view, **more)  # type: ignore[arg-type]  # the fields of the view by their names
-
-
-def cluster_of(*hosts: HostView, policy: PackingPolicy = PackingPolicy.BEST_FIT) -> Cluster:
-    cluster = Cluster(make_scoring(policy))
-    for each in hosts:
-        cluster.set_host(each)
-    return cluster
-
-
-def gpus(parts: tuple[Part, ...] | None) -> list[int] | None:
-    return None if parts is None else [gpu_id for part in parts for gpu_id, _ in part.devices]
-
-
-def hosts(parts: tuple[Part, ...] | None) -> list[int] | None:
-    return None if parts is None else [part.host_id for part in parts]
-
-
-def place(cluster: Cluster, number: int, demand: Demand, customer_id: int = 1) -> tuple[Part, ...]:
-    parts = cluster.find(demand, customer_id)
-    assert parts is not None
-    cluster.hold(number, customer_id, demand, parts)
-    return parts
-
-
-def fill(cluster: Cluster, number: int, *gpu_ids: int, demand: Demand = NOTHING) -> None:
-    """Hold these devices."""
-    by_host: dict[int, list[tuple[int, int]]] = {}
-    for gpu_id in gpu_ids:
-        by_host.setdefault(gpu_id // 10, []).append((gpu_id, 1000))
-    cluster.hold(number, 9, demand, [Part(host_id, tuple(devices)) for host_id, devices in by_host.items()])
-
+from scheduler.views import HostView, IdleGroup, Part
+from tests.unit.small_clusters import (
+    A100,
+    GIB,
+    H100,
+    HALF,
+    NOTHING,
+    ONE,
+    TWO,
+    cluster_of,
+    fill,
+    gpus,
+    host,
+    hosts,
+    place,
+)
 
 # One host
 
@@ -165,122 +127,6 @@ def test_links_are_those_between_devices_that_are_there() -> None:
     assert gpus(cluster.find(Demand(ONE), 1)) == [10]
     fill(cluster, 1, 12)
     assert gpus(cluster.find(Demand(ONE), 1)) == [11]
-
-
-# Many hosts
-
-
-def test_the_image_decides_between_hosts_that_are_about_as_good() -> None:
-    cluster = cluster_of(host(1, H100), host(2, H100, images=frozenset({"torch"})), host(3, H100, H100))
-    assert hosts(cluster.find(Demand(ONE, image="torch"), 1)) == [2]
-    assert hosts(cluster.find(Demand(ONE, image="jax"), 1)) == [1]
-    cluster.set_host(host(2, H100))
-    cluster.set_host(host(3, H100, H100, images=frozenset({"torch"})))
-    assert hosts(cluster.find(Demand(ONE, image="torch"), 1)) == [1], "a worse place is too much for an image"
-
-
-def test_requests_kept_apart_never_meet_on_a_host() -> None:
-    cluster = cluster_of(host(1, H100, H100), host(2, H100, H100))
-    replica = Demand(ONE, apart="replicas")
-    assert hosts(place(cluster, 1, replica)) == [1]
-    assert hosts(place(cluster, 2, replica, customer_id=2)) == [1], "another customer's name is another name"
-    assert hosts(place(cluster, 3, replica)) == [2]
-    assert cluster.find(replica, 1) is None
-    assert hosts(cluster.find(Demand(ONE, apart="others"), 1)) == [2]
-    cluster.release(3)
-    assert hosts(cluster.find(replica, 1)) == [2]
-
-
-def test_a_bound_request_goes_to_its_host_or_nowhere() -> None:
-    cluster = cluster_of(host(1, H100), host(2, H100, H100))
-    assert hosts(cluster.find(Demand(ONE, bound_host_id=2), 1)) == [2]
-    assert cluster.find(Demand(ONE, nodes=2, bound_host_id=2), 1) is None
-    assert cluster.find(Demand(ONE, bound_host_id=7), 1) is None
-
-
-def racks(*sizes: int) -> list[HostView]:
-    """Hosts of two GPUs in racks of these sizes, two racks in a zone."""
-    labels = [{"rack": f"r{rack}", "zone": f"z{rack // 2}"} for rack, size in enumerate(sizes) for _ in range(size)]
-    return [host(number, H100, H100, labels=each) for number, each in enumerate(labels, start=1)]
-
-
-@pytest.mark.parametrize(
-    ("nodes", "within", "chosen"),
-    [
-        (1, None, [1]),
-        (2, None, [4, 5]),  # the rack with the least room that takes them
-        (3, None, [1, 2, 3]),
-        (4, None, [6, 7, 8, 9]),
-        (5, None, [1, 2, 3, 4, 5]),  # a zone
-        (6, None, [6, 7, 8, 9, 10, 11]),
-        (7, None, [1, 2, 3, 4, 5, 6, 7]),  # anywhere
-        (4, "zone", [6, 7, 8, 9]),
-        (5, "zone", [1, 2, 3, 4, 5]),
-        (5, "rack", None),
-        (7, "zone", None),
-        (12, None, None),
-        (2, "building", None),  # no host says where it is
-    ],
-)
-def test_a_gang_gets_the_closest_hosts_that_take_all_of_it(
-    nodes: int, within: str | None, chosen: list[int] | None
-) -> None:
-    demand = Demand(TWO, nodes=nodes, within=within)
-    cluster = cluster_of(*reversed(racks(3, 2, 4, 2)))
-    assert hosts(cluster.find(demand, 1)) == chosen
-    assert cluster.could_ever(demand) == (chosen is not None)
-
-
-def test_a_gang_goes_where_least_else_is_free() -> None:
-    cluster = cluster_of(*racks(3, 3))
-    fill(cluster, 1, 60)
-    assert hosts(cluster.find(Demand(TWO, nodes=2), 1)) == [4, 5]
-    assert hosts(cluster.find(Demand(ONE, nodes=2), 1)) == [4, 6], "the fullest hosts of the fullest rack"
-
-
-def test_a_host_that_moves_is_found_where_it_is_now() -> None:
-    cluster = cluster_of(*racks(2, 1))
-    assert cluster.find(Demand(ONE, nodes=3, within="rack"), 1) is None
-    cluster.set_host(host(3, H100, H100, labels={"rack": "r0", "zone": "z0"}))
-    assert hosts(cluster.find(Demand(ONE, nodes=3, within="rack"), 1)) == [1, 2, 3]
-
-
-def test_more_hosts_and_wider_ones_than_there_were_at_first() -> None:
-    cluster = cluster_of(*(host(number, H100) for number in range(1, 65)))
-    assert hosts(cluster.find(Demand(ONE), 1)) == [1]
-    for number in range(65, 201):
-        cluster.set_host(host(number, *[H100] * (number // 65)))
-    assert hosts(cluster.find(Demand(Shape(1, 1, 3)), 1)) == [195]
-    assert len(cluster.find(Demand(ONE, nodes=200), 1) or ()) == 200
-    for number in range(1, 195):
-        cluster.drop_host(number)
-    assert hosts(cluster.find(Demand(ONE), 1)) == [195]
-
-
-def test_what_is_learned_of_requests_changes_where_the_next_one_goes() -> None:
-    """Four GPUs are the usual: the host that has them free is kept, though it is the better fit for one."""
-    cluster = cluster_of(host(1, *[H100] * 4, cpu_milli=8000), host(2, *[H100] * 5), policy=PackingPolicy.FRAGMENTATION)
-    assert hosts(cluster.find(Demand(ONE), 1)) == [1]
-    cluster.observe(Shape(1000, GIB, 4))
-    assert hosts(cluster.find(Demand(ONE), 1)) == [2]
-
-
-def test_a_gang_is_of_one_model() -> None:
-    cluster = cluster_of(host(1, H100), host(2, A100), host(3, A100))
-    assert hosts(cluster.find(Demand(ONE, nodes=2), 1)) == [2, 3]
-    assert cluster.find(Demand(ONE, nodes=3), 1) is None
-
-
-def test_ranks_follow_the_topology() -> None:
-    where = {1: "b", 2: "a", 3: "b", 4: "a"}
-    cluster = cluster_of(*(host(number, H100, labels={"rack": rack}) for number, rack in where.items()))
-    assert hosts(cluster.find(Demand(ONE, nodes=4), 1)) == [2, 4, 1, 3]
-
-
-def test_shares_in_a_gang_are_on_hosts_of_their_own() -> None:
-    cluster = cluster_of(host(1, H100), host(2, H100), host(3, H100))
-    place(cluster, 1, Demand(HALF, bound_host_id=2))
-    assert place(cluster, 2, Demand(HALF, nodes=2)) == (Part(1, ((10, 500),)), Part(2, ((20, 500),)))
 
 
 # Conditions and figures
@@ -459,3 +305,16 @@ def test_an_error_ends_a_trial_too() -> None:
         raise RuntimeError
     assert gpus(cluster.find(Demand(ONE), 1)) == [10]
     cluster.set_host(host(2, H100))
+
+
+def test_what_is_remembered_is_bounded_and_nothing_else_depends_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = [Demand(Shape(cpu, GIB, 1, milli=500), models=models) for cpu in range(20) for models in ((), ("H100",))]
+    remembering = cluster_of(host(1, H100, H100), host(2, A100))
+    monkeypatch.setattr(scores, "_MAX_KNOWN", 0)
+    monkeypatch.setattr(conditions, "_MAX_KNOWN", 1)
+    forgetful = cluster_of(host(1, H100, H100), host(2, A100))
+    for cluster in (remembering, forgetful):
+        place(cluster, 1, asked[0])
+    assert [forgetful.find(demand, 1) for demand in asked] == [remembering.find(demand, 1) for demand in asked]
+    assert len(forgetful._scores._known) == 2
+    assert len(forgetful._matching._known) == 1
