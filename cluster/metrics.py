@@ -9,7 +9,7 @@ HOSTS = Gauge("remotegpu_ray_hosts", "Hosts alive in Ray", registry=REGISTRY)
 CYCLE = Histogram(
     "remotegpu_scheduler_cycle_seconds",
     "One cycle of the scheduling loop",
-    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
     registry=REGISTRY,
 )
 QUEUE = Gauge("remotegpu_scheduler_queue_depth", "Requests waiting after the last cycle", registry=REGISTRY)
