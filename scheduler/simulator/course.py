@@ -3,8 +3,11 @@
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from uuid import UUID
 
 from scheduler.simulator.trace import Trace, Work
+
+_MOST_ATTEMPTS = 2**32  # of a piece of work
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +40,6 @@ class Course:
     admissions: int = 0
     _arrived: int = 0
     _again: list[Attempt] = field(default_factory=list)
-    _by_uid: dict[str, Story] = field(default_factory=dict)
     _granted: dict[str, int] = field(default_factory=dict)
     _ends: list[tuple[int, str]] = field(default_factory=list)  # a heap; those of preempted runs are stale
     _due: set[str] = field(default_factory=set)  # their time is over, and they have not been ended yet
@@ -61,7 +63,7 @@ class Course:
         """What has to be queued by now: each is returned once."""
         found, self._again = self._again, []
         while self._arrived < len(self.stories) and self.stories[self._arrived].work.arrives_ms <= now_ms:
-            found.append(self._attempt(self.stories[self._arrived], f"w{self._arrived}"))
+            found.append(self._attempt(self._arrived))
             self._arrived += 1
         return found
 
@@ -77,7 +79,7 @@ class Course:
 
     def granted(self, uid: str, now_ms: int) -> None:
         """One of its hosts has the lease; a repeated grant of a host must not be counted."""
-        story = self._by_uid[uid]
+        story = self.stories[_number(uid)]
         self._granted[uid] = self._granted.get(uid, 0) + 1
         if self._granted[uid] < story.work.demand.nodes:
             return
@@ -90,7 +92,7 @@ class Course:
 
     def ended(self, uid: str, now_ms: int) -> None:
         """All of its hosts have ended it: it is finished if its time was over, and starts again from zero if not."""
-        story = self._by_uid.pop(uid)
+        story = self.stories[_number(uid)]
         del self._granted[uid]
         if story.started_ms is not None:
             story.ran_ms += now_ms - story.started_ms
@@ -100,9 +102,14 @@ class Course:
             self.finished += 1
         else:
             story.preemptions += 1
-            self._again.append(self._attempt(story, f"{uid.split('+')[0]}+{story.preemptions}"))
+            self._again.append(self._attempt(_number(uid)))
 
-    def _attempt(self, story: Story, uid: str) -> Attempt:
-        self._by_uid[uid] = story
+    def _attempt(self, number: int) -> Attempt:
+        story = self.stories[number]
         story.started_ms = None
-        return Attempt(uid, story.work)
+        return Attempt(str(UUID(int=number * _MOST_ATTEMPTS + story.preemptions)), story.work)
+
+
+def _number(uid: str) -> int:
+    """Of the piece of work, by its arrival."""
+    return UUID(uid).int // _MOST_ATTEMPTS

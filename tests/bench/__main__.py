@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Callable
 
-from tests.bench import api_list, decision_cycle, environment_start, launcher, scheduler
+from tests.bench import api_list, decision_cycle, environment_start, launcher, queue_sets, scheduler
 from tests.bench.figures import Figure, report
 
 BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
@@ -12,6 +12,7 @@ BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
     "api-list": api_list.run,
     "scheduler": scheduler.run,
     "decision-cycle": decision_cycle.run,
+    "queue-sets": queue_sets.run,
 }
 PLATFORM = ("environment-start", "launcher", "api-list")  # the scheduler's needs traces
 

@@ -1,0 +1,221 @@
+"""Where the work of queue sets is queued and ended: PostgreSQL, as the platform keeps it, or memory."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Protocol
+from uuid import UUID
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from api.allocations.leadership import acquire
+from api.allocations.store import PostgresStore
+from api.allocations.tables import Allocation, AllocationEvent
+from api.allocations.transitions import Step, move_all, notify
+from api.billing.journal import top_up
+from api.billing.prices import create_price
+from api.bulk import insert_rows
+from api.capacity.tables import CapacityGroup as CapacityGroupRow
+from api.clock import utc_now
+from api.db import Database
+from api.identity.tables import User
+from api.machines.tables import Gpu, Host
+from api.migrations.migrate import migrate
+from api.settings import Settings
+from api.tenants.tables import Customer, Workspace
+from deploy.postgres import EmbeddedPostgres
+from scheduler.ports import Store
+from scheduler.simulated_database import SimulatedDatabase
+from scheduler.simulated_store import MemoryStore
+from scheduler.simulator.course import Attempt
+from scheduler.simulator.trace import Trace, as_request
+from scheduler.states import AdminState, AllocationState, DeviceStatus, EndReason
+from scheduler.views import CapacityGroup, HostView
+
+_MICRO = 10**15  # a balance that never ends
+_ACTOR = "bench"
+
+
+class QueueDatabase(Protocol):
+    """`queue` and `end` are what users do: each is one transaction. `store` is the loop's."""
+
+    @property
+    def store(self) -> Store: ...
+
+    def queue(self, attempts: Sequence[Attempt], begun: datetime) -> None: ...
+
+    def end(self, uids: Sequence[str]) -> None: ...
+
+
+@dataclass
+class InMemory:
+    trace: Trace
+    database: SimulatedDatabase = field(default_factory=SimulatedDatabase)
+    ids: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for host in self.trace.hosts:
+            self.database.add_host(host)
+        self.database.set_groups(self.trace.groups)
+        self.store: Store = MemoryStore(self.database, utc_now, idle_life=timedelta(0))
+
+    def queue(self, attempts: Sequence[Attempt], begun: datetime) -> None:
+        for attempt in attempts:
+            self.ids[attempt.uid] = len(self.ids) + 1
+            self.database.submit(as_request(attempt.work, self.ids[attempt.uid], attempt.uid))
+
+    def end(self, uids: Sequence[str]) -> None:
+        for uid in uids:
+            self.database.request_end(self.ids[uid], EndReason.COMPLETED)
+
+
+@dataclass(frozen=True, slots=True)
+class _Owner:
+    """Who a queue's work belongs to: ids."""
+
+    customer_id: int
+    workspace_id: int
+    user_id: int
+    group_id: int
+
+
+class InPostgres:
+    def __init__(self, database: Database, trace: Trace) -> None:
+        self._database = database
+        self._owners = database.transact(lambda session: _set_up(session, trace))
+        with database.engine.connect() as connection:
+            leadership = acquire(connection)
+            assert leadership is not None
+            connection.detach()  # nobody else is there to lead
+        settings = Settings(database_url="postgresql://unused", secrets_dir=Path("/nonexistent"), stop_grace_s=0)
+        self.store: Store = PostgresStore(database, settings, epoch=leadership.epoch)
+
+    def queue(self, attempts: Sequence[Attempt], begun: datetime) -> None:
+        """A row each, and its event."""
+        rows = [self._row(attempt, begun) for attempt in attempts]
+
+        def work(session: Session) -> None:
+            insert_rows(session, Allocation, rows)
+            ids = session.scalars(select(Allocation.id).where(Allocation.uid.in_([row["uid"] for row in rows])))
+            event = {"actor": _ACTOR, "to_state": AllocationState.QUEUED}
+            insert_rows(session, AllocationEvent, [{"allocation_id": number, **event} for number in ids])
+            notify(session)
+
+        self._database.transact(work)
+
+    def end(self, uids: Sequence[str]) -> None:
+        def work(session: Session) -> None:
+            columns = (Allocation.id, Allocation.state, Allocation.generation)
+            found = select(*columns).where(Allocation.uid.in_([UUID(uid) for uid in uids]))
+            steps = [
+                Step(number, AllocationState(state), generation)
+                for number, state, generation in session.execute(found.order_by(Allocation.id).with_for_update())
+                if state in (AllocationState.PLACING, AllocationState.ACTIVE)
+            ]
+            move_all(session, steps, AllocationState.RELEASING, actor=_ACTOR, end_reason=EndReason.COMPLETED)
+
+        self._database.transact(work)
+
+    def _row(self, attempt: Attempt, begun: datetime) -> dict[str, Any]:  # Any: columns by name
+        work, owner = attempt.work, self._owners[attempt.work.customer_id]
+        shape = work.demand.shape
+        return {
+            "uid": UUID(attempt.uid),
+            "customer_id": owner.customer_id,
+            "workspace_id": owner.workspace_id,
+            "user_id": owner.user_id,
+            "capacity_group_id": owner.group_id,
+            "kind": "task",
+            "gpus": shape.gpus,
+            "gpu_models": f"{{{','.join(work.demand.models)}}}",
+            "cpu_milli": shape.cpu_milli,
+            "memory_bytes": shape.memory_bytes,
+            "disk_bytes": 1,
+            "image_reference": "bench",
+            "container_name": "bench",
+            "disconnect_s": 60,
+            "priority": work.priority,
+            "preemptible": work.preemptible,
+            "queued_at": begun + timedelta(milliseconds=work.arrives_ms),
+        }
+
+
+@contextmanager
+def in_postgres(trace: Trace) -> Iterator[InPostgres]:
+    """A server of its own that waits for the disk at each commit, as any that the launcher starts does."""
+    directory = Path(tempfile.mkdtemp(prefix="rgb-", dir="/var/tmp"))
+    directory.chmod(0o711)
+    server = EmbeddedPostgres(directory / "pg")
+    try:
+        server.start()
+        server.ensure_database("bench")
+        database = Database(server.url("bench"))
+        try:
+            migrate(database.engine)
+            yield InPostgres(database, trace)
+        finally:
+            database.close()
+    finally:
+        server.stop()
+        shutil.rmtree(directory)
+
+
+def _set_up(session: Session, trace: Trace) -> dict[int, _Owner]:
+    for host in trace.hosts:
+        _add_host(session, host)
+    for model in sorted({device.model for host in trace.hosts for device in host.devices}):
+        create_price(session, gpu_model=model, price_micro_per_gpu_hour=1_000_000)
+    return {number: _add_owner(session, group) for number, group in enumerate(trace.groups, start=1)}
+
+
+def _add_host(session: Session, view: HostView) -> None:
+    host = Host(
+        name=view.name,
+        device_status=DeviceStatus.ONLINE,
+        admin_state=AdminState.AVAILABLE,
+        cpu_milli=view.cpu_milli,
+        memory_bytes=view.memory_bytes,
+        disk_bytes=10**15,
+        heartbeat_at=utc_now(),
+    )
+    session.add(host)
+    session.flush()
+    rows = [
+        {
+            "uid": UUID(int=device.gpu_id),
+            "host_id": host.id,
+            "index": index,
+            "uuid": device.uuid,
+            "model": device.model,
+            "memory_bytes": device.memory_bytes,
+        }
+        for index, device in enumerate(view.devices)
+    ]
+    session.add_all(Gpu(**row) for row in rows)
+
+
+def _add_owner(session: Session, group: CapacityGroup) -> _Owner:
+    customer = Customer(name=group.name)
+    session.add(customer)
+    session.flush()
+    workspace = Workspace(customer_id=customer.id, name="default", is_default=True)
+    user = User(username=group.name, role="customer_owner", customer_id=customer.id, password_hash="x")
+    row = CapacityGroupRow(
+        name=group.name,
+        customer_id=customer.id,
+        cohort=group.cohort,
+        nominal_milli=group.nominal,
+        borrowing_limit_milli=group.borrowing_limit,
+        lending_limit_milli=group.lending_limit,
+        reclaim_within_cohort=group.reclaim_within_cohort,
+        preempt_lower_priority=group.preempt_lower_priority,
+    )
+    session.add_all([workspace, user, row])
+    session.flush()
+    top_up(session, customer_id=customer.id, amount_micro=_MICRO, actor="cli", key="bench")
+    return _Owner(customer.id, workspace.id, user.id, row.id)
