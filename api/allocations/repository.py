@@ -50,7 +50,7 @@ def _wait() -> ColumnElement[Any]:
         "code", func.coalesce(reason["code"].astext, "queued"),
         "detail", func.coalesce(reason["detail"].astext, "It waits for the scheduler to look at it."),
         "position", reason["position"], "figures", reason["figures"],
-        "eta", as_answered(cast(reason["eta"].astext, Moment)),
+        "eta", as_answered(func.timezone("UTC", cast(reason["eta"].astext, Moment), type_=Moment)),
         "eta_basis", func.coalesce(reason["eta_basis"].astext, "unknown"),
     )  # fmt: skip
     return case((Allocation.state == AllocationState.QUEUED, told))
