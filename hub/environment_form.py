@@ -9,6 +9,13 @@ _GIB = 2**30
 _MAX_GPUS = 1024
 _MAX_CPUS = 4096
 _MAX_MEMORY_GIB = 65_536
+_MAX_PRIORITY = 1000
+_MAX_HOURS = 8784
+MORE_OPTIONS = (
+    "gpu_memory_gib", "labels", "cuda", "priority", "time_limit_h", "preemptible", "reservation", "capacity_group",
+)  # fmt: skip
+"""Fields that the form hides at first."""
+_WORDS = ("cuda", "reservation", "capacity_group")
 
 
 def parse_form(form: dict[str, list[str]]) -> dict[str, Any]:
@@ -22,17 +29,52 @@ def parse_form(form: dict[str, list[str]]) -> dict[str, Any]:
     image = _field(form, "image")
     if not image:
         raise SpawnRefused("Choose an image.", reason="invalid")
-    gpus = int(_number(form, "gpus", label="GPUs", least=1, most=_MAX_GPUS, whole=True) or 1)
-    options: dict[str, Any] = {"image": image, "gpus": gpus}
+    options: dict[str, Any] = {"image": image, **_gpus(form)}
     model = _field(form, "gpu_model")
     if model:
         options["gpu_model"] = model
+    return options | _size(form) | _scheduling(form)
+
+
+def _gpus(form: dict[str, list[str]]) -> dict[str, int]:
+    """Whole ones, or a share of one in thousandths."""
+    gpus = _number(form, "gpus", label="GPUs", least=Decimal("0.001"), most=_MAX_GPUS)
+    if gpus is None:
+        return {"gpus": 1}
+    if gpus < 1:
+        return {"gpus": 1, "gpu_milli": int(gpus * 1000)}
+    if gpus != gpus.to_integral_value():
+        raise SpawnRefused("GPUs: give a whole number, or less than 1 for a share of one.", reason="invalid")
+    return {"gpus": int(gpus)}
+
+
+def _size(form: dict[str, list[str]]) -> dict[str, int]:
+    options = {}
     cpus = _number(form, "cpus", label="CPUs", least=Decimal("0.1"), most=_MAX_CPUS)
     if cpus is not None:
         options["cpu_milli"] = int(cpus * 1000)
     memory = _number(form, "memory_gib", label="Memory", least=Decimal("0.5"), most=_MAX_MEMORY_GIB)
     if memory is not None:
         options["memory_bytes"] = int(memory * _GIB)
+    return options
+
+
+def _scheduling(form: dict[str, list[str]]) -> dict[str, Any]:
+    """What the form calls more options; those that were filled in."""
+    options: dict[str, Any] = {key: text for key in _WORDS if (text := _field(form, key))}
+    gpu_memory = _number(form, "gpu_memory_gib", label="GPU memory", least=1, most=_MAX_MEMORY_GIB)
+    if gpu_memory is not None:
+        options["gpu_memory_bytes"] = int(gpu_memory * _GIB)
+    if labels := _field(form, "labels"):
+        options["selectors"] = [labels]
+    priority = _number(form, "priority", label="Priority", least=0, most=_MAX_PRIORITY, whole=True)
+    if priority:
+        options["priority"] = int(priority)
+    if _field(form, "preemptible"):
+        options["preemptible"] = True
+    hours = _number(form, "time_limit_h", label="Time limit", least=Decimal("0.01"), most=_MAX_HOURS)
+    if hours is not None:
+        options["time_limit_s"] = int(hours * 3600)
     return options
 
 

@@ -8,8 +8,9 @@ from jupyterhub.scopes import needs_scope
 from jupyterhub.utils import url_escape_path, url_path_join
 from tornado import web
 
+from hub.environment_form import MORE_OPTIONS
 from hub.platform_client import Json, PlatformError, PlatformUnreachable, ServerView, Wait
-from hub.spawn_errors import waiting_message
+from hub.waiting import Expected, expected_start, place_and_reason
 
 _REFRESH_S = 5
 _UNREACHABLE = "The platform does not answer. Try again in a minute."
@@ -61,13 +62,15 @@ def home_row(entry: Json, *, ready: bool) -> Json:
     devices = entry["devices"]
     model = devices[0]["model"] if devices else entry["gpu_model"] or "any model"
     simulated = " (simulated)" if any(device["simulated"] for device in devices) else ""
-    wait = entry["wait"] if state == "queued" else None
+    wait = Wait.parse(entry["wait"]) if state == "queued" and entry["wait"] else None
+    notes = (entry["last_error"], place_and_reason(wait) if wait is not None else "")
     return {
         "name": entry["name"],
         "image": entry["image"],
-        "gpus": f"{entry['gpus']} x {model}{simulated}",
+        "gpus": f"{entry['gpus'] * entry.get('gpu_milli', 1000) / 1000:g} x {model}{simulated}",
         "state": "waiting" if state == "queued" else state,
-        "note": waiting_message(Wait.parse(wait)) if wait else entry["last_error"] or "",
+        "note": " ".join(note for note in notes if note),
+        "expected": expected_start(wait),
         "opens": state == "running",
         "waits": state in ("queued", "starting"),
         "stops": state in ("queued", "starting", "running"),
@@ -95,6 +98,7 @@ class EnvironmentFormHandler(SpawnHandler):
         # On an error the Hub hands the form of the default server; this is about the one in the path.
         name = self.path_args[1]
         options, environment, problem = await self._offer(for_user, name)
+        values = {key: self.get_body_argument(key) for key in self.request.body_arguments}
         return str(
             await self.render_template(
                 "spawn.html",
@@ -102,7 +106,8 @@ class EnvironmentFormHandler(SpawnHandler):
                 server_name=name,
                 options=options,
                 environment=environment,
-                values={key: self.get_body_argument(key) for key in self.request.body_arguments},
+                values=values,
+                more_options=any(values.get(name) not in (None, "", "0") for name in MORE_OPTIONS),
                 error_message=message or html_message or problem,
                 url=self.request.uri,
                 spawner=for_user.spawners[name],
@@ -143,27 +148,36 @@ class WaitingHandler(BaseHandler):
             page = url_path_join(self.hub.base_url, "spawn-pending", user.escaped_name, url_escape_path(server_name))
             self.redirect(user.server_url(server_name) if spawner.ready else page)
             return
-        view, message = await self._news(user, server_name)
+        view, message, expected = await self._news(user, server_name)
         waiting = view is None or view.observed in ("queued", "starting")
         if waiting:
             self.set_header("Refresh", str(_REFRESH_S))
         self.set_header("Cache-Control", "no-store")
         self.finish(
             await self.render_template(
-                "waiting.html", for_user=user, server_name=server_name, view=view, waiting=waiting, message=message
+                "waiting.html",
+                for_user=user,
+                server_name=server_name,
+                view=view,
+                waiting=waiting,
+                message=message,
+                expected=expected,
             )
         )
 
-    async def _news(self, user: Any, server_name: str) -> tuple[ServerView | None, str]:
+    async def _news(self, user: Any, server_name: str) -> tuple[ServerView | None, str, Expected | None]:
+        """The environment as far as it is known, what to say of it, and when it may start."""
         try:
             view = await user.spawner.platform.view(user.name, server_name)
         except PlatformError as error:
             raise web.HTTPError(error.status if error.status == 404 else 503, error.detail) from error
         except PlatformUnreachable:
-            return None, "The platform does not answer at the moment."
-        if view.observed in ("queued", "starting"):
-            return view, waiting_message(view.wait) if view.observed == "queued" else "The environment is starting."
-        return view, view.last_error or f"The environment is {view.observed}."
+            return None, "The platform does not answer at the moment.", None
+        if view.observed == "queued":
+            return view, place_and_reason(view.wait), expected_start(view.wait)
+        if view.observed == "starting":
+            return view, "The environment is starting.", None
+        return view, view.last_error or f"The environment is {view.observed}.", None
 
 
 def page_handlers() -> list[tuple[str, type]]:

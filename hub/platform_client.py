@@ -4,6 +4,7 @@ import asyncio
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -36,15 +37,27 @@ class PlatformUnreachable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Why an environment waits. `position` in the queue counts from 1, None outside the queue."""
+    """Why an environment waits. `position` in the queue counts from 1, None outside the queue.
+
+    `eta_basis` says what `eta` rests on: "reservation", "limits", "estimate", "history", or "unknown" without one.
+    """
 
     code: str
     detail: str
     position: int | None
+    eta: datetime | None = None
+    eta_basis: str = "unknown"
 
     @classmethod
     def parse(cls, answer: Json) -> "Wait":
-        return cls(str(answer["code"]), str(answer["detail"]), answer.get("position"))
+        eta = answer.get("eta")
+        return cls(
+            code=str(answer["code"]),
+            detail=str(answer["detail"]),
+            position=answer.get("position"),
+            eta=datetime.fromisoformat(eta) if eta else None,
+            eta_basis=str(answer.get("eta_basis") or "unknown"),
+        )
 
 
 @dataclass(frozen=True, slots=True)

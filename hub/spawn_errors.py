@@ -5,6 +5,7 @@ from html import escape
 from jupyterhub.spawner import SpawnException
 
 from hub.platform_client import PlatformError, Wait
+from hub.waiting import waiting_message
 
 
 class SpawnRefused(SpawnException):
@@ -39,11 +40,3 @@ class StartFailed(SpawnException):
     def __init__(self, message: str) -> None:
         super().__init__(message, reason="start_failed", status_code=500, message_html=escape(message))
         self.jupyterhub_message = message
-
-
-def waiting_message(wait: Wait | None) -> str:
-    """One sentence for the user: the place in the queue and the reason."""
-    if wait is None:
-        return "Waiting for the platform to place this environment."
-    place = f"number {wait.position} in the queue: " if wait.position is not None else ""
-    return f"Waiting, {place}{wait.detail}"

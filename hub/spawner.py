@@ -20,8 +20,9 @@ from hub.late_stops import LateStops
 from hub.patience import Patience
 from hub.platform_client import PlatformClient, PlatformError, PlatformUnreachable, ServerView
 from hub.server_wait import answers, wait_until_answers
-from hub.spawn_errors import SpawnRefused, StartFailed, StillQueued, waiting_message
+from hub.spawn_errors import SpawnRefused, StartFailed, StillQueued
 from hub.spawn_progress import SpawnProgress
+from hub.waiting import waiting_message
 
 _LONG_POLL_S = 10.0
 _RECHECK_INTERVAL_S = 5.0

@@ -42,26 +42,31 @@ class Environment:
     desired: str = "running"
     observed: str = "queued"
     position: int = 3
+    eta: str | None = None
+    last_error: str | None = None
     version: int = 1
     ready: threading.Event = field(default_factory=threading.Event)
 
     def view(self) -> dict[str, Any]:
         over = self.observed in ("stopped", "failed")
         queued = not self.active and not over
-        wait = {"code": "no_capacity", "detail": "no free A100 now", "position": self.position}
+        wait = {
+            "code": "no_capacity", "detail": "no free A100 now", "position": self.position, "eta": self.eta,
+            "eta_basis": "estimate" if self.eta else "unknown",
+        }  # fmt: skip
         return {
             "environment_id": self.container_name, "version": self.version, "observed": self.observed,
             "desired": self.desired, "allocation_id": "a", "generation": 1, "host": "host-1",
             "allocation_state": "released" if over else "active" if self.active else "queued",
             "container_name": None if queued else self.container_name, "image": IMAGE, "port": 8888, "cpu_milli": 2000,
-            "memory_bytes": 2 * 2**30, "devices": [], "last_error": None,
+            "memory_bytes": 2 * 2**30, "devices": [], "last_error": self.last_error,
             "wait": wait if queued else None,
         }  # fmt: skip
 
     def entry(self, name: str) -> dict[str, Any]:
         view = self.view()
         same = {key: view[key] for key in ("observed", "desired", "devices", "wait", "last_error")}
-        return {"name": name, "image": "base", "gpus": 1, "gpu_model": "A100-80GB", **same}
+        return {"name": name, "image": "base", "gpus": 1, "gpu_milli": 1000, "gpu_model": "A100-80GB", **same}
 
 
 class HubPlatform:
@@ -199,7 +204,14 @@ class HubPlatform:
             "currency": "EUR", "simulated": True,
         }  # fmt: skip
         image = {"name": "base", "description": "JupyterLab <plain>"}
-        return {"images": [image], "models": [model], "balance_micro": 12_340_000, "max_gpus": 4}
+        reservation = {
+            "id": "0192d1b0-0000-7000-8000-000000000001", "starts_at": "2030-01-01T09:00:00Z",
+            "ends_at": "2030-01-01T11:00:00Z", "gpus": 2,
+        }  # fmt: skip
+        return {
+            "images": [image], "models": [model], "balance_micro": 12_340_000, "max_gpus": 4, "max_priority": 500,
+            "capacity_groups": ["gold"], "reservations": [reservation],
+        }  # fmt: skip
 
     async def _unless_away(self, request: Request, call_next: RequestResponseEndpoint) -> Response:
         self.refused += self.away

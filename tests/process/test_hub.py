@@ -186,6 +186,32 @@ def test_a_queued_start_gives_its_slot_back(browser: httpx.Client, hub: HubProce
     stop_by_rest(hub, "patient")
 
 
+def test_who_waits_reads_when_it_may_start_and_that_it_gave_way(browser: httpx.Client, platform: HubPlatform) -> None:
+    environment = Environment(f"{platform.prefix}-expected", {}, active=False, last_error="It gave way; queued again.")
+    platform.environments["ada", "expected"] = environment
+    unknown = browser.get("/hub/waiting/ada/expected").text
+    assert "It gave way; queued again." in unknown
+    assert "When it starts is unknown." in unknown
+    environment.eta = "2030-01-01T14:05:00Z"
+    for page in ("/hub/waiting/ada/expected", "/hub/home"):
+        shown = browser.get(page).text
+        assert 'Expected to start about <time datetime="2030-01-01T14:05:00+00:00">' in shown, page
+        assert "</time> (estimate)." in shown
+
+
+def test_the_form_hides_and_sends_more_options(browser: httpx.Client, hub: HubProcesses, platform: HubPlatform) -> None:
+    platform.activate_at_once = False
+    page = browser.get("/hub/spawn/ada/choosy").text
+    assert "From 0 to 500" in page and "2030-01-01 09:00 UTC, 2 GPUs" in page and ">gold</option>" in page
+    assert '<details class="mb-3">' in page
+    more = {"labels": "region=eu", "priority": "7", "gpus": "0.5", "capacity_group": "gold"}
+    start_by_form(browser, "choosy", FORM | more)
+    options = platform.environments["ada", "choosy"].options
+    assert (options["gpu_milli"], options["selectors"], options["priority"]) == (500, ["region=eu"], 7)
+    assert options["capacity_group"] == "gold"
+    stop_by_rest(hub, "choosy")
+
+
 def test_stopping_while_it_waits_leaves_the_queue(
     browser: httpx.Client, hub: HubProcesses, platform: HubPlatform
 ) -> None:
