@@ -167,6 +167,9 @@ class Cycle:
         preemption = Preemption(state.cluster, state.capacity, state.holdings)
         if key in self._no_victims or not preemption.may_find(request):
             return None
+        patient_until = request.queued_at + timedelta(seconds=state.settings.patience_s)
+        if self.now < patient_until:
+            return verdicts.patient(state.epoch(Kind.of(request)), patient_until)
         self._searches += _SEARCHES_OF_A_PREEMPTION
         spared = self._evicted.union(victim for kept in state.kept.values() for victim in kept.victims)
         sacrifice = preemption.search(request, self.now, spared=spared)
@@ -208,7 +211,7 @@ class Cycle:
 
     def _keeps_quota(self, request: Request, verdict: Blocked, kept: Kept | None) -> bool:
         """What victims leave to it is not for others; nor, once it has aged, what its group may use."""
-        if kept is not None and kept.victims:
+        if (kept is not None and kept.victims) or verdict.code is Code.PREEMPTING:
             return True
         waited_s = (self.now - request.queued_at).total_seconds()
         return verdict.code is Code.CAPACITY_GROUP and waited_s >= self.state.settings.ageing_step_s

@@ -36,8 +36,12 @@ class Sacrifice:
 
 
 def lost_gpu_seconds(held: Held, now: datetime) -> float:
+    return held.request.demand.gpu_milli / 1000 * _unsaved_s(held, now)
+
+
+def _unsaved_s(held: Held, now: datetime) -> float:
     since = held.since if held.checkpoint_at is None else max(held.since, held.checkpoint_at)
-    return held.request.demand.gpu_milli / 1000 * max(0.0, (now - since).total_seconds())
+    return max(0.0, (now - since).total_seconds())
 
 
 @dataclass(slots=True)
@@ -127,7 +131,7 @@ class Preemption:
                 self.capacity.take(victim.request.group, victim.request.demand.gpu_milli)
 
     def _quota_candidates(self, request: Request, now: datetime, spared: Set[int]) -> list[Held]:
-        """Others' first, since they have borrowed; then the lowest priority, the least lost, and the youngest."""
+        """Those first of which the least is lost for what they give; then the lowest priority, and others' before own."""
         found = [
             victim
             for name in (*self.capacity.cohort_members(request.group), None)
@@ -135,9 +139,9 @@ class Preemption:
             if victim.request.allocation_id not in spared and self.may_evict(request, victim, now)
         ]
 
-        def order(victim: Held) -> tuple[bool, int, float, int]:
+        def order(victim: Held) -> tuple[float, int, bool, int]:
             own = victim.request.group == request.group
-            return own, victim.request.priority, lost_gpu_seconds(victim, now), -victim.request.allocation_id
+            return _unsaved_s(victim, now), victim.request.priority, own, -victim.request.allocation_id
 
         return sorted(found, key=order)
 

@@ -160,6 +160,11 @@ def preempting(kept: Kept, epoch: Epoch) -> Blocked:
     return Blocked(Code.PREEMPTING, f"{whose} way to it now.", epoch, {"victims": count}, None, kept.since, "limits")
 
 
+def patient(epoch: Epoch, until: datetime) -> Blocked:
+    detail = "It waits a moment for room to come by itself, before others give way to it."
+    return Blocked(Code.PREEMPTING, detail, epoch, None, until, until, "estimate")
+
+
 def with_start(verdict: Blocked, start: Start) -> Blocked:
     return replace(verdict, eta=start.at, eta_basis="limits" if start.certain else "estimate")
 

@@ -161,7 +161,7 @@ def _work(queues: _QueuesSet, group: CapacityGroup, model: str, *, customer_id: 
                     customer_id=customer_id,
                     priority=priority,
                     group=group.name,
-                    preemptible=True,
+                    preemptible=False,
                 )
 
 
