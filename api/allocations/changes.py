@@ -97,7 +97,7 @@ class Look:
 def look(session: Session, known: Known | None, *, settings: Settings, now: datetime) -> Look:
     """What is new since `known`, or everything. The transaction is a fresh one of REPEATABLE READ."""
     noted: defaultdict[str, set[int]] = defaultdict(set)
-    for kind, key in session.execute(_CONSUME):
+    for kind, key in session.execute(_CONSUME).all():
         noted[kind].add(key)
     complete = known is None
     due = known is not None and known.prices.next_change is not None and known.prices.next_change <= now
@@ -159,7 +159,7 @@ class _Reader:
         queued = [request_of(row) for row in rows if row.state == AllocationState.QUEUED]
         gone = [row.id for row in rows if row.state == AllocationState.RELEASED]
         holding = [row for row in rows if row.state not in (AllocationState.QUEUED, AllocationState.RELEASED)]
-        parts = _parts(self.session.execute(_DEVICES, {"ids": [row.id for row in holding]})) if holding else {}
+        parts = _parts(self.session.execute(_DEVICES, {"ids": [row.id for row in holding]}).all()) if holding else {}
         return queued, [_held(row, parts.get(row.id, {})) for row in holding], gone
 
     def _hosts(self) -> tuple[list[HostView], list[int]]:
@@ -171,7 +171,7 @@ class _Reader:
         else:
             return [], []
         devices: defaultdict[int, list[Row[Any]]] = defaultdict(list)
-        for gpu in self.session.execute(_GPUS, {"ids": [row.id for row in rows]}):
+        for gpu in self.session.execute(_GPUS, {"ids": [row.id for row in rows]}).all():
             if self.prices.price_of(gpu.model) is not None:
                 devices[gpu.host_id].append(gpu)
         gone = [] if self.complete else sorted(noted - {row.id for row in rows})

@@ -81,7 +81,7 @@ def load_shares(session: Session, gpu_ids: Iterable[int]) -> Shares:
     """What is held of these devices now. The caller holds the placement lock."""
     held: dict[int, list[Share]] = {}
     customers: dict[int, int] = {}
-    for gpu_id, milli_from, milli_to, customer_id in session.execute(_HELD, {"ids": list(gpu_ids)}):
+    for gpu_id, milli_from, milli_to, customer_id in session.execute(_HELD, {"ids": list(gpu_ids)}).all():
         held.setdefault(gpu_id, []).append(Share(gpu_id, milli_from, milli_to))
         customers[gpu_id] = customer_id
     return Shares(held, customers)

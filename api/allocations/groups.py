@@ -135,7 +135,7 @@ class Groups:
 def load_idle(session: Session, host_ids: Sequence[int]) -> Groups:
     """The idle groups on these hosts, locked."""
     idle: defaultdict[int, list[Idle]] = defaultdict(list)
-    for group_id, name, host_id, gpu_ids, cpu_milli, memory_bytes in session.execute(_IDLE, {"hosts": host_ids}):
+    for group_id, name, host_id, gpu_ids, cpu_milli, memory_bytes in session.execute(_IDLE, {"hosts": host_ids}).all():
         idle[host_id].append(Idle(group_id, name, host_id, tuple(gpu_ids), cpu_milli, memory_bytes))
     return Groups(dict(idle))
 

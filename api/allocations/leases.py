@@ -43,7 +43,7 @@ def load_admitted(session: Session, allocation_ids: Sequence[int], *, settings: 
     rows = session.execute(_PLACING, {"ids": allocation_ids}).all()
     bundles = _bundles(session, allocation_ids)
     host_ids = sorted({host_id for row in rows for host_id in row.host_ids})
-    host_uids = {host_id: str(uid) for host_id, uid in session.execute(_HOSTS, {"ids": host_ids})}
+    host_uids = {host_id: str(uid) for host_id, uid in session.execute(_HOSTS, {"ids": host_ids}).all()}
     dropping = in_the_way(session, host_ids)
     return [_admitted(row, bundles[row.id], host_uids, dropping, settings) for row in rows]
 
@@ -58,13 +58,13 @@ def load_releasing(session: Session, allocation_ids: Sequence[int], *, settings:
             host_uids=tuple(map(str, row.host_uids)),
             grace_s=settings.stop_grace_s,
         )
-        for row in session.execute(_RELEASING, {"ids": allocation_ids})
+        for row in session.execute(_RELEASING, {"ids": allocation_ids}).all()
     ]
 
 
 def _bundles(session: Session, allocation_ids: Sequence[int]) -> Mapping[int, Bundles]:
     found: dict[int, dict[int, tuple[DeviceShare, ...]]] = defaultdict(dict)
-    for allocation_id, _, host_id, uuid, milli in session.execute(_DEVICES, {"ids": allocation_ids}):
+    for allocation_id, _, host_id, uuid, milli in session.execute(_DEVICES, {"ids": allocation_ids}).all():
         bundles = found[allocation_id]
         bundles[host_id] = (*bundles.get(host_id, ()), DeviceShare(uuid, milli))
     return found

@@ -99,7 +99,7 @@ def evict(session: Session, evictions: Sequence[Eviction]) -> list[bool]:
 def _lock(session: Session, allocation_ids: Sequence[int]) -> dict[int, _Locked]:
     if not allocation_ids:
         return {}
-    rows = session.execute(_LOCK, {"ids": allocation_ids})
+    rows = session.execute(_LOCK, {"ids": allocation_ids}).all()
     return {row[0]: _Locked(row[0], AllocationState(row[1]), *row[2:]) for row in rows}
 
 

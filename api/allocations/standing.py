@@ -100,12 +100,12 @@ def load_standing(session: Session, placements: Sequence[Placement], *, now: dat
     lock."""
     ids = {"ids": [placement.allocation_id for placement in placements]}
     rows = session.execute(_CUSTOMERS, ids).all()
-    requests = {row.id: _locked(row) for row in session.execute(_REQUESTS, ids)}
+    requests = {row.id: _locked(row) for row in session.execute(_REQUESTS, ids).all()}
     parts = [part for placement in placements for part in placement.parts]
     host_ids = sorted({part.host_id for part in parts})
     gpu_ids = sorted({gpu_id for part in parts for gpu_id, _ in part.devices})
-    hosts = {host_id: _host(*values) for host_id, *values in session.execute(_HOSTS, {"ids": host_ids})}
-    gpus = {gpu_id: GpuStanding(*values) for gpu_id, *values in session.execute(_GPUS, {"ids": gpu_ids})}
+    hosts = {host_id: _host(*values) for host_id, *values in session.execute(_HOSTS, {"ids": host_ids}).all()}
+    gpus = {gpu_id: GpuStanding(*values) for gpu_id, *values in session.execute(_GPUS, {"ids": gpu_ids}).all()}
     customers = _customers(session, rows)
     prices = load_prices(session, at=now)
     return Standing(
@@ -121,7 +121,7 @@ def load_standing(session: Session, placements: Sequence[Placement], *, now: dat
         prices=prices,
         shares=load_shares(session, gpu_ids),
         groups=load_idle(session, host_ids),
-        used={host_id: (cpu, memory) for host_id, cpu, memory in session.execute(_USED, {"ids": host_ids})},
+        used={host_id: (cpu, memory) for host_id, cpu, memory in session.execute(_USED, {"ids": host_ids}).all()},
         held=held_by(session, [key for key, customer in customers.items() if _is_limited(customer.limits)]),
         wallets=lock_wallets(session, _payers(customers, gpus, prices)),
     )

@@ -1,6 +1,8 @@
 """Rows of allocations and hosts as the scheduling loop's values (`scheduler.views`)."""
 
+import json
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import Row
@@ -11,12 +13,15 @@ from scheduler.packing.shape import Shape
 from scheduler.states import AdminState, DeviceStatus
 from scheduler.views import DeviceView, HostView, Request
 
+_DEMAND_COLUMNS = (
+    "a.cpu_milli, a.memory_bytes, a.gpus, a.milli, a.nodes, to_json(a.gpu_models)::text, a.gpu_memory_bytes,"
+    " a.selectors::text, a.driver_min, a.cuda_min, a.bound_host_id, a.apart, a.within_level, a.image_reference"
+)
+_DEMAND = slice(0, 14)
 REQUEST_COLUMNS = (
-    "a.id, a.uid, a.customer_id, a.workspace_id, a.state, a.generation, a.nodes, a.gpus, a.milli, a.gpu_models,"
-    " a.gpu_memory_bytes, a.selectors, a.driver_min, a.cuda_min, a.apart, a.within_level, a.cpu_milli, a.memory_bytes,"
-    " a.bound_host_id, a.image_reference, a.disconnect_s, a.priority, a.reservation_id, a.preemptible,"
-    " a.min_runtime_s, a.limit_s, a.checkpoint_at, a.not_before, a.queued_at, a.placed_at, a.host_ids,"
-    " g.name as capacity_group"
+    f"{_DEMAND_COLUMNS}, a.id, a.uid, a.customer_id, a.workspace_id, a.state, a.generation, a.disconnect_s, a.priority,"
+    " a.reservation_id, a.preemptible, a.min_runtime_s, a.limit_s, a.checkpoint_at, a.not_before, a.queued_at,"
+    " a.placed_at, a.host_ids, g.name as capacity_group"
 )
 """Of `allocations a left join capacity_groups g on g.id = a.capacity_group_id`: what a request is made of."""
 
@@ -31,7 +36,7 @@ def request_of(row: Row[Any]) -> Request:
         allocation_uid=str(row.uid),
         customer_id=row.customer_id,
         workspace_id=row.workspace_id,
-        demand=_demand(row),
+        demand=_demand(*row[_DEMAND]),
         queued_at=row.queued_at,
         priority=row.priority,
         group=row.capacity_group,
@@ -44,19 +49,36 @@ def request_of(row: Row[Any]) -> Request:
     )
 
 
-def _demand(row: Row[Any]) -> Demand:
+@lru_cache(maxsize=10_000)  # many requests are alike, and a request is read at each of its steps
+def _demand(
+    cpu_milli: int,
+    memory_bytes: int,
+    gpus: int,
+    milli: int,
+    nodes: int,
+    models: str,
+    gpu_memory_bytes: int,
+    selectors: str,
+    driver: str | None,
+    cuda: str | None,
+    bound_host_id: int | None,
+    apart: str | None,
+    within: str | None,
+    image: str,
+) -> Demand:
+    """`models` and `selectors` are JSON."""
     return Demand(
-        shape=Shape(row.cpu_milli, row.memory_bytes, gpus=row.gpus, milli=row.milli),
-        nodes=row.nodes,
-        models=tuple(row.gpu_models),
-        gpu_memory_bytes=row.gpu_memory_bytes,
-        selectors=tuple(map(_selector, row.selectors)),
-        driver=read_version(row.driver_min),
-        cuda=read_version(row.cuda_min),
-        bound_host_id=row.bound_host_id,
-        apart=row.apart,
-        within=row.within_level,
-        image=row.image_reference,
+        shape=Shape(cpu_milli, memory_bytes, gpus=gpus, milli=milli),
+        nodes=nodes,
+        models=tuple(json.loads(models)),
+        gpu_memory_bytes=gpu_memory_bytes,
+        selectors=tuple(map(_selector, json.loads(selectors))),
+        driver=read_version(driver),
+        cuda=read_version(cuda),
+        bound_host_id=bound_host_id,
+        apart=apart,
+        within=within,
+        image=image,
     )
 
 

@@ -177,6 +177,14 @@ def upgrade() -> None:
         " with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000)"
     )
     _note_changes()
+    # As before, less the look-up where it finds nothing.
+    op.execute("drop trigger allocations_changed on allocations")
+    op.execute(
+        "create trigger allocations_changed after update on allocations for each row"
+        " when (new.kind = 'environment' and (old.state, old.generation, old.host_id, old.wait_reason)"
+        " is distinct from (new.state, new.generation, new.host_id, new.wait_reason))"
+        " execute function allocation_changed()"
+    )
 
 
 def _note_changes() -> None:
