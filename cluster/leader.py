@@ -10,6 +10,7 @@ from datetime import datetime
 
 from sqlalchemy import func, select
 
+from api.allocations.expiry import end_expired
 from api.allocations.leadership import Leadership
 from api.allocations.store import PostgresStore
 from api.allocations.tables import Allocation, PlacementGroup
@@ -156,6 +157,7 @@ class Leader:
             _Duty("environments", 0.0, reconciler.run_once),
             _Duty("agents", 1.0, self.parts.agents.ensure),
             _Duty("liveness", 1.0, self._sweep_hosts),
+            _Duty("time limits", 1.0, lambda: self.parts.database.transact(lambda s: end_expired(s, utc_now()))),
             _Duty("holds", 60.0, lambda: self.parts.database.transact(lambda s: sweep_holds(s, utc_now()))),
             _Duty("queue depth", 5.0, self._measure_queue),
         ]

@@ -4,11 +4,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import text
+from sqlalchemy import ColumnElement, func, select, text
 from sqlalchemy.orm import Session
 
-from api.allocations.tables import AllocationDevice
+from api.allocations.tables import Allocation, AllocationDevice
 from api.bulk import insert_rows
+from api.machines.tables import Gpu
 from scheduler.money import MILLI_PER_GPU
 
 _PLACEMENT_LOCK = 7_301_003
@@ -64,6 +65,12 @@ class Shares:
         """Undo what was taken."""
         for share in shares:
             self._held[share.gpu_id].remove(share)
+
+
+def holding_on(host_id: int) -> ColumnElement[bool]:
+    """The condition that an allocation holds something on a host: it has a device on each of its hosts."""
+    held = select(AllocationDevice.allocation_id).join(Gpu, Gpu.id == AllocationDevice.gpu_id)
+    return Allocation.id.in_(held.where(Gpu.host_id == host_id, func.upper_inf(AllocationDevice.period)))
 
 
 def lock_placement(session: Session) -> datetime:

@@ -25,13 +25,12 @@ MAX_EVENTS = 200
 
 
 def _devices() -> ColumnElement[Any]:
-    """Those of the current generation, as a JSON array; a queued one has none, whatever it had before."""
-    device = func.json_build_object(
-        "uuid", Gpu.uuid, "model", Gpu.model,
-        "milli", AllocationDevice.milli_to - AllocationDevice.milli_from, "simulated", Gpu.simulated,
-    )  # fmt: skip
-    return (
-        select(func.coalesce(func.json_agg(aggregate_order_by(device, Gpu.index)), func.json_build_array()))
+    """Those of the current generation, as a JSON array; a queued one has none, whatever it had before.
+
+    A share of a device may take several range rows.
+    """
+    held = (
+        select(Gpu, func.sum(AllocationDevice.milli_to - AllocationDevice.milli_from).label("milli"))
         .select_from(AllocationDevice)
         .join(Gpu, Gpu.id == AllocationDevice.gpu_id)
         .where(
@@ -39,9 +38,15 @@ def _devices() -> ColumnElement[Any]:
             AllocationDevice.generation == Allocation.generation,
             Allocation.state != AllocationState.QUEUED,
         )
+        .group_by(Gpu.id)
         .correlate(Allocation)
-        .scalar_subquery()
+        .lateral()
     )
+    device = func.json_build_object(
+        "uuid", held.c.uuid, "model", held.c.model, "milli", held.c.milli, "simulated", held.c.simulated,
+    )  # fmt: skip
+    in_order = aggregate_order_by(device, held.c.host_id, held.c.index)
+    return select(func.coalesce(func.json_agg(in_order), func.json_build_array())).select_from(held).scalar_subquery()
 
 
 def _wait() -> ColumnElement[Any]:

@@ -57,7 +57,7 @@ def ended_by_host(session: Session, *, host_id: int, ending: EndNotice, actor: s
     allocation = session.scalar(
         select(Allocation).where(Allocation.uid == UUID(ending.allocation_uid)).with_for_update()
     )
-    if allocation is None or allocation.generation != ending.generation or allocation.host_id != host_id:
+    if allocation is None or allocation.generation != ending.generation or host_id not in allocation.host_ids:
         return
     environment = lock_of_allocation(session, allocation)
     if environment is None or allocation.state != AllocationState.ACTIVE:

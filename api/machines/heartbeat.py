@@ -11,6 +11,8 @@ from uuid import UUID
 from sqlalchemy import bindparam, select, update
 from sqlalchemy.orm import Session
 
+from api.allocations.devices import holding_on
+from api.allocations.expiry import EnforcedEnd, enforced_end
 from api.allocations.service import request_end
 from api.allocations.tables import Allocation
 from api.billing.holds import extend_hold
@@ -24,7 +26,7 @@ from api.machines.tables import Gpu, Host
 from api.machines.transitions import observe
 from api.settings import Settings
 from scheduler.host_protocol import Heartbeat, HeartbeatReply, HeldLease, LeaseVerdict
-from scheduler.states import AllocationState, EndReason
+from scheduler.states import AllocationState, DeviceStatus, EndReason
 
 MAX_PROBLEMS = 20
 FORGOTTEN_AFTER = timedelta(seconds=15)  # a grant reaches the daemon long before
@@ -101,27 +103,41 @@ def _verdict(session: Session, *, host_id: int, lease: HeldLease, actor: str, no
     """Renew a lease of the current generation as far as it is paid for; every other one must end (invariant I4)."""
     ended = LeaseVerdict(lease.allocation_uid, lease.generation, run_until_ms=to_ms(now), end=True)
     allocation = session.scalar(select(Allocation).where(Allocation.uid == _uid(lease)).with_for_update())
-    if allocation is None or allocation.generation != lease.generation or allocation.host_id != host_id:
+    if allocation is None or allocation.generation != lease.generation or host_id not in allocation.host_ids:
         return ended
     if allocation.state not in (AllocationState.PLACING, AllocationState.ACTIVE):
         return ended
     promised = allocation.run_until or now
-    if promised < now:
-        _end_overdue(session, allocation, actor=actor, now=now)
+    end = enforced_end(session, allocation)
+    if promised < now or (end is not None and end.at <= now):
+        _end_overdue(session, allocation, end, actor=actor, now=now)
         return ended
     limit = timedelta(seconds=allocation.disconnect_s)
-    # Twice the limit, so that the limit itself is always covered while the money lasts.
-    paid_until = extend_hold(session, allocation, until=now + 2 * limit)
-    renewed = min(now + limit, paid_until)
-    # Never earlier than what the host was told before: `lost` counts on it.
-    allocation.run_until = max(promised, renewed)
-    return LeaseVerdict(lease.allocation_uid, lease.generation, run_until_ms=to_ms(allocation.run_until), end=False)
+    if len(allocation.host_ids) == 1 or _all_answer(session, allocation):
+        # Twice the limit, so that the limit itself is always covered while the money lasts.
+        paid_until = extend_hold(session, allocation, until=now + 2 * limit)
+        renewed = min(now + limit, paid_until, end.at if end is not None else paid_until)
+        # Never earlier than what the host was told before: `lost` counts on it.
+        allocation.run_until = promised = max(promised, renewed)
+    return LeaseVerdict(lease.allocation_uid, lease.generation, run_until_ms=to_ms(promised), end=False)
 
 
-def _end_overdue(session: Session, allocation: Allocation, *, actor: str, now: datetime) -> None:
-    """Its limit has passed: because the money ended, or because the host was cut off for too long."""
+def _all_answer(session: Session, allocation: Allocation) -> bool:
+    """Whether none of a gang's hosts is silent. The others' word must not keep it from running out, and being lost."""
+    silent = select(Host.id).where(
+        Host.id.in_(allocation.host_ids), Host.device_status.not_in((DeviceStatus.ONLINE, DeviceStatus.DEGRADED))
+    )
+    return session.scalar(silent.limit(1)) is None
+
+
+def _end_overdue(
+    session: Session, allocation: Allocation, end: EnforcedEnd | None, *, actor: str, now: datetime
+) -> None:
+    """It has run for as long as it may, or its lease ran out: the money ended, or the host was cut off for too long."""
     limit = timedelta(seconds=allocation.disconnect_s)
-    if extend_hold(session, allocation, until=now + 2 * limit) <= now:
+    if end is not None and end.at <= now:
+        end_reason, reason = EndReason.EXPIRED, end.reason
+    elif extend_hold(session, allocation, until=now + 2 * limit) <= now:
         end_reason, reason = EndReason.UNPAID, "the balance does not cover another period"
     else:
         end_reason, reason = EndReason.EXPIRED, "the host was cut off for longer than the lease allows"
@@ -133,7 +149,7 @@ def _end_forgotten(database: Database, *, host_id: int, beat: Heartbeat, actor: 
     """End active allocations that the host itself says it does not hold: their containers are gone."""
     held = {(lease.allocation_uid, lease.generation) for lease in beat.leases}
     query = select(Allocation).where(
-        Allocation.host_id == host_id,
+        holding_on(host_id),
         Allocation.state == AllocationState.ACTIVE,
         Allocation.active_at < now - FORGOTTEN_AFTER,
     )
@@ -146,7 +162,7 @@ def _end_forgotten(database: Database, *, host_id: int, beat: Heartbeat, actor: 
 def _end_one_forgotten(session: Session, *, allocation_id: int, actor: str, now: datetime) -> None:
     allocation = session.get_one(Allocation, allocation_id, with_for_update=True)
     if allocation.run_until is not None and allocation.run_until < now:
-        _end_overdue(session, allocation, actor=actor, now=now)
+        _end_overdue(session, allocation, enforced_end(session, allocation), actor=actor, now=now)
         return
     reason = "the host does not hold its lease any more"
     request_end(session, allocation, end_reason=EndReason.HOST_LOST, actor=actor, reason=reason)

@@ -7,6 +7,7 @@ from functools import partial
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from api.allocations.devices import holding_on
 from api.allocations.service import request_end
 from api.allocations.tables import Allocation
 from api.db import Database
@@ -17,6 +18,7 @@ from api.settings import Settings
 from scheduler.states import AdminState, AllocationState, DeviceStatus, EndReason
 
 ACTOR = "controller"
+_NOT_HELD = (AllocationState.QUEUED, AllocationState.RELEASED)
 
 
 def sweep(database: Database, settings: Settings, *, ray_alive: Mapping[str, str], now: datetime) -> None:
@@ -84,9 +86,14 @@ def _silent(session: Session, host_id: int, settings: Settings, now: datetime, j
 
 
 def _lock_live(session: Session, host_id: int) -> Sequence[Allocation]:
-    query = select(Allocation).where(Allocation.host_id == host_id, Allocation.state != AllocationState.RELEASED)
-    query = query.order_by(Allocation.id).with_for_update().execution_options(populate_existing=True)
-    return [lease for lease in session.scalars(query) if lease.state != AllocationState.QUEUED]
+    query = (
+        select(Allocation)
+        .where(holding_on(host_id))
+        .order_by(Allocation.id)
+        .with_for_update()
+        .execution_options(populate_existing=True)
+    )
+    return [lease for lease in session.scalars(query) if lease.state not in _NOT_HELD]
 
 
 def _runs_until(lease: Allocation) -> datetime:

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from api.allocations.devices import holding_on
 from api.allocations.service import request_end
 from api.allocations.tables import Allocation, AllocationDevice
 from api.clock import utc_now
@@ -26,7 +27,7 @@ def register(session: Session, settings: Settings, *, host_id: int, facts: HostF
     Raises:
         Conflict: `gpu_elsewhere`, one of its devices is present on another host.
     """
-    query = select(Allocation).where(Allocation.host_id == host_id, Allocation.state.in_(_LIVE))
+    query = select(Allocation).where(holding_on(host_id), Allocation.state.in_(_LIVE))
     leases = list(session.scalars(query.order_by(Allocation.id).with_for_update()))
     host = session.get_one(Host, host_id, with_for_update=True)
     actor = f"host:{host.uid}"

@@ -1,12 +1,13 @@
 """Machines as administrators read and change them."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from uuid import UUID
 
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
+from api.allocations.devices import holding_on
 from api.allocations.tables import Allocation
 from api.audit import service as audit
 from api.environments.repository import held_devices
@@ -83,44 +84,45 @@ def _check_admin_state(session: Session, host: Host, target: AdminState) -> None
         check_transition(ADMIN_STATE, current=AdminState(host.admin_state), target=target)
     except TransitionError as error:
         raise Conflict(f"A machine can't go from {host.admin_state} to {target}.", code="not_a_transition") from error
-    if target is AdminState.RETIRED:
-        in_use = select(Allocation.id).where(Allocation.host_id == host.id, Allocation.state.in_(_HOLDING)).limit(1)
-        if session.scalar(in_use) is not None:
-            raise Conflict("It still has leases: drain it first.", code="host_in_use")
+    in_use = select(Allocation.id).where(holding_on(host.id)).limit(1)
+    if target is AdminState.RETIRED and session.scalar(in_use) is not None:
+        raise Conflict("It still has leases: drain it first.", code="host_in_use")
 
 
 def views(session: Session, hosts: Sequence[Host]) -> list[MachineOut]:
     """The machines with their devices and leases: a fixed number of queries for any number."""
     ids = [host.id for host in hosts]
-    gpus: dict[int, list[Gpu]] = defaultdict(list)
+    gpus: dict[int, list[Gpu]] = {host_id: [] for host_id in ids}
     for gpu in session.scalars(select(Gpu).where(Gpu.host_id.in_(ids)).order_by(Gpu.host_id, Gpu.index)):
         gpus[gpu.host_id].append(gpu)
-    leases = _leases(session, ids)
+    leases = _leases(session, gpus)
     return [_view(host, gpus[host.id], leases[host.id]) for host in hosts]
 
 
-def _leases(session: Session, host_ids: Sequence[int]) -> dict[int, list[LeaseOut]]:
+def _leases(session: Session, gpus: Mapping[int, Sequence[Gpu]]) -> dict[int, list[LeaseOut]]:
+    """By host, of those that `gpus` has: on each its own devices of an allocation that may hold others elsewhere."""
     query = (
         select(Allocation, Customer.name)
         .join(Customer, Customer.id == Allocation.customer_id)
-        .where(Allocation.host_id.in_(host_ids), Allocation.state.in_(_HOLDING))
+        .where(Allocation.host_ids.overlap(list(gpus)), Allocation.state.in_(_HOLDING))
         .order_by(Allocation.id)
     )
     rows = session.execute(query).all()
     devices = held_devices(session, [allocation.id for allocation, _ in rows])
     leases: dict[int, list[LeaseOut]] = defaultdict(list)
     for allocation, customer in rows:
-        lease = LeaseOut(
-            allocation_id=allocation.uid,
-            customer=customer,
-            state=AllocationState(allocation.state),
-            generation=allocation.generation,
-            gpus=allocation.gpus,
-            gpu_uuids=[device.uuid for device in devices.get(allocation.id, ())],
-            run_until=allocation.run_until,
-        )
-        if allocation.host_id is not None:
-            leases[allocation.host_id].append(lease)
+        for host_id in gpus.keys() & set(allocation.host_ids):
+            here = {gpu.uuid for gpu in gpus[host_id]}
+            lease = LeaseOut(
+                allocation_id=allocation.uid,
+                customer=customer,
+                state=AllocationState(allocation.state),
+                generation=allocation.generation,
+                gpus=allocation.gpus,
+                gpu_uuids=[device.uuid for device in devices.get(allocation.id, ()) if device.uuid in here],
+                run_until=allocation.run_until,
+            )
+            leases[host_id].append(lease)
     return leases
 
 

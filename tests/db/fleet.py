@@ -42,12 +42,16 @@ class Fleet:
         return Settings(database_url="postgresql://unused", secrets_dir=Path("/nonexistent"))
 
     def lead(self) -> PostgresStore:
-        """A store of a new epoch; the lock itself is given up again at once."""
+        """A store of a new epoch."""
+        return PostgresStore(self.database, self.settings, epoch=self.epoch())
+
+    def epoch(self) -> int:
+        """A new one; the leader's lock itself is given up again at once."""
         with self.database.engine.connect() as connection:
             leadership = acquire(connection)
             assert leadership is not None
             connection.detach()
-        return PostgresStore(self.database, self.settings, epoch=leadership.epoch)
+        return leadership.epoch
 
     def host(self, name: str = "h1", *, gpus: int = 4, model: str = A100, cpu: int = 32, memory_gib: int = 256) -> Host:
         def work(session: Any) -> Host:

@@ -127,6 +127,45 @@ def test_the_database_itself_refuses_a_second_owner(fleet: Fleet) -> None:
         assert isinstance(caught.value.orig, ExclusionViolation)
 
 
+def test_an_overlap_that_only_the_database_sees_costs_the_others_nothing(fleet: Fleet) -> None:
+    """A row that is closed, but in the future: no code of ours writes one."""
+    host = fleet.host()
+    fleet.price()
+    acme = fleet.customer()
+    intruder, *wanted = [fleet.submit(acme) for _ in range(4)]
+    period = Range(datetime(2020, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC))
+    row = AllocationDevice(
+        allocation_id=intruder.id, gpu_id=fleet.part(host, 1).devices[0][0], generation=1, period=period
+    )
+    fleet.database.transact(lambda session: session.add(row))
+    placements = [fleet.placement(allocation, host, index) for index, allocation in enumerate(wanted)]
+    first, second, third = fleet.lead().admit(placements)
+    assert isinstance(first, Admitted) and isinstance(third, Admitted)
+    assert isinstance(second, WaitReason) and second.code == "no_capacity"
+    assert [fleet.allocation(allocation.id).state for allocation in wanted] == ["placing", "queued", "placing"]
+
+
+def test_a_refused_one_leaves_room_for_the_next_of_its_batch(fleet: Fleet) -> None:
+    host = fleet.host(gpus=2)
+    fleet.price()
+    poor, rich = fleet.customer("poor", dollars=0), fleet.customer("rich")
+    unpaid, paid = fleet.submit(poor), fleet.submit(rich)
+    store = fleet.lead()
+    answers = store.admit([fleet.placement(unpaid, host, 0), fleet.placement(paid, host, 0)])
+    assert [isinstance(answer, Admitted) for answer in answers] == [False, True]
+    (again,) = store.admit([fleet.placement(paid, host, 1)])
+    assert again == WaitReason("no_capacity", "It is placing by now.", 1)
+
+
+def test_a_refusal_tells_the_place_among_the_customers_own(fleet: Fleet) -> None:
+    host = fleet.host()
+    fleet.price()
+    poor = fleet.customer("poor", dollars=0)
+    low, high = fleet.submit(poor), fleet.submit(poor, priority=9)
+    answers = fleet.lead().admit([fleet.placement(low, host, 0), fleet.placement(high, host, 1)])
+    assert [answer.position for answer in answers if isinstance(answer, WaitReason)] == [2, 1]
+
+
 def test_a_failed_placement_leaves_nothing_and_waits_before_the_next(fleet: Fleet) -> None:
     host = fleet.host(gpus=1)
     fleet.price()

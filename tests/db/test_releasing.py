@@ -8,11 +8,12 @@ from sqlalchemy import text
 from api.allocations.store import PostgresStore
 from api.allocations.tables import Allocation
 from api.billing.journal import balance
+from api.billing.verify import check
 from api.clock import to_ms, utc_now
 from api.db import Database
 from api.machines.tables import Host
 from scheduler.host_protocol import LeaseEnd
-from scheduler.ports import Admitted, Dropped, Ended, Placed, PlacementFailed
+from scheduler.ports import Admitted, Dropped, Ended, Eviction, Placed, PlacementFailed
 from scheduler.states import EndReason
 from tests.db.fleet import GIB, Fleet, admit, decide, releasing
 
@@ -181,3 +182,40 @@ def test_devices_can_be_taken_again_the_moment_they_are_free(fleet: Fleet) -> No
         run(fleet, store, allocation, host, 0)
         finish(fleet, store, allocation)
     assert timedelta(0) < utc_now() - fleet.allocation(allocation.id).released_at < timedelta(minutes=1)
+
+
+def test_what_gives_way_is_preempted_once(fleet: Fleet) -> None:
+    host = fleet.host()
+    acme = fleet.customer()
+    store = fleet.lead()
+    active, placing, queued = fleet.submit(acme), fleet.submit(acme), fleet.submit(acme)
+    run(fleet, store, active, host, 0)
+    admit(store, fleet.placement(placing, host, 1))
+    stale = Eviction(active.id, 0, queued.id, "an older generation")
+    orders = [Eviction(each.id, 1, queued.id, "a request of priority 900") for each in (active, active, placing)]
+    assert store.evict([stale, *orders]) == [False, True, False, False]
+    row = fleet.allocation(active.id)
+    assert (row.state, row.end_reason) == ("releasing", "preempted")
+    assert row.end_detail == "a request of priority 900"
+    assert [item.allocation_id for item in releasing(store)] == [active.id]
+    assert store.record([Ended(active.id, 1, (confirmed(),))]) == [True]
+    assert fleet.allocation(active.id).end_reason == "preempted"
+
+
+def test_outcomes_of_all_kinds_are_one_batch(fleet: Fleet) -> None:
+    host = fleet.host()
+    acme = fleet.customer()
+    store = fleet.lead()
+    ended, placed, failed = fleet.submit(acme), fleet.submit(acme), fleet.submit(acme)
+    run(fleet, store, ended, host, 0)
+    fleet.end(ended, EndReason.COMPLETED)
+    answers = store.admit([fleet.placement(placed, host, 1), fleet.placement(failed, host, 2)])
+    assert all(isinstance(answer, Admitted) for answer in answers)
+    failure = PlacementFailed(failed.id, 1, "no", utc_now())
+    outcomes = [Ended(ended.id, 1, (confirmed(),)), Placed(placed.id, 1), failure, Placed(failed.id, 1)]
+    assert store.record(outcomes) == [True, True, True, False]
+    states = [fleet.allocation(each.id).state for each in (ended, placed, failed)]
+    assert states == ["released", "active", "queued"]
+    assert [row.allocation_id for row in fleet.open_device_rows()] == [placed.id]
+    with fleet.database.session() as session:
+        assert check(session) == []
