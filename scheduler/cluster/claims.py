@@ -61,6 +61,7 @@ class Claims:
         self._pools = pools
         self._claims: dict[Key, Claim] = {}
         self._on: dict[int, dict[Key, Part]] = {}
+        self._taken: dict[int, Taken] = {}  # of hosts looked at, as long as that can be followed
         self._apart: dict[tuple[int, str], Counter[int]] = {}
         self._shared: Counter[int] = Counter()  # parts of devices, by customer
         self._states = 0
@@ -85,6 +86,12 @@ class Claims:
         return list(self._apart.get((customer_id, name), ()))
 
     def taken(self, host_id: int) -> Taken:
+        taken = self._taken.get(host_id)
+        if taken is None:
+            taken = self._taken[host_id] = self._counted(host_id)
+        return taken
+
+    def _counted(self, host_id: int) -> Taken:
         taken = Taken()
         for key, part in self._on.get(host_id, {}).items():
             claim = self._claims[key]
@@ -151,6 +158,7 @@ class Claims:
             self._count(before, -1)
             for part in before.parts:
                 hosts[part.host_id] = None
+                self._follow(part, before, -1)
                 del self._on[part.host_id][key]
                 if not self._on[part.host_id]:
                     del self._on[part.host_id]
@@ -159,8 +167,21 @@ class Claims:
             self._count(after, 1)
             for part in after.parts:
                 hosts[part.host_id] = None
+                self._follow(part, after, 1)
                 self._on.setdefault(part.host_id, {})[key] = part
         return list(hosts)
+
+    def _follow(self, part: Part, claim: Claim, sign: int) -> None:
+        taken = self._taken.get(part.host_id)
+        if taken is None:
+            return
+        taken.cpu_milli += sign * claim.cpu_milli
+        taken.memory_bytes += sign * claim.memory_bytes
+        for gpu_id, milli in part.devices:
+            if sign > 0:
+                taken.add(gpu_id, milli, claim.customer_id)
+            elif not taken.remove(gpu_id, milli):
+                self._taken.pop(part.host_id, None)  # counted anew when it is asked for
 
     def _count(self, claim: Claim, change: int) -> None:
         shared = sum(milli < MILLI_PER_GPU for part in claim.parts for _, milli in part.devices)

@@ -43,6 +43,15 @@ class Taken:
         before, owner = self.devices.get(gpu_id, (0, customer_id))
         self.devices[gpu_id] = before + milli, owner if owner == customer_id else SEVERAL
 
+    def remove(self, gpu_id: int, milli: int) -> bool:
+        """False if it can't be told whose the device is after that."""
+        before, owner = self.devices[gpu_id]
+        if before == milli:
+            del self.devices[gpu_id]
+        else:
+            self.devices[gpu_id] = before - milli, owner
+        return before == milli or owner != SEVERAL
+
 
 class Pools:
     """`views` counts the changes of hosts, apart from what is free on them."""

@@ -50,6 +50,9 @@ class Line:
 
     kind: Kind
     requests: dict[int, Request] = field(default_factory=dict)
+    verdict: Blocked | None = None  # the last one, which may still stand
+    unreached: bool = False  # the last cycle ended before its turn
+    models: tuple[str, ...] | None = None  # exact ones with which it could run, until a host changes
     told: Blocked | None = None  # the verdict that those who wait were told last,
     untold: list[Request] = field(default_factory=list)  # and who came after
     _heap: list[Place] = field(default_factory=list)
@@ -109,6 +112,10 @@ class Backlog:
     def get(self, allocation_id: int) -> Request | None:
         kind = self._kinds.get(allocation_id)
         return self._asleep.get(allocation_id) if kind is None else self.lines[kind].requests[allocation_id]
+
+    def line(self, allocation_id: int) -> Line | None:
+        kind = self._kinds.get(allocation_id)
+        return None if kind is None else self.lines[kind]
 
     def remove(self, allocation_id: int) -> Request | None:
         asleep = self._asleep.pop(allocation_id, None)

@@ -1,7 +1,7 @@
 """Why a line waits, and for how long that needs no second look."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
@@ -50,7 +50,11 @@ class Blocked:
     eta_basis: str = "unknown"
 
     def stands(self, epoch: Epoch, now: datetime) -> bool:
-        return self.epoch == epoch and (self.until is None or now < self.until)
+        if self.until is not None and now >= self.until:
+            return False
+        if self.code is Code.CAPACITY_GROUP:  # what becomes free elsewhere does not help
+            epoch = replace(epoch, freed=self.epoch.freed)
+        return self.epoch == epoch
 
     def reason(self, position: int, *, first: bool, pace_s: float | None, now: datetime) -> WaitReason:
         """For the request at that place. Those behind the first of a line have no time of their own, but a pace:

@@ -6,8 +6,8 @@ from datetime import datetime, timedelta
 
 from scheduler.demand import Demand
 from scheduler.engine import booked, verdicts
-from scheduler.engine.backlog import Kind, Line
-from scheduler.engine.blocked import Blocked, Code
+from scheduler.engine.backlog import Line
+from scheduler.engine.blocked import Blocked, Code, Epoch
 from scheduler.engine.expected_ends import ExpectedEnd, in_order
 from scheduler.engine.explanation import Explanation
 from scheduler.engine.kept import Asides, Kept
@@ -23,7 +23,7 @@ from scheduler.views import Held, Part, Request
 
 _SEARCHES_OF_A_PREEMPTION = 20  # how many it counts for
 
-_Entry = tuple[bool, Rank, Line]
+_Entry = tuple[bool, Rank, int, Line, int]
 
 
 @dataclass(slots=True)
@@ -36,6 +36,7 @@ class Cycle:
     _evicted: set[int] = field(default_factory=set)
     _ends: list[ExpectedEnd] | None = None
     _searches: int = 0
+    _unfinished: bool = False
     # In a cycle places only become fewer, so what was not found once is not looked for again.
     _nowhere: set[tuple[Demand, int | None, datetime | None]] = field(default_factory=set)
     _shortages: dict[Demand, Blocked] = field(default_factory=dict)
@@ -49,68 +50,69 @@ class Cycle:
         booked.keep_devices(state, asides, self.now)
         for held in booked.in_the_way(state, self.now):
             self._evict(held, 0, "It gives way to an advance reservation.")
-        reached_before, state.unreached = state.unreached, set()
-        heap = [self._entry(line, order, reached_before) for line in state.backlog.lines.values()]
-        heapq.heapify(heap)
         try:
-            while heap:
-                first, rank, line = heapq.heappop(heap)
-                fresh = self._entry(line, order, reached_before)
-                if fresh[:2] > (first, rank):  # it has been given something since, or its group has
-                    heapq.heappush(heap, fresh)
-                elif self._consider(line, asides, explanation):
-                    order.given(line.kind)
-                    if line.head() is not None:
-                        heapq.heappush(heap, self._entry(line, order, reached_before))
+            self._go_through(order, asides, explanation)
         finally:
             asides.clear()
             for group, milli in self._quota_aside:
                 state.capacity.take(group, -milli)
-        self._forget_old_verdicts()
-        return Plan(self._placements, self._evictions, explanation.waits(), bool(state.unreached))
+        return Plan(self._placements, self._evictions, explanation.waits(), self._unfinished)
 
-    def _entry(self, line: Line, order: Order, first: set[Kind]) -> _Entry:
+    def _go_through(self, order: Order, asides: Asides, explanation: Explanation) -> None:
+        heap = [self._entry(line, order) for line in self.state.backlog.lines.values()]
+        heapq.heapify(heap)
+        while heap:
+            first, rank, _, line, placed = heapq.heappop(heap)
+            if placed != len(self._placements):  # something was given since, maybe to its customer or its group
+                fresh = self._entry(line, order)
+                if fresh[:2] > (first, rank):
+                    heapq.heappush(heap, fresh)
+                    continue
+            line.unreached = False
+            if self._consider(line, asides, explanation):
+                order.given(line.kind)
+                if line.requests:
+                    heapq.heappush(heap, self._entry(line, order))
+
+    def _entry(self, line: Line, order: Order) -> _Entry:
+        """What the last cycle did not reach comes first. (Ranks differ: lines are never compared.)"""
         head = line.head()
         assert head is not None
-        return line.kind not in first, order.rank(head), line
+        return not line.unreached, order.rank(head), head.allocation_id, line, len(self._placements)
 
     def _consider(self, line: Line, asides: Asides, explanation: Explanation) -> bool:
         """Whether the first of the line has been placed. If not, the line's turn is over in this cycle."""
         request = line.head()
         assert request is not None
-        verdict = self._standing(line.kind, request)
-        if verdict is None:
-            parts = self._try(request, asides)
-            if not isinstance(parts, Blocked):
-                self._place(request, parts)
+        epoch = self.state.epoch(line.kind)
+        verdict = line.verdict
+        if verdict is None or not verdict.stands(epoch, self.now):
+            found = self._look_at(line, request, epoch, asides)
+            if not isinstance(found, Blocked):
+                self._place(request, found)
                 return True
-            verdict = self.state.blocked[line.kind] = parts
+            verdict = line.verdict = found
         self._keep(request, verdict, asides)
         explanation.line_waits(line, verdict)
         return False
 
-    def _standing(self, kind: Kind, request: Request) -> Blocked | None:
-        """The verdict of an earlier cycle, if nothing that it rests on has changed."""
-        epoch = self.state.epoch(kind)
-        verdict = self.state.blocked.get(kind)
-        if verdict is not None and verdict.stands(epoch, self.now):
-            return verdict
+    def _look_at(self, line: Line, request: Request, epoch: Epoch, asides: Asides) -> tuple[Part, ...] | Blocked:
         kept = self.state.kept.get(request.allocation_id)
         if kept is not None and any(victim in self.state.holdings for victim in kept.victims):
             return verdicts.preempting(kept, epoch)
         if self._searches >= self.state.settings.searches:
-            self.state.unreached.add(kind)
+            line.unreached = self._unfinished = True
             return Blocked(Code.NOT_REACHED, "Its turn comes in a moment.", epoch, until=self.now)
-        return None
+        return self._try(request, asides)
 
     def _try(self, request: Request, asides: Asides) -> tuple[Part, ...] | Blocked:
-        epoch = self.state.epoch(Kind.of(request))
+        epoch = self.state.epoch(request)
         return verdicts.limit(self.state, request, epoch) or self.attempt(request, asides)
 
     def attempt(self, request: Request, asides: Asides) -> tuple[Part, ...] | Blocked:
         """A place, beside what is kept for those before it; or why there is none, whatever its customer may have."""
         state = self.state
-        epoch = state.epoch(Kind.of(request))
+        epoch = state.epoch(request)
         if request.reservation_id is not None:
             return verdicts.in_reservation(state, request, epoch, self.now)
         kept = state.kept.get(request.allocation_id)
@@ -128,7 +130,7 @@ class Cycle:
 
     def _no_place(self, request: Request) -> Blocked:
         """In figures as of this cycle's first of that demand."""
-        epoch = self.state.epoch(Kind.of(request))
+        epoch = self.state.epoch(request)
         verdict = self._shortages.get(request.demand)
         if verdict is None:
             verdict = verdicts.no_place(self.state, request, epoch, self._retry())
@@ -165,11 +167,14 @@ class Cycle:
         state = self.state
         key = request.demand, request.priority, request.preemptible, request.group
         preemption = Preemption(state.cluster, state.capacity, state.holdings)
-        if key in self._no_victims or not preemption.may_find(request):
+        if key in self._no_victims:
+            return None
+        if not preemption.may_find(request):
+            self._no_victims.add(key)
             return None
         patient_until = request.queued_at + timedelta(seconds=state.settings.patience_s)
         if self.now < patient_until:
-            return verdicts.patient(state.epoch(Kind.of(request)), patient_until)
+            return verdicts.patient(state.epoch(request), patient_until)
         self._searches += _SEARCHES_OF_A_PREEMPTION
         spared = self._evicted.union(victim for kept in state.kept.values() for victim in kept.victims)
         sacrifice = preemption.search(request, self.now, spared=spared)
@@ -182,7 +187,7 @@ class Cycle:
         since = self.now + timedelta(seconds=state.settings.grace_s)
         victims = frozenset(victim.request.allocation_id for victim in sacrifice.victims)
         kept = state.kept[request.allocation_id] = Kept(request, sacrifice.parts, since, True, victims)
-        return verdicts.preempting(kept, state.epoch(Kind.of(request)))
+        return verdicts.preempting(kept, state.epoch(request))
 
     def _evict(self, victim: Held, in_favour_of: int, reason: str) -> None:
         number = victim.request.allocation_id
@@ -228,8 +233,3 @@ class Cycle:
     def _retry(self) -> datetime | None:
         """What may be evicted changes with time, as minimum runtimes pass."""
         return self.now + timedelta(seconds=self.state.settings.refresh_s)
-
-    def _forget_old_verdicts(self) -> None:
-        gone = [kind for kind in self.state.blocked if kind not in self.state.backlog.lines]
-        for kind in gone:
-            del self.state.blocked[kind]

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from datetime import datetime
 
 from scheduler.cluster.cluster import Cluster
-from scheduler.engine.backlog import Kind
 from scheduler.engine.blocked import LIMITS, Blocked, Code
 from scheduler.engine.cycle import Cycle
 from scheduler.engine.settings import EngineSettings
@@ -65,7 +64,7 @@ class Engine:
             state.reservations = {reservation.reservation_id: reservation for reservation in changes.reservations}
         if changes.hosts or changes.hosts_gone or changes.groups is not None or changes.reservations is not None:
             state.holdings.freed += 1
-            state.models_of.clear()
+            state.hosts_changed()
             totals = state.cluster.totals
             used = ((held.request.group, held.request.demand.gpu_milli) for held in state.holdings.all())
             state.capacity.define(state.groups, totals.gpu_milli, used)
@@ -108,8 +107,9 @@ class Engine:
         self._give_back(allocation_id, held.since)
         state.backlog.put(held.request, held.since)
         if reason.code in LIMITS:
-            kind = Kind.of(held.request)
-            state.blocked[kind] = Blocked(Code(reason.code), reason.detail, state.epoch(kind), reason.figures)
+            line = state.backlog.line(allocation_id)
+            if line is not None:
+                line.verdict = Blocked(Code(reason.code), reason.detail, state.epoch(held.request), reason.figures)
 
     def _empty(self) -> State:
         return State.empty(self._settings, Cluster(self._scoring, topology=self._settings.topology))

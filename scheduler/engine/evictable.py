@@ -8,6 +8,8 @@ import numpy as np
 from scheduler.packing.rooms import Floats, Ints
 from scheduler.views import Held
 
+_PREEMPTIBLE = None  # a key beside those of groups
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Class:
@@ -34,11 +36,13 @@ class Evictable:
     _sums: dict[Class, _Sums] = field(default_factory=dict)
     _counts: dict[Class, int] = field(default_factory=dict)
     _width: int = 64
+    _by_group: dict[str | None, list[Class]] | None = None
 
     def add(self, held: Held, sign: int = 1) -> None:
         kind = Class(held.request.group or "", held.request.priority, held.request.preemptible)
         sums = self._sums.get(kind)
         if sums is None:
+            self._by_group = None
             sums = self._sums[kind] = _Sums(np.zeros(self._width), np.zeros(self._width))
         begun = (held.checkpoint_at or held.since).timestamp()
         for part in held.parts:
@@ -50,12 +54,21 @@ class Evictable:
         self._counts[kind] = self._counts.get(kind, 0) + sign
         if not self._counts[kind]:
             del self._counts[kind], self._sums[kind]
+            self._by_group = None
 
     def remove(self, held: Held) -> None:
         self.add(held, -1)
 
-    def classes(self) -> list[Class]:
-        return sorted(self._sums)
+    def classes(self, groups: Iterable[str]) -> list[Class]:
+        """Of these groups, and what is preemptible in any."""
+        if self._by_group is None:
+            self._by_group = {}
+            for kind in sorted(self._sums):
+                self._by_group.setdefault(_PREEMPTIBLE if kind.preemptible else kind.group, []).append(kind)
+        found = list(self._by_group.get(_PREEMPTIBLE, ()))
+        for group in groups:
+            found += self._by_group.get(group, ())
+        return found
 
     def cheapest_hosts(
         self, classes: Iterable[Class], hosts: Ints, free_milli: Ints, needed_milli: int, *, now_s: float, most: int

@@ -45,26 +45,26 @@ class Explanation:
         return news
 
     def _everybody(self) -> Iterator[tuple[int, WaitReason]]:
-        verdicts = {id(line): verdict for line, verdict in self._lines}
-        waiting = {request.allocation_id: line for line, _ in self._lines for request in line.requests.values()}
-        ahead = Ahead(self.state)
+        lines = {number: pair for pair in self._lines for number in pair[0].requests}
+        ahead = Ahead()
         for request in self.order.sorted(request for line, _ in self._lines for request in line.requests.values()):
-            line = waiting[request.allocation_id]
-            position = ahead.of(request) + 1
-            ahead.add(request)
-            yield from self._new(request, line, verdicts[id(line)], position)
+            line, verdict = lines[request.allocation_id]
+            models = self.state.models_of_line(line)
+            position = ahead.of(models) + 1
+            ahead.add(models)
+            yield from self._new(request, line, verdict, position)
         for line, verdict in self._lines:
             line.told, line.untold = verdict, []
 
     def _first_and_new(self) -> Iterator[tuple[int, WaitReason]]:
-        ahead = Ahead(self.state)
+        ahead = Ahead()
         for line, verdict in self._lines:
-            head = line.head()
-            assert head is not None
-            before = ahead.of(head)
-            ahead.add(head, len(line.requests))
-            for index, request in self._concerned(line, verdict, before):
-                yield from self._new(request, line, verdict, before + index + 1)
+            models = self.state.models_of_line(line)
+            before = ahead.of(models)
+            ahead.add(models, len(line.requests))
+            if line.told is not verdict or line.untold:
+                for index, request in self._concerned(line, verdict, before):
+                    yield from self._new(request, line, verdict, before + index + 1)
 
     def _concerned(self, line: Line, verdict: Blocked, before: int) -> Iterator[tuple[int, Request]]:
         """Who is told now, with the place in the line."""
@@ -96,14 +96,13 @@ class Explanation:
 
 @dataclass(slots=True)
 class Ahead:
-    """How many, of those seen so far, compete for the same models."""
+    """How many, of those seen so far, compete for the same devices; by the exact models that each could have."""
 
-    state: State
     counts: Counter[tuple[str, ...]] = field(default_factory=Counter)
 
-    def of(self, request: Request) -> int:
-        models = set(self.state.models(request.demand))
-        return sum(count for other, count in self.counts.items() if models.intersection(other) or not (models or other))
+    def of(self, models: tuple[str, ...]) -> int:
+        wanted = frozenset(models)
+        return sum(count for other, count in self.counts.items() if other == models or not wanted.isdisjoint(other))
 
-    def add(self, request: Request, count: int = 1) -> None:
-        self.counts[self.state.models(request.demand)] += count
+    def add(self, models: tuple[str, ...], count: int = 1) -> None:
+        self.counts[models] += count

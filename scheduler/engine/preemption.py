@@ -131,7 +131,7 @@ class Preemption:
                 self.capacity.take(victim.request.group, victim.request.demand.gpu_milli)
 
     def _quota_candidates(self, request: Request, now: datetime, spared: Set[int]) -> list[Held]:
-        """Those first of which the least is lost for what they give; then the lowest priority, and others' before own."""
+        """Those first of which the least is lost for what they give; then the lowest priority, others' before own."""
         found = [
             victim
             for name in (*self.capacity.cohort_members(request.group), None)
@@ -189,14 +189,18 @@ class Preemption:
         demand = request.demand
         hosts, free_milli = self.cluster.free_milli(demand)
         most = len(hosts) if demand.within else _LOOKED_AT + 2 * demand.nodes
-        classes = [kind for kind in self.holdings.evictable.classes() if self._concerns(request, kind)]
+        classes = [kind for kind in self._classes(request) if self._concerns(request, kind)]
         return self.holdings.evictable.cheapest_hosts(
             classes, hosts, free_milli, demand.shape.gpu_milli, now_s=now.timestamp(), most=most
         )
 
     def may_find(self, request: Request) -> bool:
         """Whether there is anything at all that it might evict."""
-        return any(self._concerns(request, kind) for kind in self.holdings.evictable.classes())
+        return any(self._concerns(request, kind) for kind in self._classes(request))
+
+    def _classes(self, request: Request) -> list[Class]:
+        members = () if self.capacity.is_open(request.group) else self.capacity.cohort_members(request.group)
+        return self.holdings.evictable.classes(members)
 
     def _concerns(self, request: Request, kind: Class) -> bool:
         return self._outranks(request, kind) or self._reclaims(request, kind)

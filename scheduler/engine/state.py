@@ -5,8 +5,8 @@ from datetime import datetime
 
 from scheduler.cluster.cluster import Cluster
 from scheduler.demand import Demand
-from scheduler.engine.backlog import Backlog, Kind
-from scheduler.engine.blocked import Blocked, Epoch
+from scheduler.engine.backlog import Backlog, Kind, Line
+from scheduler.engine.blocked import Epoch
 from scheduler.engine.capacity import Capacity
 from scheduler.engine.fair_share import FairShare
 from scheduler.engine.holdings import Holdings
@@ -14,7 +14,7 @@ from scheduler.engine.kept import Kept
 from scheduler.engine.pace import Pace
 from scheduler.engine.settings import EngineSettings
 from scheduler.ports import WaitReason
-from scheduler.views import CapacityGroup, CustomerView, Reservation
+from scheduler.views import CapacityGroup, CustomerView, Request, Reservation
 
 
 @dataclass(slots=True)
@@ -31,9 +31,7 @@ class State:
     customer_changes: dict[int, int] = field(default_factory=dict)
     reservations: dict[int, Reservation] = field(default_factory=dict)
     kept: dict[int, Kept] = field(default_factory=dict)  # by the id of the request that it is kept for
-    blocked: dict[Kind, Blocked] = field(default_factory=dict)  # verdicts that may still stand
-    unreached: set[Kind] = field(default_factory=set)
-    models_of: dict[Demand, tuple[str, ...]] = field(default_factory=dict)  # until a host changes
+    models_of: dict[Demand, tuple[str, ...]] = field(default_factory=dict)
     said: dict[int, WaitReason] = field(default_factory=dict)
     said_at: datetime | None = None  # when everybody's place in the queue was last told
 
@@ -42,19 +40,28 @@ class State:
         capacity, shares = Capacity(), FairShare(settings.half_life_s)
         return State(settings, cluster, Holdings(cluster, capacity, shares), capacity, shares)
 
-    def epoch(self, kind: Kind) -> Epoch:
-        return Epoch(
-            self.holdings.freed, self.capacity.freed(kind.group), self.customer_changes.get(kind.customer_id, 0)
-        )
+    def epoch(self, of: Request | Kind) -> Epoch:
+        return Epoch(self.holdings.freed, self.capacity.freed(of.group), self.customer_changes.get(of.customer_id, 0))
 
     def customer(self, customer_id: int) -> CustomerView:
         return self.customers.get(customer_id) or CustomerView(customer_id)
 
     def models(self, demand: Demand) -> tuple[str, ...]:
         """The exact models with which the request could run now."""
-        if demand not in self.models_of:
-            self.models_of[demand] = self.cluster.models(demand)
-        return self.models_of[demand]
+        found = self.models_of.get(demand)
+        if found is None:
+            found = self.models_of[demand] = self.cluster.models(demand)
+        return found
+
+    def models_of_line(self, line: Line) -> tuple[str, ...]:
+        if line.models is None:
+            line.models = self.models(line.kind.demand)
+        return line.models
+
+    def hosts_changed(self) -> None:
+        self.models_of.clear()
+        for line in self.backlog.lines.values():
+            line.models = None
 
     def customer_changed(self, customer_id: int) -> None:
         self.customer_changes[customer_id] = self.customer_changes.get(customer_id, 0) + 1

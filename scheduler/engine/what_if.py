@@ -19,7 +19,7 @@ def what_if(state: State, request: Request, now: datetime) -> PlanAnswer:
     """What the next cycle would do with it. The customer's own limits are left out."""
     order = Order(state, now)
     rank = order.rank(request)
-    ahead = Ahead(state)
+    ahead = Ahead()
     with _nothing_left_behind(state):
         asides = Asides(state.cluster)
         try:
@@ -36,9 +36,11 @@ def what_if(state: State, request: Request, now: datetime) -> PlanAnswer:
     for line in state.backlog.lines.values():
         head = line.head()
         if head is not None and order.rank(head) < rank:
-            ahead.add(head, len(line.requests))
+            ahead.add(state.models_of_line(line), len(line.requests))
     pace_s = state.pace.of(request.demand.models)
-    reason = found.reason(ahead.of(request) + 1, first=found.eta is not None, pace_s=pace_s, now=now)
+    reason = found.reason(
+        ahead.of(state.models(request.demand)) + 1, first=found.eta is not None, pace_s=pace_s, now=now
+    )
     parts = kept_place.parts if kept_place is not None else ()
     if not _ever(state, request):
         return PlanAnswer(When.NEVER, reason)
