@@ -76,6 +76,34 @@ def test_a_created_environment_waits_with_a_reason_then_shows_what_it_holds(
     assert listed == held
 
 
+def test_the_options_of_the_queue_are_kept_and_a_start_may_change_them(world: World, tenant: Tenant, ask: Ask) -> None:
+    world.host()
+    options = {
+        "gpu_milli": 500, "gpu_memory_bytes": 2**30, "selectors": ["!spot"], "apart": "web", "priority": 7,
+        "preemptible": True, "min_runtime_s": 60, "time_limit_s": 3600,
+    }  # fmt: skip
+    created = ask(tenant.owner, json=ASKED | options)
+    assert created.status_code == 201, created.text
+    body = created.json()
+    assert {key: body[key] for key in options} == options
+    assert (body["gpu_model"], body["gpu_models"], body["reservation"]) == ("A100", ["A100"], None)
+    assert body["cpu_milli"] == 4000  # half of what a whole GPU gets
+    path = f"/{body['id']}"
+    ask(tenant.owner, "POST", f"{path}/stop")
+    again = ask(tenant.owner, "POST", f"{path}/start", json={"priority": 9, "time_limit_s": None})
+    assert again.status_code == 200, again.text
+    changed = options | {"priority": 9, "time_limit_s": None}
+    assert {key: again.json()[key] for key in options} == changed
+    queued = world.allocation(world.rows()[0])
+    assert (queued.priority, queued.limit_s, queued.milli, queued.preemptible) == (9, None, 500, True)
+    ask(tenant.owner, "POST", f"{path}/stop")
+    refused = ask(tenant.owner, "POST", f"{path}/start", json={"priority": 501})
+    assert (refused.status_code, refused.json()["code"]) == (422, "priority_too_high")
+    assert ask(tenant.owner, "GET", path).json()["priority"] == 9
+    unknown = ask(tenant.owner, "POST", f"{path}/start", json={"gpus": 2})
+    assert unknown.status_code == 422
+
+
 @pytest.mark.parametrize(
     ("change", "status", "code"),
     [
@@ -96,6 +124,16 @@ def test_a_created_environment_waits_with_a_reason_then_shows_what_it_holds(
         ({"memory_bytes": -1}, 422, "validation"),
         ({"workspace": "elsewhere"}, 422, "unknown_workspace"),
         ({"privileged": True}, 422, "validation"),
+        ({"gpus": 2, "gpu_milli": 500}, 422, "validation"),
+        ({"gpu_models": ["H100"]}, 422, "validation"),
+        ({"selectors": ["zone in a"]}, 422, "validation"),
+        ({"selectors": ["zone=b"]}, 422, "no_such_label"),
+        ({"gpu_memory_bytes": 2**40}, 422, "too_little_gpu_memory"),
+        ({"driver": "550"}, 422, "driver_too_old"),
+        ({"cuda": "12.4"}, 422, "cuda_too_old"),
+        ({"priority": 501}, 422, "priority_too_high"),
+        ({"reservation": str(uuid4())}, 422, "unknown_reservation"),
+        ({"capacity_group": "gold"}, 422, "unknown_capacity_group"),
     ],
 )
 def test_bad_requests_are_refused_with_a_code(

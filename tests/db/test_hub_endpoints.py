@@ -96,6 +96,7 @@ def test_options_are_what_the_user_may_start(hub: httpx.Client) -> None:
     assert (options["models"][0]["total"], options["models"][0]["free"]) == (4, 4)
     assert options["balance_micro"] == 1000 * 1_000_000
     assert options["max_gpus"] >= 1
+    assert (options["max_priority"], options["capacity_groups"], options["reservations"]) == (500, [], [])
 
 
 @pytest.mark.parametrize("role", [Role.ADMIN, Role.OWNER])
@@ -139,6 +140,21 @@ def test_a_server_from_the_hubs_page_is_an_environment(hub: httpx.Client, world:
     assert world.allocation(lab).state == AllocationState.RELEASING
     assert hub.post(f"{SERVER}/ready").json()["observed"] == EnvironmentState.STOPPING
     assert code(hub.post("/internal/hub/servers/nobody/lab/start", json=OPTIONS)) == (404, "no_such_user")
+
+
+def test_the_form_reaches_the_queue_and_what_is_wrong_in_it_is_named(hub: httpx.Client, world: World) -> None:
+    def start(**more: Any) -> httpx.Response:
+        return hub.post(f"{SERVER}/start", json={"options": {**OPTIONS["options"], **more}})
+
+    wrong = start(selectors=["zone in a"])
+    assert code(wrong) == (422, "validation")
+    assert "'a' is no list of values in parentheses" in wrong.json()["detail"]
+    assert code(start(priority=501)) == (422, "priority_too_high")
+    assert start(gpu_milli=500, priority=7, preemptible=True, whatever="the Hub adds").status_code == 200
+    queued = world.allocation(world.rows()[0])
+    assert (queued.milli, queued.priority, queued.preemptible) == (500, 7, True)
+    (entry,) = hub.get("/internal/hub/servers/acme-owner").json()["items"]
+    assert (entry["gpus"], entry["gpu_milli"], entry["gpu_model"]) == (1, 500, "A100")
 
 
 def test_a_container_that_the_hub_gave_up_is_no_wish_to_stop(hub: httpx.Client, world: World) -> None:

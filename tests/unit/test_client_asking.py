@@ -25,7 +25,8 @@ ENVIRONMENT: dict[str, Any] = {
 }  # fmt: skip
 RESERVATION: dict[str, Any] = {
     "id": "r1", "series": None, "state": "booked", "starts_at": "2030-01-01T09:00:00Z",
-    "ends_at": "2030-01-01T11:00:00Z", "owner": "ada", "workspace": "default", "nodes": 1, "gpus": 2, "cpu_milli": 4000, "memory_bytes": 2**30,
+    "ends_at": "2030-01-01T11:00:00Z", "owner": "ada", "workspace": "default", "nodes": 1, "gpus": 2, "cpu_milli": 4000,
+    "memory_bytes": 2**30,
     "devices": [{"host": "h1", "uuid": "GPU-1", "model": "A100", "simulated": True}],
     "created_at": "2026-01-01T12:00:00Z", "cancelled_at": None,
 }  # fmt: skip
