@@ -1,14 +1,9 @@
 """What-if over HTTP: the engine's answer with names and costs, refusals without it, and nothing queued."""
 
-import json
-import socket
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from socketserver import ThreadingUnixStreamServer
 from typing import Any
 
 import httpx
@@ -28,6 +23,7 @@ from scheduler.packing.shape import Shape
 from scheduler.plan_protocol import PlanAnswer, PlanQuestion, When
 from scheduler.ports import WaitReason
 from scheduler.views import Part, Request
+from tests.controller_socket import ControllerSocket, answering
 from tests.db.conftest import Tenant
 from tests.db.fleet import A100, DOLLAR, H100, Fleet
 
@@ -181,49 +177,13 @@ def test_without_a_controller_nobody_can_say(app_client: TestClient, tenant: Ten
 QUESTION = PlanQuestion(Request(0, "", 1, 1, Demand(Shape(1000, 2**30, 1), models=("A100",)), NOON))
 
 
-@dataclass(slots=True)
-class Controller:
-    """Its end of the socket: answers with a status and a body, and keeps what it was asked."""
-
-    path: Path
-    status: int = 200
-    body: bytes = b""
-    asked: list[tuple[str, Any]] = field(default_factory=list)
-
-
 @pytest.fixture
-def controller(scratch: Path) -> Iterator[Controller]:
-    held = Controller(scratch / "controller.sock")
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["content-length"]))
-            held.asked.append((self.path, json.loads(body)))
-            self.send_response(held.status)
-            self.send_header("content-length", str(len(held.body)))
-            self.end_headers()
-            self.wfile.write(held.body)
-
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    class Server(ThreadingUnixStreamServer):
-        daemon_threads = True
-
-        def get_request(self) -> tuple[socket.socket, Any]:
-            request, _ = super().get_request()
-            return request, ("controller", 0)
-
-    with Server(str(held.path), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        yield held
-        server.shutdown()
-        thread.join()
-    held.path.unlink()
+def controller(scratch: Path) -> Iterator[ControllerSocket]:
+    with answering(scratch / "controller.sock") as controller:
+        yield controller
 
 
-def test_the_question_goes_over_the_socket_and_the_answer_comes_back(controller: Controller) -> None:
+def test_the_question_goes_over_the_socket_and_the_answer_comes_back(controller: ControllerSocket) -> None:
     controller.body = (
         b'{"when":"later","reason":{"code":"no_capacity","detail":"0 of 4 are free.","position":2,'
         b'"figures":{"free":0},"eta":"2027-01-01T12:00:00Z","eta_basis":"estimate"},"parts":[]}'
@@ -238,7 +198,7 @@ def test_the_question_goes_over_the_socket_and_the_answer_comes_back(controller:
 @pytest.mark.parametrize(
     ("status", "body"), [(503, b""), (404, b"{}"), (500, b"oops"), (200, b"no json"), (200, b'{"when":"soon"}')]
 )
-def test_any_other_answer_is_no_answer(controller: Controller, status: int, body: bytes) -> None:
+def test_any_other_answer_is_no_answer(controller: ControllerSocket, status: int, body: bytes) -> None:
     controller.status, controller.body = status, body
     with SocketPlanner(controller.path) as planner, pytest.raises(ControllerUnavailable):
         planner.plan(QUESTION)

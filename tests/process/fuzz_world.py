@@ -5,6 +5,7 @@ comes after is not all refused; `known` tells it the ids and names that exist at
 """
 
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -13,6 +14,7 @@ from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from api.allocations.tables import Allocation
+from api.capacity.tables import CapacityGroup
 from api.clock import to_ms, utc_now
 from api.db import Database
 from api.environments import service as environments
@@ -23,8 +25,11 @@ from api.identity.scopes import grantable
 from api.identity.tables import LoginSession, User
 from api.metering.service import ingest
 from api.principal import Role
+from api.reservations.tables import Reservation
 from api.settings import Settings
+from api.tenants.tables import Workspace
 from scheduler.host_protocol import UsageBatch, UsageWindow
+from scheduler.states import ReservationState
 from tests.db.environment_world import BOOT, World
 from tests.db.fleet import Fleet
 
@@ -43,6 +48,10 @@ _EXISTING = {
     "machine_id": "select uid from hosts",
     "host": "select uid from hosts",
     "token_id": "select uid from enrolment_tokens",
+    "group_id": "select uid from capacity_groups",
+    "capacity_group": "select name from capacity_groups",
+    "reservation_id": "select uid from reservations",
+    "reservation": "select uid from reservations where state = 'booked'",
     "image_id": "select uid from images",
     "image": "select name from images where enabled",
     "workspace": "select name from workspaces",
@@ -50,7 +59,7 @@ _EXISTING = {
 _MENDING = (
     "update users set disabled_at = null, locked_until = null, must_change_password = false, failed_logins = 0,"
     " password_hash = :password_hash where username = any(:people)",
-    "update customers set disabled_at = null where name = 'acme'",
+    "update customers set disabled_at = null, priority_ceiling = 500",
     "update login_sessions set revoked_at = null where uid = any(:sessions)",
     "update refresh_tokens set used_at = null",
     "update api_keys set revoked_at = null where name = 'fuzz'",
@@ -83,6 +92,7 @@ class FuzzWorld:
             for statement in map(text, _MENDING):
                 session.execute(statement, {name: values[name] for name in statement.compile().params})
 
+            _keep_a_group_and_a_reservation(session)
             for user in session.scalars(select(User).where(User.username.in_(PEOPLE), User.customer_id.is_not(None))):
                 self._keep_an_environment(session, user)
 
@@ -107,6 +117,7 @@ class FuzzWorld:
         return existing | self.secrets | {
             "username": [*PEOPLE, *new_names], "password": [PASSWORD], "current_password": [PASSWORD],
             "gpu_model": ["A100"], "gpus": [1], "scopes": [["environments:read"], ["billing:read"]],
+            "duration_s": [3600], "starts_at": [(utc_now() + timedelta(days=2)).isoformat()], "nodes": [1],
             "currency": ["USD"], "email": [f"{name}@example.test" for name in new_names], "customer_name": new_names,
         }  # fmt: skip
 
@@ -126,6 +137,25 @@ def make_world(database: Database, settings: Settings, public_url: str) -> FuzzW
     fuzz.mend()
     _sign_in(fuzz)
     return fuzz
+
+
+def _keep_a_group_and_a_reservation(session: Session) -> None:
+    """Others for those that were removed, or cancelled."""
+    owner = session.scalars(select(User).where(User.username == "acme-owner")).one()
+    workspace = session.scalars(select(Workspace).where(Workspace.customer_id == owner.customer_id)).first()
+    assert workspace is not None
+    if session.scalar(select(CapacityGroup.id).limit(1)) is None:
+        name = f"group-{uuid4().hex[:12]}"
+        session.add(CapacityGroup(name=name, customer_id=workspace.customer_id, nominal_milli=4000))
+    booked = select(Reservation.id).where(Reservation.state == ReservationState.BOOKED)
+    if session.scalar(booked.limit(1)) is None:
+        start = utc_now() + timedelta(days=1)
+        session.add(
+            Reservation(
+                customer_id=workspace.customer_id, workspace_id=workspace.id, user_id=owner.id, starts_at=start,
+                ends_at=start + timedelta(hours=1), gpus=1, cpu_milli=1000, memory_bytes=2**30,
+            )
+        )  # fmt: skip
 
 
 def _use(world: World, host_id: int, allocation: Allocation) -> None:

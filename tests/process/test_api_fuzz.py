@@ -30,6 +30,7 @@ from api.db import Database
 from api.policy import POLICY
 from api.principal import Role
 from api.settings import Settings
+from tests.controller_socket import answering
 from tests.process.api_process import running_api
 from tests.process.fuzz_world import FuzzWorld, make_world
 
@@ -56,9 +57,11 @@ Answers = dict[str, Counter[int]]  # statuses by operation
 
 
 @pytest.fixture
-def world(database: Database, tmp_path: Path) -> Iterator[FuzzWorld]:
+def world(database: Database, tmp_path: Path, scratch: Path) -> Iterator[FuzzWorld]:
     url = database.engine.url.render_as_string(hide_password=False)
-    with running_api(url, tmp_path, REMOTEGPU_ACCESS_TOKEN_S="86400", **UNLIMITED) as api:
+    socket = scratch / "fuzz.sock"
+    options = {"REMOTEGPU_ACCESS_TOKEN_S": "86400", "REMOTEGPU_HOSTLINK_SOCKET": str(socket), **UNLIMITED}
+    with answering(socket), running_api(url, tmp_path, **options) as api:
         yield make_world(database, Settings(database_url=url, secrets_dir=api.secrets_dir), api.public_url)
 
 
