@@ -118,6 +118,9 @@ class FuzzWorld:
             "username": [*PEOPLE, *new_names], "password": [PASSWORD], "current_password": [PASSWORD],
             "gpu_model": ["A100"], "gpus": [1], "scopes": [["environments:read"], ["billing:read"]],
             "duration_s": [3600], "starts_at": [(utc_now() + timedelta(days=2)).isoformat()], "nodes": [1],
+            **{name: [None] for name in ("ends_at", "every", "count", "until", "driver", "cuda", "environment")},
+            "gpu_models": [["A100"]], "selectors": [[]], "gpu_memory_bytes": [0], "cpu_milli": [None],
+            "memory_bytes": [None],
             "currency": ["USD"], "email": [f"{name}@example.test" for name in new_names], "customer_name": new_names,
         }  # fmt: skip
 
