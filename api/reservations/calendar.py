@@ -3,8 +3,9 @@
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
+FOREVER = datetime.max.replace(tzinfo=UTC)
 _MAX_TRIES = 200  # starts that the search for another time looks at
 
 
@@ -21,17 +22,16 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A device that would do. `in_use`: something holds it that need not end before the reservation starts."""
+    """A device that would do."""
 
     gpu_id: int
     host_id: int
     model: str
-    in_use: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Booking:
-    """What is set aside on a host already."""
+    """What is set aside on a host already, or held there by what runs: until FOREVER if nothing ends it."""
 
     span: Span
     host_id: int
@@ -63,7 +63,7 @@ def choose(
 ) -> tuple[Slot, ...] | None:
     """The devices for a time, by host; None if the calendar does not leave enough.
 
-    As few as possible that are in use; then the hosts with the fewest others left, so that large gaps stay large.
+    On the hosts with the fewest others left, so that large gaps stay large.
     """
     near = [booking for booking in bookings if booking.span.overlaps(span)]
     taken = frozenset(gpu_id for booking in near for gpu_id in booking.gpu_ids)
@@ -71,16 +71,13 @@ def choose(
     for slot in slots:
         if slot.gpu_id not in taken:
             by_kind[slot.model, slot.host_id].append(slot)
-    by_model: dict[str, list[tuple[int, int, int]]] = defaultdict(list)  # in use, left over, host id
-    picked: dict[tuple[str, int], list[Slot]] = {}
+    by_model: dict[str, list[tuple[int, int]]] = defaultdict(list)  # left over, host id
     for (model, host_id), free in by_kind.items():
         if len(free) >= wish.gpus and _has_room(wish, span, rooms[host_id], near, host_id):
-            first = sorted(free, key=lambda slot: (slot.in_use, slot.gpu_id))[: wish.gpus]
-            picked[model, host_id] = first
-            by_model[model].append((sum(slot.in_use for slot in first), len(free) - wish.gpus, host_id))
+            by_model[model].append((len(free) - wish.gpus, host_id))
     best = min(
         (
-            (sum(in_use for in_use, _, _ in hosts), sum(left for _, left, _ in hosts), model, hosts)
+            (sum(left for left, _ in hosts), model, hosts)
             for model, found in by_model.items()
             if len(hosts := sorted(found)[: wish.nodes]) == wish.nodes
         ),
@@ -88,8 +85,8 @@ def choose(
     )
     if best is None:
         return None
-    _, _, model, hosts = best
-    return tuple(slot for _, _, host_id in hosts for slot in picked[model, host_id])
+    _, model, hosts = best
+    return tuple(slot for _, host_id in hosts for slot in by_kind[model, host_id][: wish.gpus])
 
 
 def next_start(
@@ -100,7 +97,7 @@ def next_start(
     Something can only become free when a booking ends.
     """
     length = span.end - span.start
-    ends = sorted({booking.span.end for booking in bookings if booking.span.end > span.start})
+    ends = sorted({booking.span.end for booking in bookings if span.start < booking.span.end < FOREVER})
     for start in ends[:_MAX_TRIES]:
         if choose(wish, Span(start, start + length), slots=slots, rooms=rooms, bookings=bookings) is not None:
             return start

@@ -15,11 +15,11 @@ from api.errors import NotFound, Unprocessable
 from api.identity.tables import User
 from api.machines.tables import Gpu, Host
 from api.principal import Principal
-from api.reservations.calendar import Booking, Room, Slot, Span
+from api.reservations.calendar import FOREVER, Booking, Room, Slot, Span
 from api.reservations.schemas import ReservationOut, ReservedDevice
 from api.reservations.tables import Reservation, ReservationDevice
 from api.tenants.tables import Workspace
-from scheduler.states import AdminState, ReservationState
+from scheduler.states import AdminState, AllocationState, ReservationState
 
 
 def visible_to(principal: Principal) -> Select[Any]:
@@ -65,7 +65,7 @@ def gpu_ids(session: Session, reservation: Reservation) -> Sequence[int]:
     return session.scalars(query.order_by(ReservationDevice.gpu_id)).all()
 
 
-def slots(session: Session, offers: Sequence[Offer], models: Collection[str], *, starts_at: datetime) -> list[Slot]:
+def slots(session: Session, offers: Sequence[Offer], models: Collection[str]) -> list[Slot]:
     """The devices of these kinds that may be set aside, of hosts that take new work."""
     kinds = {(offer.host_id, offer.model, offer.gpu_memory_bytes) for offer in offers if offer.model in models}
     query = (
@@ -75,9 +75,8 @@ def slots(session: Session, offers: Sequence[Offer], models: Collection[str], *,
         .where(Gpu.host_id.in_({host_id for host_id, _, _ in kinds}))
         .order_by(Gpu.id)
     )
-    in_use = _in_use(session, starts_at)
     return [
-        Slot(gpu.id, gpu.host_id, gpu.model, in_use=gpu.id in in_use)
+        Slot(gpu.id, gpu.host_id, gpu.model)
         for gpu in session.scalars(query)
         if (gpu.host_id, gpu.model, gpu.memory_bytes) in kinds
     ]
@@ -101,6 +100,27 @@ def bookings(session: Session, *, now: datetime) -> list[Booking]:
     return [
         Booking(Span(row.starts_at, row.ends_at), host_id, frozenset(ids), row.cpu_milli, row.memory_bytes)
         for row, host_id, ids in session.execute(query)
+    ]
+
+
+def held(session: Session, *, now: datetime) -> list[Booking]:
+    """What runs and will not give way, up to its certain end: a reservation must not count on its devices before."""
+    query = (
+        select(Allocation, Reservation.ends_at, Gpu.host_id, func.array_agg(Gpu.id))
+        .join(AllocationDevice, AllocationDevice.allocation_id == Allocation.id)
+        .join(Gpu, Gpu.id == AllocationDevice.gpu_id)
+        .outerjoin(Reservation, Reservation.id == Allocation.reservation_id)
+        .where(
+            func.upper_inf(AllocationDevice.period),
+            Allocation.preemptible.is_(False),
+            Allocation.state.in_((AllocationState.PLACING, AllocationState.ACTIVE)),
+        )
+        .group_by(Allocation.id, Reservation.ends_at, Gpu.host_id)
+    )
+    return [
+        Booking(Span(now, end), host_id, frozenset(ids), row.cpu_milli, row.memory_bytes)
+        for row, reserved_until, host_id, ids in session.execute(query)
+        if (end := _end_of(row, reserved_until, now)) > now
     ]
 
 
@@ -136,18 +156,12 @@ def views(session: Session, reservations: Sequence[Reservation]) -> list[Reserva
     return [_view(row, owners[row.user_id], workspaces[row.workspace_id], devices[row.id]) for row in reservations]
 
 
-def _in_use(session: Session, starts_at: datetime) -> set[int]:
-    """Devices held by what need not have ended by then, and will not give way."""
-    query = (
-        select(AllocationDevice.gpu_id, Allocation.placed_at, Allocation.limit_s)
-        .join(Allocation, Allocation.id == AllocationDevice.allocation_id)
-        .where(func.upper_inf(AllocationDevice.period), Allocation.preemptible.is_(False))
-    )
-    return {
-        gpu_id
-        for gpu_id, placed_at, limit_s in session.execute(query)
-        if placed_at is None or limit_s is None or placed_at + timedelta(seconds=limit_s) > starts_at
-    }
+def _end_of(allocation: Allocation, reserved_until: datetime | None, now: datetime) -> datetime:
+    """When it will have ended for certain: it is ended then, if not before."""
+    ends = [reserved_until] if reserved_until is not None else []
+    if allocation.limit_s is not None:
+        ends.append((allocation.placed_at or now) + timedelta(seconds=allocation.limit_s))
+    return min(ends, default=FOREVER)
 
 
 def _view(reservation: Reservation, owner: str, workspace: str, devices: list[ReservedDevice]) -> ReservationOut:

@@ -99,7 +99,3 @@ class ReservationsCreated(BaseModel):
     """All that were asked for, in the order of time."""
 
     items: list[ReservationOut]
-    in_use: int = Field(
-        description="Devices of the first that something holds now which need not end before it starts, "
-        "since it has no time limit: nothing makes it leave in time unless it is preemptible"
-    )

@@ -89,16 +89,15 @@ def create(session: Session, principal: Principal, wanted: ReservationCreate, *,
     demand = _demand(offers, wanted, bound_host_id)
     models = _priced(session, feasibility.check(offers, demand), customer, now=now)
     _check_limits(session, customer, demand, spans, now=now)
-    calendar = _calendar(session, demand, feasibility.check_kind(offers, demand), models, spans[0], now=now)
+    calendar = _calendar(session, demand, feasibility.check_kind(offers, demand), models, now=now)
     series = new_uid() if wanted.every is not None else None
-    rows, in_use = [], 0
-    for place, span in enumerate(spans):
+    rows = []
+    for span in spans:
         chosen = _choose(calendar, span)
-        in_use += sum(slot.in_use for slot in chosen) if place == 0 else 0
         rows.append(_add(session, principal, calendar.wish, span, chosen, workspace_id=workspace_id, series=series))
     _audit(session, principal, rows, "create")
     notify(session)
-    return ReservationsCreated(items=repository.views(session, rows), in_use=in_use)
+    return ReservationsCreated(items=repository.views(session, rows))
 
 
 def cancel(session: Session, principal: Principal, uid: UUID, *, series: bool, now: datetime) -> None:
@@ -185,12 +184,12 @@ def _check_limits(
 
 
 def _calendar(
-    session: Session, demand: Demand, offers: Sequence[Offer], models: Sequence[str], first: Span, *, now: datetime
+    session: Session, demand: Demand, offers: Sequence[Offer], models: Sequence[str], *, now: datetime
 ) -> _Calendar:
-    slots = repository.slots(session, offers, models, starts_at=first.start)
+    slots = repository.slots(session, offers, models)
     wish = Wish(demand.nodes, demand.shape.gpus, demand.shape.cpu_milli, demand.shape.memory_bytes)
     rooms = repository.rooms(session, {slot.host_id for slot in slots})
-    return _Calendar(wish, slots, rooms, repository.bookings(session, now=now))
+    return _Calendar(wish, slots, rooms, [*repository.bookings(session, now=now), *repository.held(session, now=now)])
 
 
 def _choose(calendar: _Calendar, span: Span) -> tuple[Slot, ...]:

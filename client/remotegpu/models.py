@@ -157,10 +157,9 @@ class Reservation(msgspec.Struct, frozen=True):
 
 
 class Reserved(msgspec.Struct, frozen=True):
-    """All times of a new reservation. `in_use` devices of the first are held by what need not end before it starts."""
+    """All times of a new reservation."""
 
     items: list[Reservation]
-    in_use: int = 0
 
 
 class GpuOffer(msgspec.Struct, frozen=True):

@@ -8,14 +8,17 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import select, text
+from sqlalchemy.orm import Session
 
+from api.allocations.tables import Allocation
+from api.allocations.transitions import move
 from api.audit.tables import AuditEntry
 from api.db import Database
 from api.errors import Unprocessable
 from api.machines.tables import Host
 from api.quotas.tables import Quota
 from api.reservations.tables import Reservation, ReservationDevice
-from scheduler.states import AdminState
+from scheduler.states import AdminState, AllocationState
 from tests.db.conftest import Person, Tenant
 from tests.db.fleet import H100, Fleet
 
@@ -177,24 +180,49 @@ def test_a_gang_is_reserved_on_as_many_hosts(app_client: TestClient, tenant: Ten
     assert len(gang["devices"]) == 6
 
 
-def test_what_is_in_use_without_an_end_is_avoided_and_else_told(
-    app_client: TestClient, tenant: Tenant, fleet: Fleet, database: Database
-) -> None:
-    fleet.host("h2")
-    busy = fleet.submit(fleet.customer("busy"))
-    database.transact(
-        lambda session: session.execute(
+def hold(database: Database, allocation: Allocation, host: str) -> None:
+    """As if it had been placed on all but the first device of a host."""
+
+    def work(session: Session) -> None:
+        row = session.get_one(Allocation, allocation.id, with_for_update=True)
+        move(session, row, AllocationState.PLACING, actor="test")
+        session.execute(
             text(
                 "insert into allocation_devices (allocation_id, gpu_id, generation, period)"
-                " select :id, id, 1, tstzrange(now(), null) from gpus where uuid like 'GPU-h1-%' and index > 0"
+                " select :id, id, 1, tstzrange(now(), null) from gpus where uuid like :host and index > 0"
             ),
-            {"id": busy.id},
+            {"id": allocation.id, "host": f"GPU-{host}-%"},
         )
-    )
+
+    database.transact(work)
+
+
+@pytest.mark.parametrize(
+    ("options", "ends_in_time"),
+    [
+        ({}, False),
+        ({"time_limit_s": 30 * 86_400}, False),
+        ({"time_limit_s": 3600}, True),
+        ({"preemptible": True}, True),
+    ],
+)
+def test_what_need_not_have_left_by_then_can_not_be_reserved(
+    app_client: TestClient,
+    tenant: Tenant,
+    fleet: Fleet,
+    database: Database,
+    options: dict[str, Any],
+    ends_in_time: bool,
+) -> None:
+    hold(database, fleet.submit(fleet.customer("busy"), **options), "h1")
     answer = ask(app_client, tenant.owner)
-    assert uuids(made(answer)[0]) == ["GPU-h2-0", "GPU-h2-1"]
-    assert answer.json()["in_use"] == 0
-    assert ask(app_client, tenant.owner, gpus=4).json()["in_use"] == 3
+    if ends_in_time:
+        made(answer)
+        return
+    assert code(answer) == (409, "reservation_taken")
+    assert ("errors" in answer.json()) is ("time_limit_s" in options), "the end of a limit is a time that would do"
+    fleet.host("h2")
+    assert uuids(made(ask(app_client, tenant.owner))[0]) == ["GPU-h2-0", "GPU-h2-1"]
 
 
 def test_the_database_itself_refuses_an_overlap(

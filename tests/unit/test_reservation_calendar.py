@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.reservations.calendar import Booking, Room, Slot, Span, Wish, choose, next_start, peak
+from api.reservations.calendar import FOREVER, Booking, Room, Slot, Span, Wish, choose, next_start, peak
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 A100, H100 = "A100", "H100"
@@ -15,8 +15,8 @@ def span(start_h: float, end_h: float) -> Span:
     return Span(NOON + timedelta(hours=start_h), NOON + timedelta(hours=end_h))
 
 
-def slots(host_id: int, count: int, *, model: str = A100, in_use: int = 0) -> list[Slot]:
-    return [Slot(100 * host_id + n, host_id, model, in_use=n < in_use) for n in range(count)]
+def slots(host_id: int, count: int, *, model: str = A100) -> list[Slot]:
+    return [Slot(100 * host_id + n, host_id, model) for n in range(count)]
 
 
 def booked(when: Span, host_id: int, *indexes: int, cpu: int = 1) -> Booking:
@@ -37,12 +37,6 @@ def ids(wanted: Wish, when: Span, offered: list[Slot], bookings: list[Booking] |
 
 def test_the_host_with_the_fewest_left_is_taken() -> None:
     assert ids(wish(2), span(0, 1), slots(1, 4) + slots(2, 2) + slots(3, 3)) == (200, 201)
-
-
-def test_what_nobody_uses_goes_before_a_tight_fit() -> None:
-    assert ids(wish(2), span(0, 1), slots(1, 4) + slots(2, 2, in_use=1)) == (100, 101)
-    assert ids(wish(2), span(0, 1), slots(1, 4, in_use=1)) == (101, 102)
-    assert ids(wish(2), span(0, 1), slots(2, 2, in_use=2)) == (200, 201)
 
 
 def test_what_is_booked_at_that_time_is_not_free() -> None:
@@ -77,6 +71,13 @@ def test_the_next_free_time_is_the_first_that_fits_for_as_long() -> None:
     assert following(1, 2) == NOON + timedelta(hours=3)
     assert following(3, 2) == NOON + timedelta(hours=6)
     assert following(1, 3) is None
+
+
+def test_what_runs_for_ever_leaves_no_other_time() -> None:
+    held = [Booking(Span(NOON, FOREVER), 1, frozenset({100}), 1, 1), booked(span(0, 1), 1, 1)]
+    offered = {"slots": slots(1, 2), "rooms": ROOMS, "bookings": held}
+    assert next_start(wish(1), span(0, 1), **offered) == NOON + timedelta(hours=1)  # type: ignore[arg-type] # by name
+    assert next_start(wish(2), span(0, 1), **offered) is None  # type: ignore[arg-type] # by name
 
 
 @given(st.lists(st.tuples(st.integers(0, 20), st.integers(1, 10), st.integers(1, 5)), max_size=12))

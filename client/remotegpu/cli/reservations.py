@@ -9,7 +9,7 @@ import typer
 
 from remotegpu.cli import asking
 from remotegpu.cli.output import JsonFlag, console, print_fields, print_json, print_rows
-from remotegpu.cli.session import connected, errors
+from remotegpu.cli.session import connected
 from remotegpu.cli.units import (
     duration,
     memory,
@@ -93,10 +93,8 @@ def create(
         )  # fmt: skip
         if as_json:
             print_json(made)
-            return
-        print_rows(_TITLES, [_row(item) for item in made.items], empty="")
-        if made.in_use:
-            errors.print(f"{made.in_use} of the GPUs are in use now by what has no time limit: it may still run then.")
+        else:
+            print_rows(_TITLES, [_row(item) for item in made.items], empty="")
 
 
 @app.command("list")
