@@ -32,13 +32,15 @@ MAX_RESULTS = 1000
 """Results of effects that are recorded in one transaction."""
 MAX_BATCH = 500
 """Placements that are admitted in one transaction."""
-MAX_WAITS = 5000
+MAX_WAITS = 1000
 """Reasons that are written in one transaction."""
 MAX_ROUNDS = 8
 """How often a cycle decides anew because the store refused something."""
 WAITS_EVERY = timedelta(milliseconds=500)
-"""Reasons are for people: what changes more often is written only so often."""
+WAITS_SHARE = 10
+"""Reasons are for people: they are written only so often, and take at most a tenth of the loop's time."""
 DROPS_EVERY = timedelta(seconds=1)
+LONGEST_PAUSE = timedelta(seconds=10)  # of anything here that is not done in every cycle
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +93,8 @@ class Scheduler:
         self.executor = Executor(fabric, self.effects, clock, spawn, wake)
         self._wanted: dict[int, tuple[Key, AllocationState]] = {}  # what is in `placing` or `releasing`
         self._waits: dict[int, WaitReason] = {}  # to be written
-        self._waits_written: datetime | None = None
-        self._drops_read: datetime | None = None
+        self._waits_due: datetime | None = None
+        self._drops_due: datetime | None = None
         self._unsure = False  # the last cycle broke off: what the decider counts on may not be so
 
     def cycle(self) -> Cycle:
@@ -122,11 +124,12 @@ class Scheduler:
 
     def _record_results(self) -> None:
         results = self.effects.results(MAX_RESULTS)
-        outcomes = [outcome for result in results for outcome in result.outcomes]
+        # Several placements on a host may have dropped the same groups.
+        outcomes = list(dict.fromkeys(outcome for result in results for outcome in result.outcomes))
         answers = self.store.record(outcomes) if outcomes else []
         now = self.clock()
         self.effects.settle(results, now)
-        effective = {id(outcome) for outcome, answer in zip(outcomes, answers, strict=True) if answer}
+        effective = {outcome for outcome, answer in zip(outcomes, answers, strict=True) if answer}
         for result in results:
             # Recorded first: a leader of yesterday is refused there, before it could take back what runs by now.
             if result.take_back is not None and _failure(result.outcomes, effective):
@@ -185,8 +188,8 @@ class Scheduler:
             self.executor.place(admitted)
 
     def _start_drops(self, now: datetime) -> None:
-        if _passed(self._drops_read, DROPS_EVERY, now) and self.effects.may_begin(DROPS, now):
-            self._drops_read = now
+        if _reached(self._drops_due, now) and self.effects.may_begin(DROPS, now):
+            self._drops_due = now + DROPS_EVERY
             groups = self.store.groups_to_drop()
             if groups and self.effects.begin(DROPS, now):
                 self.executor.drop(groups)
@@ -232,24 +235,27 @@ class Scheduler:
         return refused
 
     def _write_waits(self, now: datetime) -> None:
-        if self._waits and _passed(self._waits_written, WAITS_EVERY, now):
-            self._waits_written = now
-            written = dict(islice(self._waits.items(), MAX_WAITS))
-            self.store.record_waits(written)
-            for allocation_id in written:
-                del self._waits[allocation_id]
+        if not self._waits or not _reached(self._waits_due, now):
+            return
+        written = dict(islice(self._waits.items(), MAX_WAITS))
+        begun = self.clock()
+        self.store.record_waits(written)
+        for allocation_id in written:
+            del self._waits[allocation_id]
+        pause = max(WAITS_EVERY, WAITS_SHARE * (self.clock() - begun))
+        self._waits_due = now + min(pause, LONGEST_PAUSE)
 
     def _next_at(self) -> datetime | None:
         times = [self.effects.retry_at]
-        if self._waits and self._waits_written is not None:
-            times.append(self._waits_written + WAITS_EVERY)
+        if self._waits:
+            times.append(self._waits_due)
         return min((time for time in times if time is not None), default=None)
 
 
-def _failure(outcomes: Sequence[Outcome], effective: set[int]) -> bool:
-    return any(isinstance(outcome, PlacementFailed) and id(outcome) in effective for outcome in outcomes)
+def _failure(outcomes: Sequence[Outcome], effective: set[Outcome]) -> bool:
+    return any(isinstance(outcome, PlacementFailed) and outcome in effective for outcome in outcomes)
 
 
-def _passed(last: datetime | None, span: timedelta, now: datetime) -> bool:
-    """Whether `span` has passed since `last`; also when the clock was put back."""
-    return last is None or not last <= now < last + span
+def _reached(due: datetime | None, now: datetime) -> bool:
+    """Whether it is time. If the clock was put back, it is too."""
+    return due is None or now >= due or now < due - LONGEST_PAUSE
