@@ -8,16 +8,24 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
-from scheduler.cluster.cluster import Cluster
-from scheduler.demand import Demand
+from scheduler.engine.engine import Engine
+from scheduler.engine.settings import EngineSettings
+from scheduler.loop import Scheduler
 from scheduler.money import MILLI_PER_GPU
 from scheduler.packing.scoring import PackingPolicy, make_scoring
-from scheduler.simulator.openb import Node, Task
-from scheduler.views import DeviceView, HostView
+from scheduler.simulated_database import SimulatedDatabase
+from scheduler.simulated_store import MemoryStore
+from scheduler.simulator.openb import Node, Task, as_host, demand_of
+from scheduler.simulator.timer_fabric import NoFabric
+from scheduler.simulator.trace import moment
+from scheduler.simulator.virtual import at_once
+from scheduler.states import AllocationState, EndReason
+from scheduler.views import HostView, Request
 
 DEMAND = 1.3  # of the cluster's GPUs, asked for in the end
-_CUSTOMER_ID = 1
+_CUSTOMER = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,32 +59,35 @@ class FillReport:
 
 
 class Filling:
-    """A cluster being filled, all by one customer, so that any two shares may meet on a device."""
+    """A cluster being filled, by the loop: one cycle decides on each arrival."""
 
     def __init__(self, nodes: Sequence[Node], policy: PackingPolicy, seed: int) -> None:
-        self._cluster = Cluster(make_scoring(policy, seed=seed))
-        self._nodes = nodes
-        self._width = max((node.gpus for node in nodes), default=0) or 1
-        for number, node in enumerate(nodes):
-            self._cluster.set_host(_host(number, node, self._width))
+        self._database = SimulatedDatabase()
         self._arrived = 0
+        for number, node in enumerate(nodes, start=1):
+            self._database.add_host(as_host(node, number))
+        store = MemoryStore(self._database, self._now)
+        # What is refused is refused for good: no place is looked for or kept for later.
+        engine = Engine(EngineSettings(kept_places=0), make_scoring(policy, seed=seed))
+        self._scheduler = Scheduler(store, NoFabric(), engine, self._now, at_once)
 
-    def arrive(self, name: str, task: Task) -> Assignment:
-        """Place a task, if it fits anywhere."""
-        demand = Demand(task.shape, models=tuple(sorted(task.models)))
-        self._cluster.observe(task.shape)
-        parts = self._cluster.find(demand, _CUSTOMER_ID)
+    def arrive(self, task: Task) -> tuple[HostView, tuple[int, ...]] | None:
+        """Place a task, if it fits anywhere: its host, and the indexes of the devices."""
         self._arrived += 1
-        if parts is None:
-            return Assignment(name, task, None)
-        self._cluster.hold(self._arrived, _CUSTOMER_ID, demand, parts)
-        indices = tuple(gpu_id % self._width for gpu_id, _ in parts[0].devices)
-        return Assignment(name, task, self._nodes[parts[0].host_id].name, indices)
+        demand, uid = demand_of(task), f"a{self._arrived}"
+        self._database.submit(Request(self._arrived, uid, _CUSTOMER, _CUSTOMER, demand, self._now()))
+        self._scheduler.cycle()
+        allocation = self._database.allocations[self._arrived]
+        if allocation.state is AllocationState.QUEUED:
+            self._database.request_end(self._arrived, EndReason.CANCELLED)
+            return None
+        (part,) = allocation.parts
+        host = self._database.hosts[part.host_id].view
+        chosen = {gpu_id for gpu_id, _ in part.devices}
+        return host, tuple(index for index, device in enumerate(host.devices) if device.gpu_id in chosen)
 
-
-def _host(number: int, node: Node, width: int) -> HostView:
-    devices = tuple(DeviceView(number * width + index, "", node.model, 0) for index in range(node.gpus))
-    return HostView(number, node.name, node.name, node.cpu_milli, node.memory_bytes, devices)
+    def _now(self) -> datetime:
+        return moment(self._arrived)
 
 
 def fill(nodes: Sequence[Node], tasks: Sequence[Task], *, policy: PackingPolicy, seed: int) -> FillReport:
@@ -86,10 +97,14 @@ def fill(nodes: Sequence[Node], tasks: Sequence[Task], *, policy: PackingPolicy,
     filling = Filling(nodes, policy, seed)
     asked = given = 0
     for name, task in arrivals(tasks, enough_milli=round(DEMAND * gpus * MILLI_PER_GPU), seed=seed):
-        assignment = filling.arrive(name, task)
-        report.assignments.append(assignment)
+        found = filling.arrive(task)
         asked += task.shape.gpu_milli
-        given += task.shape.gpu_milli if assignment.node is not None else 0
+        if found is None:
+            report.assignments.append(Assignment(name, task, None))
+        else:
+            host, devices = found
+            given += task.shape.gpu_milli
+            report.assignments.append(Assignment(name, task, host.name, devices))
         report.curve.append((asked / gpus / 10, given / gpus / 10))
     return report
 

@@ -5,8 +5,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from scheduler.demand import Demand
 from scheduler.money import MILLI_PER_GPU
 from scheduler.packing.shape import Shape
+from scheduler.views import DeviceView, HostView
 
 _MIB = 2**20
 _MAX_GPUS = 64  # of one host
@@ -94,6 +96,19 @@ def read_tasks(path: Path) -> list[Task]:
     if not any(task.shape.gpus for task in tasks):
         raise TraceError(f"{path}, line 1, column num_gpu: there is no task that asks for a GPU")
     return tasks
+
+
+def as_host(node: Node, host_id: int) -> HostView:
+    """Device ids are `64 * host id + index`."""
+    first = host_id * _MAX_GPUS
+    devices = tuple(
+        DeviceView(first + index, f"{node.name}-{index}", node.model, node.memory_bytes) for index in range(node.gpus)
+    )
+    return HostView(host_id, node.name, node.name, node.cpu_milli, node.memory_bytes, devices)
+
+
+def demand_of(task: Task) -> Demand:
+    return Demand(task.shape, models=tuple(sorted(task.models)))
 
 
 def _task(row: dict[str, _Cell]) -> Task:

@@ -1,4 +1,4 @@
-"""A fabric on which work runs by the clock alone: it starts when it is granted, and its end is asked for in time."""
+"""Fabrics of the simulator: one on which nothing runs, and one on which work runs by the clock alone."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -8,19 +8,29 @@ from scheduler.ports import HostShare
 from scheduler.simulator.course import Course
 
 
-@dataclass(slots=True)
-class TimerFabric:
-    """Implements `scheduler.ports.Fabric`. `now_ms` says what time it is, in milliseconds since the beginning."""
-
-    course: Course
-    now_ms: Callable[[], int]
-    _hosts: dict[str, set[str]] = field(default_factory=dict)  # that hold a lease, by uid of the allocation
+class NoFabric:
+    """Implements `scheduler.ports.Fabric`: everything succeeds, and nothing runs."""
 
     def reserve(self, name: str, shares: Sequence[HostShare]) -> None:
         pass
 
     def remove(self, name: str) -> None:
         pass
+
+    def grant(self, host_uid: str, lease: Lease) -> None:
+        pass
+
+    def end(self, host_uid: str, *, allocation_uid: str, generation: int, grace_s: int) -> LeaseEnd | None:
+        pass
+
+
+@dataclass(slots=True)
+class TimerFabric(NoFabric):
+    """Work runs from its grant on. `now_ms` says what time it is, in milliseconds since the beginning."""
+
+    course: Course
+    now_ms: Callable[[], int]
+    _hosts: dict[str, set[str]] = field(default_factory=dict)  # that hold a lease, by uid of the allocation
 
     def grant(self, host_uid: str, lease: Lease) -> None:
         hosts = self._hosts.setdefault(lease.allocation_uid, set())

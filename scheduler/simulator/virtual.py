@@ -21,7 +21,7 @@ MAX_IDLE_TICKS = 100
 """After so many ticks in which nothing happened at all, nothing ever will: the rest can't start."""
 
 
-def _at_once(effect: Callable[[], None]) -> None:
+def at_once(effect: Callable[[], None]) -> None:
     effect()
 
 
@@ -51,7 +51,7 @@ class Simulation:
         # Handing on groups spares Ray time; here it would cost time.
         store = MemoryStore(self._database, self._now, idle_life=timedelta(0))
         fabric = TimerFabric(self.course, lambda: self.now_ms)
-        scheduler = Scheduler(store, fabric, self.decider, self._now, _at_once)
+        scheduler = Scheduler(store, fabric, self.decider, self._now, at_once)
         while not self.course.done and self._idle_ticks < MAX_IDLE_TICKS:
             if (upcoming := self._upcoming()) is None:
                 break
