@@ -32,12 +32,17 @@ class Story:
 
 @dataclass(slots=True)
 class Course:
-    """Where a trace stands. Attempts are told apart by uid; a gang runs when all of its hosts have been granted."""
+    """Where a trace stands. Attempts are told apart by uid; a gang runs when all of its hosts have been granted.
+
+    `use` has thousandths of GPUs in use, each from a time on, in milliseconds.
+    """
 
     trace: Trace
     stories: list[Story] = field(init=False)
     finished: int = 0
     admissions: int = 0
+    waiting: int = 0
+    use: list[tuple[int, int]] = field(default_factory=lambda: [(0, 0)])
     _arrived: int = 0
     _again: list[Attempt] = field(default_factory=list)
     _granted: dict[str, int] = field(default_factory=dict)
@@ -65,6 +70,7 @@ class Course:
         while self._arrived < len(self.stories) and self.stories[self._arrived].work.arrives_ms <= now_ms:
             found.append(self._attempt(self._arrived))
             self._arrived += 1
+        self.waiting += len(found)
         return found
 
     def ends(self, now_ms: int) -> Sequence[str]:
@@ -84,6 +90,8 @@ class Course:
         if self._granted[uid] < story.work.demand.nodes:
             return
         self.admissions += 1
+        self.waiting -= 1
+        self._used(now_ms, story.work.demand.gpu_milli)
         story.started_ms = now_ms
         if story.first_started_ms is None:
             story.first_started_ms = now_ms
@@ -96,6 +104,7 @@ class Course:
         del self._granted[uid]
         if story.started_ms is not None:
             story.ran_ms += now_ms - story.started_ms
+            self._used(now_ms, -story.work.demand.gpu_milli)
         if uid in self._due:
             self._due.discard(uid)
             story.ended_ms = now_ms
@@ -103,6 +112,12 @@ class Course:
         else:
             story.preemptions += 1
             self._again.append(self._attempt(_number(uid)))
+
+    def _used(self, now_ms: int, change: int) -> None:
+        last_ms, used = self.use[-1]
+        if last_ms == now_ms:
+            self.use.pop()
+        self.use.append((now_ms, used + change))
 
     def _attempt(self, number: int) -> Attempt:
         story = self.stories[number]

@@ -8,12 +8,15 @@ from pathlib import Path
 from scheduler.demand import Demand
 from scheduler.money import MILLI_PER_GPU
 from scheduler.packing.shape import Shape
+from scheduler.simulator.trace import Trace, Work
 from scheduler.views import DeviceView, HostView
 
 _MIB = 2**20
 _MAX_GPUS = 64  # of one host
 _NODE_COLUMNS = ("sn", "cpu_milli", "memory_mib", "gpu", "model")
 _TASK_COLUMNS = ("name", "cpu_milli", "memory_mib", "num_gpu", "gpu_milli", "gpu_spec")
+_TIME_COLUMNS = ("creation_time", "deletion_time")  # seconds since the beginning of the trace
+_MAX_S = 10**9
 
 
 class TraceError(ValueError):
@@ -31,11 +34,13 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """`models` are those that it may run on; empty means any."""
+    """`models` are those that it may run on; empty means any. Times are seconds, None where the table has none."""
 
     name: str
     shape: Shape
     models: frozenset[str]
+    created_s: int | None = None
+    deleted_s: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,15 +92,28 @@ def read_nodes(path: Path) -> list[Node]:
     return nodes
 
 
-def read_tasks(path: Path) -> list[Task]:
-    """
+def read_tasks(path: Path, *, timed: bool = False) -> list[Task]:
+    """`timed`: with the times at which they came and went.
+
     Raises:
         TraceError, OSError
     """
-    tasks = [_task(row) for row in _rows(path, _TASK_COLUMNS, unique="name")]
+    columns = (*_TASK_COLUMNS, *_TIME_COLUMNS) if timed else _TASK_COLUMNS
+    tasks = [_task(row, timed=timed) for row in _rows(path, columns, unique="name")]
     if not any(task.shape.gpus for task in tasks):
         raise TraceError(f"{path}, line 1, column num_gpu: there is no task that asks for a GPU")
     return tasks
+
+
+def read_trace(nodes: Path, tasks: Path) -> Trace:
+    """Tasks that come when they were created, and run for as long as they were there.
+
+    Raises:
+        TraceError, OSError
+    """
+    hosts = tuple(as_host(node, number) for number, node in enumerate(read_nodes(nodes), start=1))
+    work = sorted((_work(task) for task in read_tasks(tasks, timed=True)), key=lambda each: each.arrives_ms)
+    return Trace(hosts, tuple(work))
 
 
 def as_host(node: Node, host_id: int) -> HostView:
@@ -111,14 +129,28 @@ def demand_of(task: Task) -> Demand:
     return Demand(task.shape, models=tuple(sorted(task.models)))
 
 
-def _task(row: dict[str, _Cell]) -> Task:
+def _work(task: Task) -> Work:
+    assert task.created_s is not None and task.deleted_s is not None
+    shape = task.shape
+    kind = f"{shape.gpus} GPU" if shape.milli == MILLI_PER_GPU else "share"
+    return Work(task.name, kind, demand_of(task), task.created_s * 1000, (task.deleted_s - task.created_s) * 1000)
+
+
+def _task(row: dict[str, _Cell], *, timed: bool) -> Task:
     gpus = row["num_gpu"].integer(high=_MAX_GPUS)
     # The trace has 0 thousandths where it has 0 GPUs.
     milli = row["gpu_milli"].integer(low=1, high=MILLI_PER_GPU) if gpus else MILLI_PER_GPU
     if gpus > 1 and milli != MILLI_PER_GPU:
         raise row["gpu_milli"].error(f"{MILLI_PER_GPU}, since the task asks for several GPUs,")
     shape = Shape(row["cpu_milli"].integer(), row["memory_mib"].integer() * _MIB, gpus, milli)
-    return Task(row["name"].name(), shape, frozenset(filter(None, row["gpu_spec"].value.split("|"))))
+    created_s = row["creation_time"].integer(high=_MAX_S) if timed else None
+    return Task(
+        row["name"].name(),
+        shape,
+        frozenset(filter(None, row["gpu_spec"].value.split("|"))),
+        created_s,
+        row["deletion_time"].integer(low=created_s, high=_MAX_S) if created_s is not None else None,
+    )
 
 
 def _rows(path: Path, columns: tuple[str, ...], *, unique: str) -> Iterator[dict[str, _Cell]]:

@@ -3,13 +3,14 @@
 import csv
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from scheduler.simulator.chart import Curve, as_svg
+from scheduler.simulator.course import Course
+from scheduler.simulator.figures import KindFigures, run_figures
 from scheduler.simulator.fill import Assignment, FillReport
-
-_WIDTH, _HEIGHT, _MARGIN = 640, 400, 50
-_POINTS = 400  # of a plotted curve: more than these can't be seen
 
 
 def write_assignments(path: Path, assignments: Sequence[Assignment]) -> None:
@@ -22,7 +23,7 @@ def write_assignments(path: Path, assignments: Sequence[Assignment]) -> None:
             writer.writerow([each.name, each.node or "", devices])
 
 
-def as_json(report: FillReport) -> str:
+def fill_json(report: FillReport) -> str:
     document: dict[str, Any] = {  # Any: JSON
         "arrivals": "fill",
         "policy": report.policy,
@@ -39,7 +40,7 @@ def as_json(report: FillReport) -> str:
     return json.dumps(document)
 
 
-def as_text(report: FillReport) -> str:
+def fill_text(report: FillReport) -> str:
     lines = [
         f"{report.policy}, seed {report.seed}: {report.gpus:,} GPUs, {len(report.assignments):,} tasks, "
         f"{report.refused:,} refused",
@@ -52,35 +53,46 @@ def as_text(report: FillReport) -> str:
     return "\n".join(lines)
 
 
-def as_svg(reports: Sequence[FillReport]) -> str:
-    """The curves of some runs, over the same axes."""
-    inner_width, inner_height = _WIDTH - 2 * _MARGIN, _HEIGHT - 2 * _MARGIN
+def fill_svg(report: FillReport) -> str:
+    label = f"{report.policy}, seed {report.seed}: {report.allocated_percent:.2f} % at 100 %"
+    curve = Curve(label, report.curve)
+    return as_svg([curve], x_label="GPUs requested, % of all", y_label="GPUs allocated, % of all", x_end=130)
 
-    def x(percent: float) -> float:
-        return _MARGIN + inner_width * percent / 130
 
-    def y(percent: float) -> float:
-        return _HEIGHT - _MARGIN - inner_height * percent / 100
+def run_json(course: Course) -> str:
+    document: dict[str, Any] = {  # Any: JSON
+        "arrivals": "trace",
+        "gpus": course.trace.gpus,
+        "tasks": len(course.stories),
+        **asdict(run_figures(course)),
+        "use": {
+            "time_ms": [time_ms for time_ms, _ in course.use],
+            "gpu_milli": [milli for _, milli in course.use],
+        },
+    }
+    return json.dumps(document)
 
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" font-family="sans-serif" '
-        'font-size="12">',
-        f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="white"/>',
+
+def run_text(course: Course) -> str:
+    figures = run_figures(course)
+    lines = [
+        f"{len(course.stories):,} tasks, {course.trace.gpus:,} GPUs: done after {figures.makespan_s:,.1f} s; "
+        f"{figures.used_percent:.1f} % of GPU time used, {figures.lost_percent:.1f} % lost to preemption",
+        f"{figures.admissions:,} admissions, {figures.preemptions:,} preemptions, {figures.waiting:,} never started",
+        f"{'class':<12} {'tasks':>8} {'finished':>8} {'preempted':>9} {'mean wait s':>12} {'longest s':>12}",
     ]
-    for mark in range(0, 131, 10):
-        parts.append(f'<text x="{x(mark):.1f}" y="{_HEIGHT - _MARGIN + 18}" text-anchor="middle">{mark}</text>')
-    for mark in range(0, 101, 20):
-        parts.append(
-            f'<path d="M{x(0):.1f} {y(mark):.1f}H{x(130):.1f}" stroke="#ddd"/>'
-            f'<text x="{_MARGIN - 8}" y="{y(mark) + 4:.1f}" text-anchor="end">{mark}</text>'
-        )
-    parts.append(f'<text x="{_WIDTH / 2}" y="{_HEIGHT - 8}" text-anchor="middle">GPUs requested, % of all</text>')
-    parts.append(f'<text x="{_MARGIN}" y="20">GPUs allocated, % of all</text>')
-    for number, report in enumerate(reports):
-        step = max(1, len(report.curve) // _POINTS)
-        points = " ".join(f"{x(asked):.1f},{y(given):.1f}" for asked, given in report.curve[::step])
-        hue = number * 137 % 360
-        label = f"{report.policy}, seed {report.seed}: {report.allocated_percent:.2f} % at 100 %"
-        parts.append(f'<polyline points="{points}" fill="none" stroke="hsl({hue} 70% 40%)" stroke-width="1.5"/>')
-        parts.append(f'<text x="{x(5):.1f}" y="{y(94 - 6 * number):.1f}" fill="hsl({hue} 70% 40%)">{label}</text>')
-    return "\n".join([*parts, "</svg>\n"])
+    return "\n".join([*lines, *(_kind_line(kind) for kind in figures.kinds)])
+
+
+def _kind_line(kind: KindFigures) -> str:
+    return (
+        f"{kind.kind:<12} {kind.count:>8,} {kind.finished:>8,} {kind.preemptions:>9,} {kind.mean_wait_s:>12,.2f} "
+        f"{kind.longest_wait_s:>12,.2f}"
+    )
+
+
+def run_svg(course: Course) -> str:
+    total = max(1, course.trace.gpus)
+    points = [(time_ms / 1000, milli / total / 10) for time_ms, milli in course.use]
+    curve = Curve(f"{len(course.stories):,} tasks", points)
+    return as_svg([curve], x_label="time, s", y_label="GPUs in use, % of all", x_end=max(1.0, points[-1][0]))

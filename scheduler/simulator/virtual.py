@@ -15,10 +15,11 @@ from scheduler.states import EndReason
 
 PAUSE_MS = 5
 """Between two cycles, as the controller's."""
-TICK_MS = 60_000
-"""A cycle comes at least so often while something waits."""
+FIRST_TICK_MS = 60_000
+LONGEST_TICK_MS = 3_600_000
+"""While something waits and nothing happens, cycles come by themselves, ever more seldom."""
 MAX_IDLE_TICKS = 100
-"""After so many ticks in which nothing happened at all, nothing ever will: the rest can't start."""
+"""After so many of them with nothing to come any more, what waits will wait for ever."""
 
 
 def at_once(effect: Callable[[], None]) -> None:
@@ -52,15 +53,17 @@ class Simulation:
         store = MemoryStore(self._database, self._now, idle_life=timedelta(0))
         fabric = TimerFabric(self.course, lambda: self.now_ms)
         scheduler = Scheduler(store, fabric, self.decider, self._now, at_once)
-        while not self.course.done and self._idle_ticks < MAX_IDLE_TICKS:
-            if (upcoming := self._upcoming()) is None:
-                break
+        while (upcoming := self._upcoming()) is not None and not self._over:
             self.now_ms = upcoming
             if self._happens():
                 self._due(self.now_ms)
             if self._cycle_ms is not None and self._cycle_ms <= self.now_ms:
                 self._cycle(scheduler)
         return self.course
+
+    @property
+    def _over(self) -> bool:
+        return self.course.done or (self.course.next_ms is None and self._idle_ticks >= MAX_IDLE_TICKS)
 
     def _now(self) -> datetime:
         return moment(self.now_ms)
@@ -96,7 +99,8 @@ class Simulation:
             self._idle_ticks = 0
             self._due(self.now_ms)
             return
-        self._idle_ticks += 1
-        self._due(self.now_ms + TICK_MS)
+        if self.course.waiting:
+            self._idle_ticks += 1
+            self._due(self.now_ms + min(FIRST_TICK_MS << min(self._idle_ticks, 10), LONGEST_TICK_MS))
         if cycle.next_at is not None:
             self._due((cycle.next_at - EPOCH) // timedelta(milliseconds=1))
