@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from api.allocations import claims
 from api.allocations.claims import Claim
+from api.allocations.request import amounts
 from api.allocations.tables import Allocation, AllocationEvent
 from api.allocations.transitions import move, notify
 from api.clock import utc_now
@@ -46,14 +47,7 @@ def submit(
     if not 1 <= disconnect_s <= MAX_DISCONNECT.total_seconds():
         raise Unprocessable(f"disconnect_s must be from 1 to {MAX_DISCONNECT.total_seconds():.0f}.", code="bad_request")
     claims.check(session, claim, demand)
-    check_submission(
-        session,
-        customer_id=claim.customer_id,
-        gpus=demand.nodes * demand.shape.gpus,
-        cpu_milli=demand.nodes * demand.shape.cpu_milli,
-        memory_bytes=demand.nodes * demand.shape.memory_bytes,
-        again=again,
-    )
+    check_submission(session, claim.customer_id, **amounts(demand), again=again)
     allocation = Allocation(
         customer_id=claim.customer_id,
         workspace_id=workspace_id,

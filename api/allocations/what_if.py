@@ -1,6 +1,6 @@
 """The answer to a what-if: the engine's, with names for its ids, the cost, and the customer's own limits."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from api.allocations import claims
 from api.allocations.plan_schemas import CostOut, LimitOut, PlanIn, PlannedHost, PlanOut
 from api.allocations.planner import Planner
-from api.allocations.request import demand_of
+from api.allocations.request import amounts, demand_of
 from api.billing.journal import balance
 from api.billing.prices import price_for
 from api.clock import utc_now
@@ -93,7 +93,7 @@ def _ask(session: Session, settings: Settings, principal: Principal, wanted: Pla
             image=image,
         )
         models = claims.check(session, claim, demand)
-        check_ever(session, customer.id, **_amounts(demand))
+        check_ever(session, customer.id, **amounts(demand))
     except Unprocessable as error:
         raise _Never(error) from error
     request = Request(
@@ -123,15 +123,6 @@ def _image_reference(session: Session, name: str | None) -> str:
     if reference is None:
         raise Unprocessable(f"There is no image {name!r}; see /customer/images.", code="unknown_image")
     return reference
-
-
-def _amounts(demand: Demand) -> Mapping[str, int]:
-    nodes, shape = demand.nodes, demand.shape
-    return {
-        "gpus": nodes * shape.gpus,
-        "cpu_milli": nodes * shape.cpu_milli,
-        "memory_bytes": nodes * shape.memory_bytes,
-    }
 
 
 def _costs(
@@ -165,7 +156,7 @@ def _limits(
     session: Session, customer: Customer, demand: Demand, costs: Sequence[CostOut], *, hold: timedelta
 ) -> list[LimitOut]:
     limits = []
-    if lacking := shortfall(session, customer.id, **_amounts(demand)):
+    if lacking := shortfall(session, customer.id, **amounts(demand)):
         limits.append(LimitOut(code="quota", detail=f"At present {lacking}."))
     cheapest = min(cost.price_micro_per_gpu_hour for cost in costs)
     needed = worst_case_charge_micro(
