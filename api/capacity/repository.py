@@ -49,13 +49,13 @@ def uses(session: Session, group_ids: Sequence[int]) -> dict[int, Use]:
 
 
 def find_named(session: Session, *, customer_id: int, name: str) -> CapacityGroup:
-    """A customer's own group.
+    """A customer's own group, which stays until the caller's transaction has ended.
 
     Raises:
         Unprocessable: `unknown_capacity_group`.
     """
     query = select(CapacityGroup).where(CapacityGroup.customer_id == customer_id, CapacityGroup.name == name)
-    group = session.scalar(query)
+    group = session.scalar(query.with_for_update(read=True, key_share=True))
     if group is None:
         raise Unprocessable(f"Your customer has no capacity group {name!r}.", code="unknown_capacity_group")
     return group
