@@ -109,6 +109,9 @@ class Scheduler:
         complete, self._unsure = self._unsure, True
         self._learn(now, complete=complete)
         self._start_wanted(now)
+        if self.effects.unrecorded:  # what has come to its end at once makes room in this very cycle
+            self._record_results()
+            self._learn(now, complete=False)
         self._start_drops(now)
         self._decide(now, tally)
         self._write_waits(now)
