@@ -15,7 +15,7 @@ from scheduler.states import EndReason
 
 PAUSE_MS = 5
 """Between two cycles, as the controller's."""
-FIRST_TICK_MS = 60_000
+FIRST_TICK_MS = 1_000
 LONGEST_TICK_MS = 3_600_000
 """While something waits and nothing happens, cycles come by themselves, ever more seldom."""
 MAX_IDLE_TICKS = 100
@@ -101,6 +101,6 @@ class Simulation:
             return
         if self.course.waiting:
             self._idle_ticks += 1
-            self._due(self.now_ms + min(FIRST_TICK_MS << min(self._idle_ticks, 10), LONGEST_TICK_MS))
+            self._due(self.now_ms + min(FIRST_TICK_MS << min(self._idle_ticks, 12), LONGEST_TICK_MS))
         if cycle.next_at is not None:
             self._due((cycle.next_at - EPOCH) // timedelta(milliseconds=1))

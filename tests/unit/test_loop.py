@@ -6,19 +6,20 @@ from datetime import timedelta
 import pytest
 
 from scheduler.effects import Effects, Result, delay_after
-from scheduler.ports import Admitted, LostLeadershipError, Placement, WaitReason
+from scheduler.engine.engine import Engine
+from scheduler.engine.settings import EngineSettings
+from scheduler.ports import Admitted, Changes, LostLeadershipError, Placement, WaitReason
 from scheduler.quota import Limits
 from scheduler.simulated_fabric import Fault
 from scheduler.simulated_store import MemoryStore
 from scheduler.states import AllocationState, DeviceStatus, EndReason
 from scheduler.views import CustomerView
-from tests.unit.first_come import FirstCome
 from tests.unit.simulated_world import A100, START, World, host
 
 
 def world(*hosts_gpus: int) -> World:
     """Hosts of so many GPUs each; without any, one of four."""
-    return World(FirstCome, *(host(i, *[A100] * gpus) for i, gpus in enumerate(hosts_gpus or (4,), start=1)))
+    return World(Engine, *(host(i, *[A100] * gpus) for i, gpus in enumerate(hosts_gpus or (4,), start=1)))
 
 
 def state(bench: World, number: int) -> AllocationState:
@@ -204,13 +205,21 @@ def test_what_is_ended_while_it_is_placed_is_released_once_the_placing_is_over()
 
 
 def test_one_customers_quota_holds_up_nobody_else() -> None:
-    bench = world()
-    bench.database.add_customer(CustomerView(1, limits=Limits(gpus=1)))
+    class Racing(MemoryStore):
+        """The quota is lowered right after it was read."""
+
+        def changes(self, *, complete: bool = False) -> Changes:
+            found = super().changes(complete=complete)
+            self.database.customers[1] = CustomerView(1, limits=Limits(gpus=1))
+            return found
+
+    bench = world(8)
+    bench.scheduler.store = Racing(bench.database, lambda: bench.now)
     for number in range(1, 30):
         bench.submit(number)
     bench.submit(99, customer_id=2, gpus=3)
     cycle = bench.scheduler.cycle()
-    assert (cycle.admitted, cycle.refused) == (2, 3)
+    assert (cycle.admitted, cycle.refused) == (2, 4)
     assert state(bench, 99) is AllocationState.PLACING
     waits = {a.wait.code for a in bench.database.allocations.values() if a.wait is not None}
     assert waits == {"quota"}
@@ -223,6 +232,7 @@ def test_preemption_makes_room_for_a_higher_priority() -> None:
     bench.submit(1, gpus=4, preemptible=True)
     bench.work()
     bench.submit(2, priority=10)
+    bench.pass_time(EngineSettings().patience_s + 1)
     cycle = bench.scheduler.cycle()
     assert (cycle.evicted, cycle.unfinished) == (1, True)
     assert bench.database.allocations[1].end_reason is EndReason.PREEMPTED

@@ -7,13 +7,13 @@ import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from scheduler.engine.engine import Engine
 from scheduler.ports import LostLeadershipError
 from scheduler.quota import Limits
 from scheduler.simulated_database import SimulatedAllocation
 from scheduler.simulated_fabric import Fault, SimulatedCrashError
 from scheduler.states import AllocationState, DeviceStatus, EndReason
 from scheduler.views import CustomerView
-from tests.unit.first_come import FirstCome
 from tests.unit.simulated_world import A100, H100, World, host
 
 HOSTS = (host(1, A100, A100, cpu_milli=8000), host(2, A100, A100, H100, cpu_milli=8000))
@@ -24,7 +24,7 @@ QUOTA = 3  # of customer 1
 class LoopUnderFaults(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.world = World(FirstCome, *HOSTS)
+        self.world = World(Engine, *HOSTS)
         self.database, self.fabric = self.world.database, self.world.fabric
         self.database.add_customer(CustomerView(1, limits=Limits(gpus=QUOTA)))
 

@@ -77,7 +77,7 @@ def written(directory: Path, text: str) -> Path:
 
 
 def run(trace: Trace) -> Course:
-    return Simulation(trace, Engine(EngineSettings(grace_s=0))).run()
+    return Simulation(trace, Engine(EngineSettings(grace_s=0, patience_s=0))).run()
 
 
 def test_what_a_file_says(tmp_path: Path) -> None:
