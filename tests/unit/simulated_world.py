@@ -1,5 +1,6 @@
 """Simulated hosts and requests, as the tests of the loop need them."""
 
+from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,7 +11,7 @@ from scheduler.loop import Cycle, Scheduler
 from scheduler.packing.shape import Shape
 from scheduler.plan import Decider
 from scheduler.simulated_database import SimulatedDatabase
-from scheduler.simulated_fabric import Machine, MemoryFabric
+from scheduler.simulated_fabric import Fault, Machine, MemoryFabric
 from scheduler.simulated_store import MemoryStore
 from scheduler.views import DeviceView, HostView, Request
 
@@ -45,6 +46,35 @@ def request(
     return Request(number, f"a{number}", customer_id, 0, demand, queued_at, **others)
 
 
+class DatabaseError(Exception):
+    """The connection was lost: before the transaction, or after its commit and before the answer."""
+
+
+class FlakyStore(MemoryStore):
+    """The first of `faults` strikes the next call; FAILS and ANSWER_LOST are as the fabric's."""
+
+    faults: deque[Fault]
+
+    def __getattribute__(self, name: str) -> Any:  # Any: the store's methods
+        found = super().__getattribute__(name)
+        if name not in _CALLS:
+            return found
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            fault = self.faults.popleft() if self.faults else Fault.NONE
+            if fault is Fault.FAILS:
+                raise DatabaseError
+            answer = found(*arguments, **options)
+            if fault is Fault.ANSWER_LOST:
+                raise DatabaseError
+            return answer
+
+        return call
+
+
+_CALLS = frozenset({"changes", "admit", "evict", "record_waits", "record", "placing", "releasing", "groups_to_drop"})
+
+
 class World:
     """A database, a fabric, and a scheduler whose effects are run by hand. `lead` makes another scheduler lead."""
 
@@ -54,6 +84,7 @@ class World:
         self.database = SimulatedDatabase()
         self.fabric = MemoryFabric()
         self.effects: list[Callable[[], None]] = []
+        self.database_faults: deque[Fault] = deque()
         for view in hosts:
             self.database.add_host(view)
             self.fabric.machines[view.host_uid] = Machine(view.cpu_milli, view.memory_bytes)
@@ -62,7 +93,8 @@ class World:
     def lead(self) -> None:
         """A new leader takes over. What the one before had not begun to do is never done."""
         self.effects.clear()
-        self.store = MemoryStore(self.database, lambda: self.now)
+        self.store = FlakyStore(self.database, lambda: self.now)
+        self.store.faults = self.database_faults
         self.scheduler = Scheduler(
             self.store, self.fabric, self.decider(), clock=lambda: self.now, spawn=self.effects.append
         )
