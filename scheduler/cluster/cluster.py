@@ -184,10 +184,11 @@ class Cluster:
         rows = self._pools.rows.get(host_id)
         return self._pools.pool(rows[0]).host if rows else None
 
-    def shortage(self, demand: Demand) -> Shortage:
+    def shortage(self, demand: Demand, customer_id: int) -> Shortage:
         """Why it does not fit, in figures."""
         self._claims.flush()
-        return shortage(self._pools, self._matching, demand)
+        apart = () if demand.apart is None else self._claims.apart(customer_id, demand.apart)
+        return shortage(self._pools, self._matching, demand, customer_id=customer_id, apart=apart)
 
     def _allowed(self, demand: Demand, customer_id: int) -> Mask:
         allowed: Mask = self._matching.meets(demand) & self._pools.table.schedulable

@@ -155,7 +155,7 @@ def test_a_condition_that_no_host_meets_is_named(demand: Demand, condition: Cond
     cluster = cluster_of(described(1), described(2))
     assert cluster.find(demand, 1) is None
     assert not cluster.could_ever(demand)
-    assert cluster.shortage(demand).excluding is condition
+    assert cluster.shortage(demand, 1).excluding is condition
     assert cluster.hosts_for(demand, schedulable=False) == ()
 
 
@@ -170,13 +170,13 @@ def test_conditions_that_are_met() -> None:
     assert cluster.models(demand) == (H100,)
     cluster.set_host(replace(described(2), labels={"region": "us", "slots": "4"}))
     assert cluster.find(demand, 1) is None
-    assert cluster.shortage(demand).excluding is Condition.SELECTOR
+    assert cluster.shortage(demand, 1).excluding is Condition.SELECTOR
 
 
 def test_no_condition_alone_is_to_blame() -> None:
     cluster = cluster_of(host(1, H100), host(2, A100, labels={"region": "eu"}))
     demand = Demand(ONE, models=("H100",), selectors=(Selector("region", Operator.EXISTS),))
-    shortage = cluster.shortage(demand)
+    shortage = cluster.shortage(demand, 1)
     assert (shortage.hosts, shortage.excluding) == (0, None)
 
 
@@ -186,7 +186,7 @@ def test_figures_are_of_the_hosts_that_could_take_it() -> None:
     )
     fill(cluster, 1, 10, 11, 12, 20)
     cluster.hold(2, 1, Demand(Shape(63_500, GIB)), [Part(2, ())])
-    shortage = cluster.shortage(Demand(TWO, models=("H100",)))
+    shortage = cluster.shortage(Demand(TWO, models=("H100",)), 1)
     assert (shortage.hosts, shortage.schedulable) == (3, 2)
     assert (shortage.gpus, shortage.free_gpus, shortage.most_free) == (8, 4, 3)
     assert (shortage.with_gpus, shortage.with_room) == (1, 0), "host 2 has GPUs, and too little CPU"
@@ -243,7 +243,7 @@ def test_what_is_claimed_twice_is_not_less_than_nothing() -> None:
     cluster.hold(2, 9, NOTHING, [Part(2, ((20, 500),))])
     assert gpus(cluster.find(Demand(ONE), 1)) == [21]
     cluster.set_aside("other", 8, NOTHING, [Part(2, ((20, 100),))])
-    assert cluster.shortage(Demand(Shape(0, 0, 1, milli=100))).free_gpus == 3, "none of the device that two share"
+    assert cluster.shortage(Demand(Shape(0, 0, 1, milli=100)), 1).free_gpus == 3, "none of the device that two share"
 
 
 def test_an_allocation_held_again_has_what_was_said_last() -> None:

@@ -242,5 +242,5 @@ def test_after_any_history_it_finds_what_is_there_and_what_a_fresh_look_finds(
         check(picture, demand, customer_id, parts)
         assert parts == fresh.find(demand, customer_id)
         assert cluster.could_ever(demand) or parts is None
-        assert cluster.shortage(demand) == fresh.shortage(demand)
+        assert cluster.shortage(demand, 1) == fresh.shortage(demand, 1)
     assert cluster.totals == fresh.totals
