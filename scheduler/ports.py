@@ -90,7 +90,7 @@ class Eviction:
 
     allocation_id: int
     generation: int
-    in_favour_of: int  # allocation id
+    in_favour_of: int | None  # allocation id; None: an advance reservation
     reason: str
 
 

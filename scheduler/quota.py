@@ -18,6 +18,9 @@ class Resources:
             self.gpus + other.gpus, self.cpu_milli + other.cpu_milli, self.memory_bytes + other.memory_bytes
         )
 
+    def times(self, factor: int) -> "Resources":
+        return Resources(factor * self.gpus, factor * self.cpu_milli, factor * self.memory_bytes)
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -28,15 +31,43 @@ class Limits:
     memory_bytes: int | None = None
     queued: int = DEFAULT_QUEUED
 
+    @property
+    def any(self) -> bool:
+        """Whether anything limits what may be held at once."""
+        return self.gpus is not None or self.cpu_milli is not None or self.memory_bytes is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Lack:
+    """A limit that stands against holding `asked` more beside `held`."""
+
+    resource: str  # the field of Limits
+    limit: int
+    held: int
+    asked: int
+
+    @property
+    def sentence(self) -> str:
+        what = _WORDS[self.resource]
+        return f"the quota is {self.limit} {what}, {self.held} are in use and {self.asked} more were asked for"
+
+
+_WORDS = {"gpus": "GPUs", "cpu_milli": "milli-cores of CPU", "memory_bytes": "bytes of memory"}
+
+
+def lack(limits: Limits, *, held: Resources, asked: Resources) -> Lack | None:
+    """The first limit that stands against holding `asked` beside `held`."""
+    for resource, limit, of_held, of_asked in (
+        ("gpus", limits.gpus, held.gpus, asked.gpus),
+        ("cpu_milli", limits.cpu_milli, held.cpu_milli, asked.cpu_milli),
+        ("memory_bytes", limits.memory_bytes, held.memory_bytes, asked.memory_bytes),
+    ):
+        if limit is not None and of_held + of_asked > limit:
+            return Lack(resource, limit, of_held, of_asked)
+    return None
+
 
 def shortage(limits: Limits, *, held: Resources, asked: Resources) -> str | None:
     """Which limit stands against holding `asked` beside `held`, in words and figures; None if none does."""
-    total = held + asked
-    for name, limit, of_total, of_held in (
-        ("GPUs", limits.gpus, total.gpus, held.gpus),
-        ("milli-cores of CPU", limits.cpu_milli, total.cpu_milli, held.cpu_milli),
-        ("bytes of memory", limits.memory_bytes, total.memory_bytes, held.memory_bytes),
-    ):
-        if limit is not None and of_total > limit:
-            return f"the quota is {limit} {name}, {of_held} are in use and {of_total - of_held} more were asked for"
-    return None
+    found = lack(limits, held=held, asked=asked)
+    return found.sentence if found else None

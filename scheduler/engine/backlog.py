@@ -2,7 +2,7 @@
 
 import heapq
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from scheduler.demand import Demand
@@ -12,7 +12,7 @@ from scheduler.views import Request
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """All of a request but who came when."""
+    """All of a request but who came when. `alone` is the id of a request that stands in a line of its own."""
 
     customer_id: int
     workspace_id: int
@@ -24,6 +24,7 @@ class Kind:
     limit_s: int | None
     hold_s: int
     reservation_id: int | None
+    alone: int | None = None
 
     @staticmethod
     def of(request: Request) -> "Kind":
@@ -86,6 +87,7 @@ class Backlog:
     lines: dict[Kind, Line] = field(default_factory=dict)
     _kinds: dict[int, Kind] = field(default_factory=dict)
     _asleep: dict[int, Request] = field(default_factory=dict)
+    _alone: dict[int, Line] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self._kinds) + len(self._asleep)
@@ -101,12 +103,7 @@ class Backlog:
         if request.not_before is not None and request.not_before > now:
             self._asleep[request.allocation_id] = request
             return True
-        kind = Kind.of(request)
-        self._kinds[request.allocation_id] = kind
-        line = self.lines.get(kind)
-        if line is None:
-            line = self.lines[kind] = Line(kind)
-        line.add(request)
+        self._stand(request, Kind.of(request))
         return True
 
     def get(self, allocation_id: int) -> Request | None:
@@ -117,8 +114,32 @@ class Backlog:
         kind = self._kinds.get(allocation_id)
         return None if kind is None else self.lines[kind]
 
+    def set_alone(self, request: Request) -> Line:
+        """From now on it does not stand before its equivalents: they have turns beside it. Returns its own line."""
+        self.remove(request.allocation_id)
+        line = self._stand(request, replace(Kind.of(request), alone=request.allocation_id))
+        self._alone[request.allocation_id] = line
+        return line
+
+    def join(self, request: Request) -> None:
+        """It stands among its equivalents again."""
+        self.remove(request.allocation_id)
+        self._stand(request, Kind.of(request))
+
+    def _stand(self, request: Request, kind: Kind) -> Line:
+        self._kinds[request.allocation_id] = kind
+        line = self.lines.get(kind)
+        if line is None:
+            line = self.lines[kind] = Line(kind)
+        line.add(request)
+        return line
+
+    def alone(self) -> list[Request]:
+        return [request for line in self._alone.values() for request in line.requests.values()]
+
     def remove(self, allocation_id: int) -> Request | None:
         asleep = self._asleep.pop(allocation_id, None)
+        self._alone.pop(allocation_id, None)
         kind = self._kinds.pop(allocation_id, None)
         if kind is None:
             return asleep

@@ -1,7 +1,7 @@
 """Why a line waits, and for how long that needs no second look."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
@@ -20,7 +20,8 @@ class Code(StrEnum):
     QUOTA = "quota"
     BALANCE = "balance"
     NO_PRICE = "no_price"
-    RESERVATION = "reservation"  # its reservation has not begun, or others of it fill it
+    RESERVED = "reserved"  # what is free is kept for an advance reservation
+    RESERVATION = "reservation"  # its own reservation has not begun, or others of it fill it
     PREEMPTING = "preempting"  # its place is being cleared
     NOT_REACHED = "not_reached"  # the cycle ended before its turn; the next begins with it
 
@@ -28,13 +29,19 @@ class Code(StrEnum):
 LIMITS = frozenset({Code.QUOTA, Code.BALANCE, Code.NO_PRICE})
 
 
+KEPT = frozenset({Code.BEHIND_OTHERS, Code.RESERVED})
+"""What is free is kept for somebody else."""
+
+
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """What a verdict rests on: as long as it is the same, so is the verdict."""
+    """What a verdict rests on: as long as it is the same, so is the verdict. `released` counts the places that are kept
+    no longer."""
 
     freed: int
     group_freed: int
     customer: int
+    released: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +57,16 @@ class Blocked:
     eta_basis: str = "unknown"
 
     def stands(self, epoch: Epoch, now: datetime) -> bool:
-        if self.until is not None and now >= self.until:
+        before = self.epoch
+        if before.customer != epoch.customer or (self.until is not None and now >= self.until):
+            return False
+        if self.code in LIMITS:
+            return True
+        if before.group_freed != epoch.group_freed:
             return False
         if self.code is Code.CAPACITY_GROUP:  # what becomes free elsewhere does not help
-            epoch = replace(epoch, freed=self.epoch.freed)
-        return self.epoch == epoch
+            return True
+        return before.freed == epoch.freed and (self.code not in KEPT or before.released == epoch.released)
 
     def reason(self, position: int, *, first: bool, pace_s: float | None, now: datetime) -> WaitReason:
         """For the request at that place. Those behind the first of a line have no time of their own, but a pace:
@@ -69,7 +81,7 @@ class Blocked:
         return WaitReason(self.code, self.detail, position, self.figures, eta, basis)
 
 
-_BY_PACE = frozenset({Code.NO_CAPACITY, Code.BEHIND_OTHERS, Code.CAPACITY_GROUP, Code.PREEMPTING})
+_BY_PACE = frozenset({Code.NO_CAPACITY, Code.BEHIND_OTHERS, Code.RESERVED, Code.CAPACITY_GROUP, Code.PREEMPTING})
 
 
 def _rounded(moment: datetime) -> datetime:

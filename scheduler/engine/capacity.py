@@ -5,6 +5,9 @@ it, since they give way to the groups' own.
 
 The model is Kueue's: a group has a nominal quota; what it does not use, up to its lending limit, the other groups of
 its cohort may borrow, each up to its borrowing limit. Amounts are thousandths of GPUs.
+
+Beside what is used there is what is kept, in a cycle, for requests that come before others. It stands against whoever
+comes after, but not against another group's use of its own.
 """
 
 from collections.abc import Iterable, Sequence
@@ -20,6 +23,7 @@ OPEN = ""
 class _Cohort:
     lendable: int = 0
     taken: int = 0  # of what is lendable, by its owners and by borrowers
+    kept: int = 0  # of what is lendable, beside that
     freed: int = 0  # rises whenever something was given back, or the groups changed
 
 
@@ -27,17 +31,43 @@ class _Cohort:
 class _Account:
     group: CapacityGroup
     cohort: _Cohort
+    own: int  # what is never lent
     used: int = 0
+    kept: int = 0
 
-    @property
-    def own(self) -> int:
-        """What is never lent."""
-        lending = self.group.nominal if self.group.lending_limit is None else self.group.lending_limit
-        return self.group.nominal - min(lending, self.group.nominal) if self.group.cohort else self.group.nominal
+    @staticmethod
+    def of(group: CapacityGroup, cohort: _Cohort) -> "_Account":
+        lending = group.nominal if group.lending_limit is None else min(group.lending_limit, group.nominal)
+        return _Account(group, cohort, group.nominal - lending if group.cohort else group.nominal)
 
-    @property
-    def shared_use(self) -> int:
-        return max(0, self.used - self.own)
+    def shared(self, milli: int) -> int:
+        """How much of the cohort's it takes to use so much."""
+        return milli - self.own if milli > self.own else 0
+
+    def use(self, milli: int) -> None:
+        before, after = self.used, self.used + milli
+        self.used = after
+        taken = self.shared(after) - self.shared(before)
+        self.cohort.taken += taken
+        if self.kept:
+            self.cohort.kept += self.shared(after + self.kept) - self.shared(before + self.kept) - taken
+
+    def keep(self, milli: int) -> None:
+        before = self.shared(self.used + self.kept)
+        self.kept += milli
+        self.cohort.kept += self.shared(self.used + self.kept) - before
+
+    def left(self, milli: int, *, beside_kept: bool = True) -> int:
+        """How much more it may use, if it asks for so much."""
+        counted, kept = self.used, 0
+        if beside_kept:
+            counted += self.kept
+            own_kept = self.shared(counted) - self.shared(self.used)
+            kept = own_kept if counted + milli <= self.group.nominal else self.cohort.kept
+        left = max(0, self.own - counted) + self.cohort.lendable - self.cohort.taken - kept
+        if self.group.cohort and self.group.borrowing_limit is not None:
+            left = min(left, self.group.nominal + self.group.borrowing_limit - counted)
+        return left
 
 
 @dataclass(slots=True)
@@ -54,9 +84,9 @@ class Capacity:
         self._accounts, self._cohorts, self._members = {}, {}, {}
         rest = max(0, total - sum(group.nominal for group in groups))
         for group in sorted([*groups, CapacityGroup(OPEN, None, rest)], key=lambda group: group.name):
-            key = group.cohort or f"\0{group.name}"
+            key = _cohort_of(group)
             cohort = self._cohorts.setdefault(key, _Cohort(freed=freed))
-            account = _Account(group, cohort)
+            account = _Account.of(group, cohort)
             self._accounts[group.name] = account
             self._members.setdefault(key, []).append(group.name)
             cohort.lendable += group.nominal - account.own
@@ -69,24 +99,30 @@ class Capacity:
 
     def take(self, name: str | None, milli: int) -> None:
         if (account := self._account(name)) is not None:
-            account.cohort.taken -= account.shared_use
-            account.used += milli
-            account.cohort.taken += account.shared_use
+            account.use(milli)
 
     def give_back(self, name: str | None, milli: int) -> None:
         if (account := self._account(name)) is not None:
-            self.take(name, -milli)
+            account.use(-milli)
             account.cohort.freed += 1
+
+    def keep(self, name: str | None, milli: int) -> None:
+        """So much more is kept from those who come after; less, if it is negative."""
+        if (account := self._account(name)) is not None:
+            account.keep(milli)
+
+    def name(self, name: str | None) -> str:
+        """Of the group that such a request is charged to: who names one that there is not is in the open group."""
+        return name if name in self._accounts and name is not None else OPEN
 
     def group(self, name: str | None) -> CapacityGroup | None:
         account = self._account(name)
         return account.group if account else None
 
-    def cohort_members(self, name: str | None) -> Iterable[str]:
+    def cohort(self, name: str | None) -> Sequence[str]:
+        """The groups that share with it, and itself."""
         account = self._account(name)
-        assert account is not None, "without groups nobody is a member of one"
-        group = account.group
-        return self._members[group.cohort or f"\0{name}"]
+        return self._members[_cohort_of(account.group)] if account is not None else (OPEN,)
 
     def freed(self, name: str | None) -> int:
         """As long as this is the same, what did not fit into the group does not fit."""
@@ -96,15 +132,10 @@ class Capacity:
     def used(self, name: str) -> int:
         return self._accounts[name].used
 
-    def available(self, name: str | None) -> int | None:
-        """How much more the group may use now; None if no group limits it."""
+    def available(self, name: str | None, milli: int = 0, *, beside_kept: bool = True) -> int | None:
+        """How much more the group may use now, if it asks for so much; None if no group limits it."""
         account = self._account(name)
-        if account is None or not self.any_group:
-            return None
-        left = max(0, account.own - account.used) + account.cohort.lendable - account.cohort.taken
-        if account.group.cohort and account.group.borrowing_limit is not None:
-            left = min(left, account.group.nominal + account.group.borrowing_limit - account.used)
-        return left
+        return None if account is None or not self.any_group else account.left(milli, beside_kept=beside_kept)
 
     def most(self, name: str | None) -> int | None:
         """How much the group could use if nobody else used anything; None if no group limits it."""
@@ -119,17 +150,22 @@ class Capacity:
         return most
 
     def fits(self, name: str | None, milli: int, *, preemptible: bool = False) -> bool:
-        available = self.available(name)
-        return available is None or milli <= available or (preemptible and self.is_open(name))
+        available = self.available(name, milli)
+        return not milli or available is None or milli <= available or (preemptible and self.is_open(name))
 
     def is_open(self, name: str | None) -> bool:
         """Whether it belongs to no group that there is."""
-        return (name or OPEN) not in self._accounts or (name or OPEN) == OPEN
+        return self.name(name) == OPEN
 
     def borrows(self, name: str | None, milli: int) -> bool:
-        """Whether the group would use more than its own with so much more."""
+        """Whether the group would use more than its own with so much more. Without groups, nobody owns anything."""
         account = self._account(name)
-        return account is not None and account.used + milli > account.group.nominal
+        return self.any_group and account is not None and account.used + milli > account.group.nominal
 
     def _account(self, name: str | None) -> "_Account | None":
         return self._accounts.get(name or OPEN) or self._accounts.get(OPEN)
+
+
+def _cohort_of(group: CapacityGroup) -> str:
+    """Its cohort's name; a group in none has one of its own."""
+    return group.cohort or f"\0{group.name}"

@@ -1,235 +1,228 @@
 """One decision cycle: every line's first request in order, until nothing more starts or the work has its bound."""
 
-import heapq
+from collections.abc import Set
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 
-from scheduler.demand import Demand
-from scheduler.engine import booked, verdicts
+from scheduler.engine import booked
+from scheduler.engine.attempt import Attempts, Waits
 from scheduler.engine.backlog import Line
-from scheduler.engine.blocked import Blocked, Code, Epoch
-from scheduler.engine.expected_ends import ExpectedEnd, in_order
+from scheduler.engine.blocked import LIMITS, Blocked, Code
 from scheduler.engine.explanation import Explanation
 from scheduler.engine.kept import Asides, Kept
-from scheduler.engine.lookahead import earliest_start
-from scheduler.engine.order import Order, Rank
-from scheduler.engine.preemption import Preemption
+from scheduler.engine.limits import can_ever_fit, cost_micro
+from scheduler.engine.no_place import told
+from scheduler.engine.order import Order
 from scheduler.engine.state import State
-from scheduler.money import MILLI_PER_GPU
+from scheduler.engine.turns import Turns
 from scheduler.plan import Plan
 from scheduler.ports import Eviction, Placement
 from scheduler.states import AllocationState
 from scheduler.views import Held, Part, Request
 
-_SEARCHES_OF_A_PREEMPTION = 20  # how many it counts for
-
-_Entry = tuple[bool, Rank, int, Line, int]
+_WAITS_FOR_A_PLACE = frozenset({Code.NO_CAPACITY, Code.BEHIND_OTHERS, Code.RESERVED, Code.BOUND_HOST_BUSY})
+_MAY_BE_KEPT_FOR = _WAITS_FOR_A_PLACE | {Code.PREEMPTING, Code.NOT_REACHED}
 
 
 @dataclass(slots=True)
 class Cycle:
+    """Call `run` once."""
+
     state: State
     now: datetime
+    _order: Order = field(init=False)
+    _asides: Asides = field(init=False)
+    _attempts: Attempts = field(init=False)
     _placements: list[Placement] = field(default_factory=list)
     _evictions: list[Eviction] = field(default_factory=list)
-    _quota_aside: list[tuple[str | None, int]] = field(default_factory=list)
-    _evicted: set[int] = field(default_factory=set)
-    _ends: list[ExpectedEnd] | None = None
-    _searches: int = 0
+    _waiting: list[Line] = field(default_factory=list)
+    _untold: dict[int, tuple[Line, Request]] = field(default_factory=dict)  # with new verdicts, by id of the object
     _unfinished: bool = False
-    # In a cycle places only become fewer, so what was not found once is not looked for again.
-    _nowhere: set[tuple[Demand, int | None, datetime | None]] = field(default_factory=set)
-    _shortages: dict[Demand, Blocked] = field(default_factory=dict)
-    _no_victims: set[tuple[Demand, int, bool, str | None]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self._order = Order(self.state, self.now)
+        self._asides = Asides(self.state.cluster, self.state.capacity)
+        self._attempts = Attempts(self.state, self.now, self._asides)
 
     def run(self) -> Plan:
         state = self.state
         state.backlog.wake(self.now)
-        order, asides = Order(state, self.now), Asides(state.cluster)
-        explanation = Explanation(state, self.now, order)
-        booked.keep_devices(state, asides, self.now)
+        state.end_reservations(self.now)
+        self._form_lines()
         for held in booked.in_the_way(state, self.now):
-            self._evict(held, 0, "It gives way to an advance reservation.")
+            self._evict(held, None, "It gives way to an advance reservation.")
+        unreached = [line for line in state.backlog.lines.values() if line.unreached]
         try:
-            self._go_through(order, asides, explanation)
+            if unreached:
+                self._go_through({id(line) for line in unreached})
+                self._asides.clear()
+            self._go_through(None)
+            self._tell()
         finally:
-            asides.clear()
-            for group, milli in self._quota_aside:
-                state.capacity.take(group, -milli)
-        return Plan(self._placements, self._evictions, explanation.waits(), self._unfinished)
+            self._asides.clear()
+        waits = Explanation(state, self.now, self._order, self._waiting).waits()
+        return Plan(self._placements, self._evictions, waits, self._unfinished)
 
-    def _go_through(self, order: Order, asides: Asides, explanation: Explanation) -> None:
-        heap = [self._entry(line, order) for line in self.state.backlog.lines.values()]
-        heapq.heapify(heap)
-        while heap:
-            first, rank, _, line, placed = heapq.heappop(heap)
-            if placed != len(self._placements):  # something was given since, maybe to its customer or its group
-                fresh = self._entry(line, order)
-                if fresh[:2] > (first, rank):
-                    heapq.heappush(heap, fresh)
-                    continue
-            line.unreached = False
-            if self._consider(line, asides, explanation):
-                order.given(line.kind)
-                if line.requests:
-                    heapq.heappush(heap, self._entry(line, order))
+    def _form_lines(self) -> None:
+        """Those for whom nothing is cleared any more stand among their equivalents again; and what is kept for one that
+        is not the first of its line any more is kept for the first.
+        """
+        backlog = self.state.backlog
+        for request in backlog.alone():
+            if not self._is_cleared(request):
+                backlog.join(request)
+        for number, kept in list(self.state.kept.items()):
+            among = backlog.line(number)
+            head = among.head() if among is not None else None
+            if head is not None and head.allocation_id != number:
+                del self.state.kept[number]
+                self.state.kept.setdefault(head.allocation_id, replace(kept, request=head))
 
-    def _entry(self, line: Line, order: Order) -> _Entry:
-        """What the last cycle did not reach comes first. (Ranks differ: lines are never compared.)"""
-        head = line.head()
-        assert head is not None
-        return not line.unreached, order.rank(head), head.allocation_id, line, len(self._placements)
-
-    def _consider(self, line: Line, asides: Asides, explanation: Explanation) -> bool:
-        """Whether the first of the line has been placed. If not, the line's turn is over in this cycle."""
-        request = line.head()
-        assert request is not None
-        epoch = self.state.epoch(line.kind)
-        verdict = line.verdict
-        if verdict is None or not verdict.stands(epoch, self.now):
-            found = self._look_at(line, request, epoch, asides)
-            if not isinstance(found, Blocked):
-                self._place(request, found)
-                return True
-            verdict = line.verdict = found
-        self._keep(request, verdict, asides)
-        explanation.line_waits(line, verdict)
-        return False
-
-    def _look_at(self, line: Line, request: Request, epoch: Epoch, asides: Asides) -> tuple[Part, ...] | Blocked:
+    def _is_cleared(self, request: Request) -> bool:
+        """Whether something has been told to leave a place for it."""
         kept = self.state.kept.get(request.allocation_id)
-        if kept is not None and any(victim in self.state.holdings for victim in kept.victims):
-            return verdicts.preempting(kept, epoch)
-        if self._searches >= self.state.settings.searches:
-            line.unreached = self._unfinished = True
-            return Blocked(Code.NOT_REACHED, "Its turn comes in a moment.", epoch, until=self.now)
-        return self._try(request, asides)
+        return kept is not None and bool(kept.awaits)
 
-    def _try(self, request: Request, asides: Asides) -> tuple[Part, ...] | Blocked:
-        epoch = self.state.epoch(request)
-        return verdicts.limit(self.state, request, epoch) or self.attempt(request, asides)
+    def _set_alone(self, line: Line, request: Request, turns: Turns) -> Line:
+        """Those behind it need not wait until its place is clear."""
+        alone = self.state.backlog.set_alone(request)
+        alone.verdict, line.verdict = line.verdict, None
+        if line.requests:
+            turns.again(line)
+        return alone
 
-    def attempt(self, request: Request, asides: Asides) -> tuple[Part, ...] | Blocked:
-        """A place, beside what is kept for those before it; or why there is none, whatever its customer may have."""
+    def _go_through(self, only: Set[int] | None) -> None:
+        """All lines in order; those of `only` (ids of objects) have a turn, if that is not None, and of the others
+        it counts what is kept for them.
+        """
+        self._keep_what_is_cleared()
+        turns = Turns.of(self._order, self.state.backlog.lines.values())
+        while (line := turns.next()) is not None:
+            request = line.head()
+            assert request is not None
+            turn = only is None or id(line) in only
+            if turn and self._starts(line, request):
+                self._order.given(line.kind)
+                if line.requests:
+                    turns.again(line)
+                continue
+            if turn and line.kind.alone is None and self._is_cleared(request):
+                line = self._set_alone(line, request, turns)
+            self._keep(request, line.verdict)
+            if only is None:
+                self._waiting.append(line)
+
+    def _tell(self) -> None:
+        """Say why those wait who have found no place in this cycle."""
+        untold = [
+            (line, sought, line.verdict)
+            for line, sought in self._untold.values()
+            if line.requests and line.verdict is not None and not line.verdict.detail
+        ]
+        verdicts = told(self.state, self._asides, [(sought, verdict) for _, sought, verdict in untold])
+        for (line, _, _), verdict in zip(untold, verdicts, strict=True):
+            line.verdict = verdict
+
+    def _keep_what_is_cleared(self) -> None:
+        """Reservations, and what others leave for somebody: that is for nobody else, whoever comes first."""
+        booked.keep_devices(self.state, self._asides)
+        for kept in self.state.kept.values():
+            if kept.awaits:
+                self._asides.keep(kept)
+                self._keep_quota(kept.request, kept.since)
+
+    def _starts(self, line: Line, request: Request) -> bool:
+        """Whether the first of the line has been placed. If not, the line has a verdict, and its turn is over."""
+        epoch = self.state.epoch(line.kind)
+        if line.verdict is not None and line.verdict.stands(epoch, self.now):
+            return False
+        line.unreached = self._attempts.searches >= self.state.settings.searches
+        if line.unreached:
+            self._unfinished = True
+            line.verdict = Blocked(Code.NOT_REACHED, "Its turn comes in a moment.", epoch, until=self.now)
+            return False
+        found = self._attempts.of(request)
+        if isinstance(found, Waits):
+            self._waits(line, request, found)
+            return False
+        self._place(request, found)
+        return True
+
+    def _waits(self, line: Line, request: Request, waits: Waits) -> None:
         state = self.state
-        epoch = state.epoch(request)
-        if request.reservation_id is not None:
-            return verdicts.in_reservation(state, request, epoch, self.now)
-        kept = state.kept.get(request.allocation_id)
-        if not state.capacity.fits(request.group, request.demand.gpu_milli, preemptible=request.preemptible):
-            return self._preempt(request) or verdicts.group_is_full(state, request, epoch, self._retry())
-        parts = self._find(request, asides)
-        if parts is not None:
-            return parts
-        if (preempting := self._preempt(request)) is not None:
-            return preempting
-        verdict = self._no_place(request)
-        if verdict.code in verdicts.MAY_BE_KEPT_FOR and (kept or len(state.kept) < state.settings.kept_places):
-            return self._look_ahead(request, verdict)
-        return verdict
+        for victim in waits.victims:
+            self._evict(victim, request.allocation_id, _reason(request, victim))
+        if waits.kept is None:
+            self._stop_keeping(request)
+        elif waits.kept != state.kept.get(request.allocation_id):
+            state.keep(waits.kept)
+            self._disturb(waits.kept.parts)
+        line.verdict = replace(waits.verdict, epoch=state.epoch(line.kind))  # its own doings do not concern it
+        self._untold[id(line)] = line, waits.sought or request
 
-    def _no_place(self, request: Request) -> Blocked:
-        """In figures as of this cycle's first of that demand."""
-        epoch = self.state.epoch(request)
-        verdict = self._shortages.get(request.demand)
-        if verdict is None:
-            verdict = verdicts.no_place(self.state, request, epoch, self._retry())
-            self._shortages[request.demand] = verdict
-        return replace(verdict, epoch=epoch)
-
-    def _find(self, request: Request, asides: Asides) -> tuple[Part, ...] | None:
-        """A place beside what is kept for others; or in it, for what is sure to have ended by then."""
-        cluster = self.state.cluster
-        parts = self._search(request, None)
-        if parts is not None or request.limit_s is None:
-            return parts
-        ends_at = self.now + timedelta(seconds=request.limit_s + self.state.settings.grace_s)
-        lifted = asides.free_for(ends_at)
-        if not lifted:
-            return None
-        with cluster.trial():
-            asides.lift(lifted)
-            return self._search(request, ends_at)
-
-    def _search(self, request: Request, ends_at: datetime | None) -> tuple[Part, ...] | None:
-        demand = request.demand
-        whose = request.customer_id if demand.shape.milli < MILLI_PER_GPU or demand.apart else None
-        key = demand, whose, ends_at
-        if key in self._nowhere:
-            return None
-        self._searches += 1
-        parts = self.state.cluster.find(demand, request.customer_id)
-        if parts is None:
-            self._nowhere.add(key)
-        return parts
-
-    def _preempt(self, request: Request) -> Blocked | None:
-        state = self.state
-        key = request.demand, request.priority, request.preemptible, request.group
-        preemption = Preemption(state.cluster, state.capacity, state.holdings)
-        if key in self._no_victims:
-            return None
-        if not preemption.may_find(request):
-            self._no_victims.add(key)
-            return None
-        patient_until = request.queued_at + timedelta(seconds=state.settings.patience_s)
-        if self.now < patient_until:
-            return verdicts.patient(state.epoch(request), patient_until)
-        self._searches += _SEARCHES_OF_A_PREEMPTION
-        spared = self._evicted.union(victim for kept in state.kept.values() for victim in kept.victims)
-        sacrifice = preemption.search(request, self.now, spared=spared)
-        if sacrifice is None:
-            self._no_victims.add(key)
-            return None
-        for victim in sacrifice.victims:
-            reason = f"It gives way to a request of priority {request.priority}."
-            self._evict(victim, request.allocation_id, reason)
-        since = self.now + timedelta(seconds=state.settings.grace_s)
-        victims = frozenset(victim.request.allocation_id for victim in sacrifice.victims)
-        kept = state.kept[request.allocation_id] = Kept(request, sacrifice.parts, since, True, victims)
-        return verdicts.preempting(kept, state.epoch(request))
-
-    def _evict(self, victim: Held, in_favour_of: int, reason: str) -> None:
-        number = victim.request.allocation_id
-        self._evicted.add(number)
-        self._evictions.append(Eviction(number, victim.generation, in_favour_of, reason))
-
-    def _look_ahead(self, request: Request, verdict: Blocked) -> Blocked:
-        state = self.state
-        if self._ends is None:
-            self._ends = in_order(state.holdings.all(), self.now, grace_s=state.settings.grace_s)
-        start = earliest_start(state.cluster, request, self._ends, most=state.settings.releases)
-        if start is None:
-            state.stop_keeping(request.allocation_id)
-            return verdict
-        state.kept[request.allocation_id] = Kept(request, start.parts, start.at, start.certain)
-        return verdicts.with_start(verdict, start)
-
-    def _keep(self, request: Request, verdict: Blocked, asides: Asides) -> None:
+    def _keep(self, request: Request, verdict: Blocked | None) -> None:
         """Those behind it in the order stay away from what is kept for it."""
         kept = self.state.kept.get(request.allocation_id)
+        if kept is not None and not self._may_keep(kept, verdict):
+            self._stop_keeping(request)
+            kept = None
         if kept is not None:
-            asides.keep(kept)
-        if self._keeps_quota(request, verdict, kept):
-            self.state.capacity.take(request.group, request.demand.gpu_milli)
-            self._quota_aside.append((request.group, request.demand.gpu_milli))
+            self._asides.keep(kept)
+        if kept is not None or (verdict is not None and self._keeps_quota(request, verdict)):
+            self._keep_quota(request, kept.since if kept is not None else None)
 
-    def _keeps_quota(self, request: Request, verdict: Blocked, kept: Kept | None) -> bool:
-        """What victims leave to it is not for others; nor, once it has aged, what its group may use."""
-        if (kept is not None and kept.victims) or verdict.code is Code.PREEMPTING:
+    def _keep_quota(self, request: Request, since: datetime | None) -> None:
+        self._asides.keep_quota(request, since, self.state.customer(request.customer_id).limits)
+
+    def _may_keep(self, kept: Kept, verdict: Blocked | None) -> bool:
+        if verdict is not None and verdict.code not in _MAY_BE_KEPT_FOR:
+            return False
+        return bool(kept.awaits) or self._asides.waiting < self.state.settings.kept_places
+
+    def _keeps_quota(self, request: Request, verdict: Blocked) -> bool:
+        """What victims leave to it is not for others; nor, once it has aged, what its group or customer may use."""
+        if verdict.code is Code.PREEMPTING:
             return True
-        waited_s = (self.now - request.queued_at).total_seconds()
-        return verdict.code is Code.CAPACITY_GROUP and waited_s >= self.state.settings.ageing_step_s
+        if verdict.code not in (Code.CAPACITY_GROUP, Code.QUOTA):
+            return False
+        if (self.now - request.queued_at).total_seconds() < self.state.settings.ageing_step_s:
+            return False
+        if verdict.code is Code.QUOTA:
+            customer = self.state.customer(request.customer_id)
+            return not customer.disabled and can_ever_fit(customer.limits, request)
+        most = self.state.capacity.most(request.group)
+        return most is None or request.demand.gpu_milli <= most
+
+    def _stop_keeping(self, request: Request) -> None:
+        self.state.stop_keeping(request.allocation_id)
+        self._asides.drop(request)
 
     def _place(self, request: Request, parts: tuple[Part, ...]) -> None:
         state = self.state
         state.backlog.remove(request.allocation_id)
         state.said.pop(request.allocation_id, None)
-        state.kept.pop(request.allocation_id, None)  # its place is taken now: nothing has become free
+        self._stop_keeping(request)
         state.holdings.put(Held(request, AllocationState.PLACING, 0, parts, self.now), self.now)
         state.pace.started(request.demand.models, self.now)
+        state.spend(request.customer_id, cost_micro(state, request, parts))
         self._placements.append(Placement(request.allocation_id, parts))
+        self._disturb(parts)
 
-    def _retry(self) -> datetime | None:
-        """What may be evicted changes with time, as minimum runtimes pass."""
-        return self.now + timedelta(seconds=self.state.settings.refresh_s)
+    def _disturb(self, parts: tuple[Part, ...]) -> None:
+        """Those who come later, and have a place kept on the same hosts, need another look at it."""
+        for kept in self.state.kept.values():
+            if not self._asides.has(kept.request) and kept.touches(parts):
+                line = self.state.backlog.line(kept.request.allocation_id)
+                if line is not None and line.verdict is not None and line.verdict.code not in LIMITS:
+                    line.verdict = None
+
+    def _evict(self, victim: Held, in_favour_of: int | None, reason: str) -> None:
+        self._evictions.append(Eviction(victim.request.allocation_id, victim.generation, in_favour_of, reason))
+        self.state.holdings.put(replace(victim, state=AllocationState.RELEASING), self.now)
+        self._attempts.evicted()
+
+
+def _reason(request: Request, victim: Held) -> str:
+    if victim.request.priority > request.priority:
+        return f"It gives back what capacity group {request.group} owns, and needs now."
+    return f"It gives way to a request of priority {request.priority}."

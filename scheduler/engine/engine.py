@@ -1,11 +1,13 @@
 """The engine: keeps what the store says in memory, and decides. Deterministic, and with no clock of its own."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 
 from scheduler.cluster.cluster import Cluster
+from scheduler.engine.backlog import place
 from scheduler.engine.blocked import LIMITS, Blocked, Code
 from scheduler.engine.cycle import Cycle
+from scheduler.engine.limits import cost_micro, needs_no_less
 from scheduler.engine.settings import EngineSettings
 from scheduler.engine.state import State
 from scheduler.engine.what_if import what_if
@@ -19,19 +21,21 @@ from scheduler.views import Held, Request
 class Engine:
     """Implements `scheduler.plan.Decider`. `docs/explanation/scheduling.md` says how it decides."""
 
-    def __init__(self, settings: EngineSettings | None = None, scoring: Scoring | None = None) -> None:
+    def __init__(self, settings: EngineSettings | None = None, scoring: Callable[[], Scoring] = Fragmentation) -> None:
+        """`scoring` makes a policy that has learned nothing yet."""
         self._settings = settings or EngineSettings()
-        self._scoring = scoring or Fragmentation()
+        self._scoring = scoring
         self._state = self._empty()
 
     def update(self, changes: Changes, now: datetime) -> None:
         if changes.complete:
             self._state = self._empty()
             self._state.shares.load(changes.usage)
+        self._state.spent.clear()
         self._take_in_the_world(changes)
         for held in changes.held:
             self._take_in_held(held, now)
-        for request in changes.queued:
+        for request in sorted(changes.queued, key=place):
             self._take_in_queued(request, now)
         for allocation_id in changes.gone:
             self._forget(allocation_id, now)
@@ -44,8 +48,10 @@ class Engine:
         return what_if(self._state, request, now)
 
     def refused(self, reasons: Mapping[int, WaitReason]) -> None:
-        for allocation_id, reason in reasons.items():
-            self._refuse(allocation_id, reason)
+        refused = [(self._take_back(allocation_id), reason) for allocation_id, reason in sorted(reasons.items())]
+        for request, reason in refused:
+            if request is not None and reason.code in LIMITS:
+                self._limit(request, reason)
 
     def _take_in_the_world(self, changes: Changes) -> None:
         state = self._state
@@ -72,20 +78,22 @@ class Engine:
 
     def _take_in_held(self, held: Held, now: datetime) -> None:
         """Placed by this engine, as a rule: then nothing is new but its state."""
-        number = held.request.allocation_id
-        self._state.backlog.remove(number)
-        self._state.said.pop(number, None)
-        self._state.stop_keeping(number)
-        self._state.holdings.put(held, now)
+        state, number = self._state, held.request.allocation_id
+        if number not in state.holdings and state.backlog.remove(number) is None:
+            state.cluster.observe(held.request.demand.shape)
+        state.said.pop(number, None)
+        state.stop_keeping(number)
+        state.holdings.put(held, now)
 
     def _take_in_queued(self, request: Request, now: datetime) -> None:
-        number = request.allocation_id
-        if number in self._state.holdings:  # its placement has failed
-            self._give_back(number, now)
-        if self._state.backlog.put(request, now):
-            if (kept := self._state.kept.get(number)) is not None and kept.request != request:
-                self._state.stop_keeping(number)
-            self._state.cluster.observe(request.demand.shape)
+        state, number = self._state, request.allocation_id
+        if number not in state.holdings and number not in state.backlog:
+            state.cluster.observe(request.demand.shape)
+        self._give_back(number, now)  # its placement has failed
+        if state.backlog.put(request, now):
+            kept = state.kept.get(number)
+            if kept is not None and kept.request != request:
+                state.stop_keeping(number)
 
     def _forget(self, allocation_id: int, now: datetime) -> None:
         self._state.backlog.remove(allocation_id)
@@ -99,17 +107,23 @@ class Engine:
             self._state.holdings.drop(allocation_id, now)
             self._state.customer_changed(held.request.customer_id)
 
-    def _refuse(self, allocation_id: int, reason: WaitReason) -> None:
+    def _take_back(self, allocation_id: int) -> Request | None:
+        """Undo a placement; the request waits again."""
         state = self._state
         held = state.holdings.get(allocation_id)
         if held is None:
-            return
+            return None
         self._give_back(allocation_id, held.since)
+        state.spend(held.request.customer_id, -cost_micro(state, held.request, held.parts))
         state.backlog.put(held.request, held.since)
-        if reason.code in LIMITS:
-            line = state.backlog.line(allocation_id)
-            if line is not None:
-                line.verdict = Blocked(Code(reason.code), reason.detail, state.epoch(held.request), reason.figures)
+        return held.request
+
+    def _limit(self, request: Request, reason: WaitReason) -> None:
+        """It stands against the request, and its customer's others that need no less."""
+        verdict = Blocked(Code(reason.code), reason.detail, self._state.epoch(request), reason.figures)
+        for line in self._state.backlog.lines.values():
+            if line.kind.customer_id == request.customer_id and needs_no_less(line.kind, request):
+                line.verdict = verdict
 
     def _empty(self) -> State:
-        return State.empty(self._settings, Cluster(self._scoring, topology=self._settings.topology))
+        return State.empty(self._settings, Cluster(self._scoring(), topology=self._settings.topology))

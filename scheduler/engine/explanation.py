@@ -5,14 +5,15 @@ reason is another one; places and figures of the rest are told anew every few se
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from scheduler.engine.backlog import Line
-from scheduler.engine.blocked import Blocked, Code
+from scheduler.engine.blocked import Code
 from scheduler.engine.order import Order
 from scheduler.engine.state import State
+from scheduler.engine.turns import in_turn
 from scheduler.ports import WaitReason
 from scheduler.views import Request
 
@@ -22,76 +23,77 @@ _FIRST = 50  # of a longer queue
 
 @dataclass(slots=True)
 class Explanation:
+    """`lines` are those that wait, each with its verdict, in the order in which they were considered."""
+
     state: State
     now: datetime
     order: Order
-    _lines: list[tuple[Line, Blocked]] = field(default_factory=list)
-
-    def line_waits(self, line: Line, verdict: Blocked) -> None:
-        """Lines are given in the order in which they were considered."""
-        self._lines.append((line, verdict))
+    lines: Sequence[Line]
 
     def waits(self) -> dict[int, WaitReason]:
         """The reasons that are new."""
-        news = dict(self._back_off())
         state = self.state
         due = state.said_at is None or self.now >= state.said_at + timedelta(seconds=state.settings.refresh_s)
         if due or len(state.backlog) <= _SHORT:
             state.said_at = self.now
-            news.update(self._everybody())
+            news = dict(self._everybody())
         else:
-            news.update(self._first_and_new())
+            news = dict(self._first_and_new())
         state.said.update(news)
         return news
 
     def _everybody(self) -> Iterator[tuple[int, WaitReason]]:
-        lines = {number: pair for pair in self._lines for number in pair[0].requests}
+        lines = {number: line for line in self.lines for number in line.requests}
+        waiting = [request for line in self.lines for request in line.requests.values()]
         ahead = Ahead()
-        for request in self.order.sorted(request for line, _ in self._lines for request in line.requests.values()):
-            line, verdict = lines[request.allocation_id]
-            models = self.state.models_of_line(line)
+        for request in in_turn(self.order, [*waiting, *self.state.backlog.asleep()]):
+            line = lines.get(request.allocation_id)
+            models = self.state.models(request.demand) if line is None else self.state.models_of_line(line)
             position = ahead.of(models) + 1
             ahead.add(models)
-            yield from self._new(request, line, verdict, position)
-        for line, verdict in self._lines:
-            line.told, line.untold = verdict, []
+            yield from self._new(request, line, position)
+        for line in self.lines:
+            line.told, line.untold = line.verdict, []
 
     def _first_and_new(self) -> Iterator[tuple[int, WaitReason]]:
         ahead = Ahead()
-        for line, verdict in self._lines:
+        for line in self.lines:
             models = self.state.models_of_line(line)
             before = ahead.of(models)
             ahead.add(models, len(line.requests))
-            if line.told is not verdict or line.untold:
-                for index, request in self._concerned(line, verdict, before):
-                    yield from self._new(request, line, verdict, before + index + 1)
+            if line.told is not line.verdict or line.untold:
+                for index, request in self._concerned(line, before):
+                    yield from self._new(request, line, before + index + 1)
+        for request in self.state.backlog.asleep():
+            if request.allocation_id not in self.state.said:
+                yield from self._new(request, None, ahead.of(self.state.models(request.demand)) + 1)
 
-    def _concerned(self, line: Line, verdict: Blocked, before: int) -> Iterator[tuple[int, Request]]:
+    def _concerned(self, line: Line, before: int) -> Iterator[tuple[int, Request]]:
         """Who is told now, with the place in the line."""
-        told, line.told = line.told, verdict
+        told, line.told = line.told, line.verdict
         untold, line.untold = line.untold, []
-        if told is None or told.code is not verdict.code:
+        if told is None or line.verdict is None or told.code is not line.verdict.code:
             yield from enumerate(line.in_order())
             return
-        if told is not verdict and before < _FIRST:
+        if told is not line.verdict and before < _FIRST:
             yield from enumerate(line.first(_FIRST - before))
         for request in untold:
             if request.allocation_id in line.requests:
                 yield len(line.requests) - 1, request
 
-    def _new(self, request: Request, line: Line, verdict: Blocked, position: int) -> Iterator[tuple[int, WaitReason]]:
-        pace_s = self.state.pace.of(request.demand.models)
-        reason = verdict.reason(position, first=request is line.head(), pace_s=pace_s, now=self.now)
+    def _new(self, request: Request, line: Line | None, position: int) -> Iterator[tuple[int, WaitReason]]:
+        if line is None or line.verdict is None:
+            reason = _backs_off(request, position)
+        else:
+            pace_s = self.state.pace.of(request.demand.models)
+            reason = line.verdict.reason(position, first=request is line.head(), pace_s=pace_s, now=self.now)
         if self.state.said.get(request.allocation_id) != reason:
             yield request.allocation_id, reason
 
-    def _back_off(self) -> Iterator[tuple[int, WaitReason]]:
-        for position, request in enumerate(self.state.backlog.asleep(), 1):
-            assert request.not_before is not None
-            detail = f"Its host failed to take it; it is tried again at {request.not_before:%H:%M:%S} UTC."
-            reason = WaitReason(Code.HOST_NOT_AVAILABLE, detail, position)
-            if self.state.said.get(request.allocation_id) != reason:
-                yield request.allocation_id, reason
+
+def _backs_off(request: Request, position: int) -> WaitReason:
+    detail = f"Its host failed to take it; it is tried again at {request.not_before:%H:%M:%S} UTC."
+    return WaitReason(Code.HOST_NOT_AVAILABLE, detail, position)
 
 
 @dataclass(slots=True)

@@ -2,8 +2,8 @@
 
 Use is counted in thousandths of GPUs, milli-cores and bytes, each times seconds, and decays by half in every half-life
 (as Slurm's multifactor priority does). The dominant share is the largest of the three as parts of the whole cluster
-(Ghodsi et al., "Dominant Resource Fairness", NSDI 2011). To what was used is added what is held now, so that a
-customer with no past does not take everything at once.
+(Ghodsi et al., "Dominant Resource Fairness", NSDI 2011). To the mean of what was used, weighted by that decay, is added
+what is held now, so that a customer with no past does not take everything at once.
 """
 
 import math
@@ -30,14 +30,16 @@ class _Account:
     used: Vector = _NONE
     held: Vector = _NONE
 
-    def advance(self, now: datetime, half_life_s: float) -> None:
+    def used_by(self, now: datetime, half_life_s: float) -> Vector:
         elapsed = (now - self.at).total_seconds()
         if elapsed <= 0:
-            return
+            return self.used
         kept = 0.5 ** (elapsed / half_life_s)
         gained = half_life_s / math.log(2) * (1 - kept)
-        self.used = _combine(self.used, kept, self.held, gained)
-        self.at = now
+        return _combine(self.used, kept, self.held, gained)
+
+    def advance(self, now: datetime, half_life_s: float) -> None:
+        self.used, self.at = self.used_by(now, half_life_s), max(self.at, now)
 
 
 @dataclass(slots=True)
@@ -53,7 +55,7 @@ class FairShare:
         """What was used before this engine began to count, in place of all that it knew."""
         self._customers.clear()
         self._workspaces.clear()
-        for usage in usages:
+        for usage in sorted(usages, key=lambda usage: (usage.at, usage.customer_id, usage.workspace_id)):
             used = (usage.gpu_milli_s, usage.cpu_milli_s, usage.memory_byte_s)
             for account in self._accounts(usage.customer_id, usage.workspace_id, usage.at):
                 account.advance(usage.at, self.half_life_s)
@@ -66,7 +68,7 @@ class FairShare:
         self._change(customer_id, workspace_id, held, -1.0, now)
 
     def customer(self, customer_id: int, weight: float, now: datetime) -> float:
-        """1.0 is: for ever everything of one kind, at a weight of one."""
+        """For who holds everything of one kind, at a weight of one, it is 1.0 at first and nears 2.0."""
         return self._share(self._customers.get(customer_id), now) / weight
 
     def workspace(self, customer_id: int, workspace_id: int, now: datetime) -> float:
@@ -85,13 +87,13 @@ class FairShare:
         return self._customers[customer_id], self._workspaces[customer_id, workspace_id]
 
     def _share(self, account: _Account | None, now: datetime) -> float:
+        """Asking changes nothing, so that it makes no difference how often one asks."""
         if account is None:
             return 0.0
-        account.advance(now, self.half_life_s)
         span = self.half_life_s / math.log(2)
+        past = account.used_by(now, self.half_life_s)
         return max(
-            (used / span + held) / total
-            for used, held, total in zip(account.used, account.held, self.total, strict=True)
+            (used / span + held) / total for used, held, total in zip(past, account.held, self.total, strict=True)
         )
 
 

@@ -1,12 +1,12 @@
 """What is held: one place that keeps cluster, capacity groups, fair shares and quotas in step with it."""
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from scheduler.cluster.cluster import Cluster
 from scheduler.demand import Demand
-from scheduler.engine.capacity import Capacity
+from scheduler.engine.capacity import OPEN, Capacity
 from scheduler.engine.evictable import Evictable
 from scheduler.engine.fair_share import FairShare, size
 from scheduler.quota import Resources
@@ -24,9 +24,9 @@ class Holdings:
     evictable: Evictable = field(default_factory=Evictable)
     freed: int = 0  # rises whenever something was given back: what found no place before may find one
     _held: dict[int, Held] = field(default_factory=dict)
-    _leaving: dict[int, None] = field(default_factory=dict)
+    _leaving: dict[int, datetime] = field(default_factory=dict)  # since when
     _on_host: dict[int, dict[int, None]] = field(default_factory=dict)
-    _of_group: dict[str | None, dict[int, None]] = field(default_factory=dict)
+    _of_group: dict[str, dict[int, None]] = field(default_factory=dict)
     _of_customer: dict[int, Resources] = field(default_factory=dict)
 
     def __contains__(self, allocation_id: int) -> bool:
@@ -45,26 +45,36 @@ class Holdings:
         return [self._held[number] for number in sorted(self._on_host.get(host_id, ()))]
 
     def of_group(self, name: str | None) -> list[Held]:
-        return [self._held[number] for number in sorted(self._of_group.get(name, ()))]
+        """Of those that name it; None is none."""
+        return [self._held[number] for number in sorted(self._of_group.get(name or OPEN, ()))]
 
-    def releasing(self) -> list[Held]:
-        return [self._held[number] for number in sorted(self._leaving)]
+    def groups(self) -> list[str]:
+        """That are named by what is held, whether there are such groups or not."""
+        return sorted(name for name, numbers in self._of_group.items() if numbers)
+
+    def leaving_since(self, allocation_id: int) -> datetime | None:
+        """Since when it is known that it ends; None if it does not, or is not there."""
+        return self._leaving.get(allocation_id)
+
+    def leaving(self, *, since: datetime) -> list[Held]:
+        """Those that have begun to leave at that time or later, and so can be expected to be gone soon."""
+        return [self._held[number] for number, begun in sorted(self._leaving.items()) if begun >= since]
 
     def of_customer(self, customer_id: int) -> Resources:
         return self._of_customer.get(customer_id, _NOTHING)
 
     def put(self, held: Held, now: datetime) -> None:
         """Something is held from now on, or what is known of it has changed."""
-        known = self._held.get(held.request.allocation_id)
-        if known is not None and known.parts == held.parts and known.request.demand == held.request.demand:
+        number = held.request.allocation_id
+        known = self._held.get(number)
+        if known is None or _counted(known) != _counted(held):
+            self.drop(number, now)
+            self._add(held, now)
+        else:
             self.evictable.remove(known)
             self.evictable.add(held)
-            self._held[held.request.allocation_id] = held
-            self._note_leaving(held)
-            return
-        if known is not None:
-            self.drop(held.request.allocation_id, now)
-        self._add(held, now)
+            self._held[number] = held
+            self._note_leaving(held, now)
 
     def drop(self, allocation_id: int, now: datetime) -> None:
         """It holds nothing any more. Idempotent."""
@@ -77,42 +87,42 @@ class Holdings:
         self.cluster.release(allocation_id)
         self.capacity.give_back(request.group, request.demand.gpu_milli)
         self.shares.end(request.customer_id, request.workspace_id, size(request.demand), now)
-        self._of_customer[request.customer_id] = _minus(
-            self.of_customer(request.customer_id), resources(request.demand)
-        )
+        self._of_customer[request.customer_id] = self.of_customer(request.customer_id) + resources(
+            request.demand
+        ).times(-1)
         for part in held.parts:
             self._on_host[part.host_id].pop(allocation_id, None)
-        self._of_group[request.group].pop(allocation_id, None)
+        self._of_group[request.group or OPEN].pop(allocation_id, None)
         self.freed += 1
 
-    def clear(self, now: datetime) -> None:
-        for allocation_id in list(self._held):
-            self.drop(allocation_id, now)
-
-    def _note_leaving(self, held: Held) -> None:
+    def _note_leaving(self, held: Held, now: datetime) -> None:
         if held.state is AllocationState.RELEASING:
-            self._leaving[held.request.allocation_id] = None
+            self._leaving.setdefault(held.request.allocation_id, now)
+        else:
+            self._leaving.pop(held.request.allocation_id, None)
 
     def _add(self, held: Held, now: datetime) -> None:
         request = held.request
         number = request.allocation_id
         self._held[number] = held
         self.evictable.add(held)
-        self._note_leaving(held)
+        self._note_leaving(held, now)
         self.cluster.hold(number, request.customer_id, request.demand, held.parts)
         self.capacity.take(request.group, request.demand.gpu_milli)
         self.shares.begin(request.customer_id, request.workspace_id, size(request.demand), now)
         self._of_customer[request.customer_id] = self.of_customer(request.customer_id) + resources(request.demand)
         for part in held.parts:
             self._on_host.setdefault(part.host_id, {})[number] = None
-        self._of_group.setdefault(request.group, {})[number] = None
+        self._of_group.setdefault(request.group or OPEN, {})[number] = None
+
+
+def _counted(held: Held) -> Hashable:
+    """All that is counted somewhere."""
+    request = held.request
+    return request.customer_id, request.workspace_id, request.group, request.demand, held.parts
 
 
 def resources(demand: Demand) -> Resources:
     """What counts against a quota. A share of a GPU counts as one."""
     shape = demand.shape
     return Resources(demand.nodes * shape.gpus, demand.nodes * shape.cpu_milli, demand.nodes * shape.memory_bytes)
-
-
-def _minus(a: Resources, b: Resources) -> Resources:
-    return Resources(a.gpus - b.gpus, a.cpu_milli - b.cpu_milli, a.memory_bytes - b.memory_bytes)

@@ -1,32 +1,62 @@
-"""Places that are kept: for blocked requests until their time comes, and for advance reservations.
+"""What is kept: for blocked requests until their time comes, and for advance reservations.
 
 Whoever comes after in the order avoids what is kept, unless an enforced limit ends it before that time.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from scheduler.cluster.cluster import Cluster
 from scheduler.demand import Demand
-from scheduler.packing.shape import Shape
+from scheduler.engine.capacity import Capacity
+from scheduler.engine.holdings import resources
+from scheduler.quota import Limits, Resources
 from scheduler.views import Part, Request, Reservation
 
-Key = tuple[str, int]
+Key = tuple[str, int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """`since` is when the place is needed; `victims` have been told to leave it. `certain`: see `lookahead.Start`."""
+    """`since` is when the place is needed; `certain`: see `lookahead.Start`. It is being cleared if it `awaits` the end
+    of something; `victims` are those that were evicted for it.
+    """
 
     request: Request
     parts: tuple[Part, ...]
     since: datetime
     certain: bool
     victims: frozenset[int] = frozenset()
+    awaits: frozenset[int] = frozenset()
+
+    def touches(self, parts: Sequence[Part]) -> bool:
+        """Whether it has a host in common with them."""
+        hosts = {part.host_id for part in parts}
+        return any(part.host_id in hosts for part in self.parts)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """What a request is going to use of its capacity group and, if it has any, of its customer's limits.
+
+    `since`: from when on; None: who knows when.
+    """
+
+    request: Request
+    since: datetime | None
+    limited: bool
+
+    def change(self, capacity: Capacity, customers: dict[int, Resources], sign: int) -> None:
+        request = self.request
+        capacity.keep(request.group, sign * request.demand.gpu_milli)
+        if self.limited:
+            before = customers.get(request.customer_id, Resources(0, 0, 0))
+            customers[request.customer_id] = before + resources(request.demand).times(sign)
+
+
+@dataclass(frozen=True, slots=True)
 class _Place:
     customer_id: int
     demand: Demand
@@ -36,40 +66,127 @@ class _Place:
 
 @dataclass(slots=True)
 class Asides:
-    """What the cluster keeps aside in one cycle, as it goes through the order."""
+    """What is kept aside in one cycle, as it goes through the order."""
 
     cluster: Cluster
+    capacity: Capacity
+    waiting: int = 0  # requests that have a place kept which nobody is leaving for them
     _places: dict[Key, _Place] = field(default_factory=dict)
+    _quotas: dict[int, Quota] = field(default_factory=dict)
+    _customers: dict[int, Resources] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self._places)
 
     def clear(self) -> None:
+        """Nothing is kept any more."""
+        self.clear_requests()
         for key in self._places:
             self.cluster.clear_aside(key)
         self._places.clear()
 
+    def clear_requests(self) -> None:
+        """Nothing is kept for requests any more."""
+        for key in [key for key in self._places if key[0] == "request"]:
+            self.cluster.clear_aside(key)
+            del self._places[key]
+        for quota in self._quotas.values():
+            quota.change(self.capacity, self._customers, -1)
+        self._quotas.clear()
+        self.waiting = 0
+
     def keep(self, kept: Kept) -> None:
         request = kept.request
-        self._set(
-            ("request", request.allocation_id), _Place(request.customer_id, request.demand, kept.parts, kept.since)
-        )
+        if _key(request) not in self._places and not kept.awaits:
+            self.waiting += 1
+        self._set(_key(request), _Place(request.customer_id, request.demand, kept.parts, kept.since))
 
-    def reserve(self, reservation: Reservation) -> None:
-        shape = Shape(reservation.cpu_milli, reservation.memory_bytes)
-        demand = Demand(shape, nodes=max(1, len(reservation.parts)))
-        place = _Place(reservation.customer_id, demand, reservation.parts, reservation.starts_at)
-        self._set(("reservation", reservation.reservation_id), place)
+    def drop(self, request: Request) -> None:
+        """Nothing is kept for it any more."""
+        if self._places.pop(_key(request), None) is not None:
+            self.cluster.clear_aside(_key(request))
+        quota = self._quotas.pop(request.allocation_id, None)
+        if quota is not None:
+            quota.change(self.capacity, self._customers, -1)
+
+    def keep_quota(self, request: Request, since: datetime | None, limits: Limits) -> None:
+        """`limits` are its customer's."""
+        if request.allocation_id not in self._quotas:
+            quota = self._quotas[request.allocation_id] = Quota(request, since, limits.any)
+            quota.change(self.capacity, self._customers, 1)
+
+    def reserve(self, reservation_id: int, customer_id: int, demand: Demand, part: Part, since: datetime) -> None:
+        """`demand` has the CPU and memory that are kept beside the devices."""
+        self._set(("reservation", reservation_id, part.host_id), _Place(customer_id, demand, (part,), since))
+
+    def of_customer(self, customer_id: int) -> Resources:
+        """What of its limits is kept for requests of its own."""
+        return self._customers.get(customer_id, Resources(0, 0, 0))
+
+    def has(self, request: Request) -> bool:
+        """Whether anything is kept for it."""
+        return _key(request) in self._places or request.allocation_id in self._quotas
+
+    @contextmanager
+    def without(self, request: Request) -> Iterator[None]:
+        """What is kept for the request itself does not stand against it."""
+        key = _key(request)
+        place, quota = self._places.pop(key, None), self._quotas.pop(request.allocation_id, None)
+        try:
+            with self.cluster.trial(), self._lent([] if quota is None else [quota]):
+                self.cluster.clear_aside(key)
+                yield
+        finally:
+            if place is not None:
+                self._places[key] = place
+            if quota is not None:
+                self._quotas[request.allocation_id] = quota
+
+    @contextmanager
+    def without_reservation(self, reservation: Reservation) -> Iterator[None]:
+        """What is kept for it does not stand against its own requests."""
+        with self.cluster.trial():
+            for part in reservation.parts:
+                self.cluster.clear_aside(("reservation", reservation.reservation_id, part.host_id))
+            yield
 
     def free_for(self, ends_at: datetime) -> list[Key]:
-        """What is not needed before that time."""
+        """The places that are not needed before that time."""
         return [key for key, place in self._places.items() if place.since >= ends_at]
 
-    def lift(self, keys: list[Key]) -> None:
-        """Inside a trial only: the places stay kept."""
-        for key in keys:
-            self.cluster.clear_aside(key)
+    def since(self, key: Key) -> datetime:
+        return self._places[key].since
 
-    def __iter__(self) -> Iterator[Key]:
-        return iter(self._places)
+    def lends(self, ends_at: datetime) -> bool:
+        """Whether there is anything that is not needed before that time."""
+        return bool(self._free_quotas(ends_at) or self.free_for(ends_at))
+
+    @contextmanager
+    def lent(self, ends_at: datetime) -> Iterator[None]:
+        """What is not needed before that time does not stand against who has ended by then."""
+        keys = self.free_for(ends_at)
+        with self.cluster.trial(), self._lent(self._free_quotas(ends_at)):
+            for key in keys:
+                self.cluster.clear_aside(key)
+            yield
+
+    def _free_quotas(self, ends_at: datetime) -> list[Quota]:
+        return [quota for quota in self._quotas.values() if quota.since is not None and quota.since >= ends_at]
+
+    @contextmanager
+    def _lent(self, quotas: Sequence[Quota]) -> Iterator[None]:
+        for quota in quotas:
+            quota.change(self.capacity, self._customers, -1)
+        try:
+            yield
+        finally:
+            for quota in quotas:
+                quota.change(self.capacity, self._customers, 1)
 
     def _set(self, key: Key, place: _Place) -> None:
         self._places[key] = place
         self.cluster.set_aside(key, place.customer_id, place.demand, place.parts)
+
+
+def _key(request: Request) -> Key:
+    return "request", request.allocation_id, 0

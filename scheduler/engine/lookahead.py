@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from scheduler.cluster.cluster import Cluster
 from scheduler.engine.expected_ends import ExpectedEnd
+from scheduler.engine.kept import Asides, Key
 from scheduler.views import Part, Request
 
 _FIRST_STEP = 16
+_ROUNDS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,31 +22,69 @@ class Start:
     certain: bool
 
 
-def earliest_start(cluster: Cluster, request: Request, ends: Sequence[ExpectedEnd], *, most: int) -> Start | None:
-    """When and where the request fits, if nothing else starts before; None if not after `most` ends.
+@dataclass(frozen=True, slots=True)
+class Lookahead:
+    """`ends` are in order; so many of them, at `most`, are looked at. `grace_s` is what it takes to enforce a limit."""
 
-    More ends never make it fit worse, so the number of them is found by doubling and halving.
-    """
-    within = min(len(ends), most)
-    low, high = 0, min(_FIRST_STEP, within)
-    parts = _after(cluster, request, ends[:high])
-    while parts is None and high < within:
-        low, high = high, min(high * 2, within)
-        parts = _after(cluster, request, ends[:high])
-    if parts is None or high == 0:
-        return None
-    while high - low > 1:
-        middle = (low + high) // 2
-        found = _after(cluster, request, ends[:middle])
-        if found is None:
-            low = middle
-        else:
-            high, parts = middle, found
-    return Start(ends[high - 1].at, parts, all(end.certain for end in ends[:high]))
+    cluster: Cluster
+    asides: Asides
+    ends: Sequence[ExpectedEnd]
+    most: int
+    grace_s: float
 
+    def earliest_start(self, request: Request, now: datetime) -> Start | None:
+        """When and where the request fits, if nothing starts before; None if not after `most` ends.
 
-def _after(cluster: Cluster, request: Request, ends: Sequence[ExpectedEnd]) -> tuple[Part, ...] | None:
-    with cluster.trial():
-        for end in ends:
-            cluster.release(end.allocation_id)
-        return cluster.find(request.demand, request.customer_id)
+        A time that is certain is preferred to an earlier one that is not: only then can its place be kept for sure.
+        """
+        certain = [end for end in self.ends if end.certain]
+        start = self._beside_what_is_kept(request, certain, now)
+        if start is None and len(certain) < len(self.ends):
+            start = self._beside_what_is_kept(request, self.ends, now)
+        return start
+
+    def _beside_what_is_kept(self, request: Request, ends: Sequence[ExpectedEnd], now: datetime) -> Start | None:
+        """What is kept for a time after its own end is not in its way: the later it starts, the less that is."""
+        if request.limit_s is None:
+            return self._first(request, ends, [])
+        runs = timedelta(seconds=request.limit_s + self.grace_s)
+        lifted = self.asides.free_for(now + runs)
+        for _ in range(_ROUNDS):
+            start = self._first(request, ends, lifted)
+            if start is None:
+                return None
+            free = [key for key in lifted if self.asides.since(key) >= start.at + runs]
+            if free == lifted:
+                return start
+            lifted = free
+        return self._first(request, ends, [])
+
+    def _first(self, request: Request, ends: Sequence[ExpectedEnd], lifted: Sequence[Key]) -> Start | None:
+        """More ends never make it fit worse, so the number of them is found by doubling and halving."""
+        within = min(len(ends), self.most)
+        low, high = 0, min(_FIRST_STEP, within)
+        parts = self._after(request, ends[:high], lifted)
+        while parts is None and high < within:
+            low, high = high, min(high * 2, within)
+            parts = self._after(request, ends[:high], lifted)
+        if parts is None or high == 0:
+            return None
+        while high - low > 1:
+            middle = (low + high) // 2
+            found = self._after(request, ends[:middle], lifted)
+            if found is None:
+                low = middle
+            else:
+                high, parts = middle, found
+        return Start(ends[high - 1].at, parts, all(end.certain for end in ends[:high]))
+
+    def _after(self, request: Request, ends: Sequence[ExpectedEnd], lifted: Sequence[Key]) -> tuple[Part, ...] | None:
+        with self.cluster.trial():
+            for key in lifted:
+                self.cluster.clear_aside(key)
+            for end in ends:
+                if end.allocation_id is not None:
+                    self.cluster.release(end.allocation_id)
+                elif end.aside is not None:
+                    self.cluster.clear_aside(end.aside)
+            return self.cluster.find(request.demand, request.customer_id)

@@ -1,10 +1,7 @@
-"""Who comes first.
-
-What stays inside its capacity group's own quota before what borrows; then the higher priority, raised by ageing; then
-the customer, and inside one the workspace, with the smaller fair share; then who came first.
+"""Who comes first: the higher priority, raised by ageing; then the customer, and inside one the workspace, with the
+smaller fair share; then who came first. `turns` says what capacity groups change about that.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -12,7 +9,7 @@ from scheduler.engine.backlog import Kind
 from scheduler.engine.state import State
 from scheduler.views import Request
 
-Rank = tuple[bool, int, float, float, datetime, int]
+Rank = tuple[int, float, float, datetime, int]
 
 
 def aged_priority(request: Request, now: datetime, *, step_s: float, points: int) -> int:
@@ -22,17 +19,20 @@ def aged_priority(request: Request, now: datetime, *, step_s: float, points: int
 
 @dataclass(slots=True)
 class Order:
-    """The order in one cycle. Shares are looked up once, and again when a customer has been given something."""
+    """The order in one cycle. Shares are looked up once, and again when a customer has been given something.
+
+    `version` rises when ranks have changed.
+    """
 
     state: State
     now: datetime
+    version: int = 0
     _customers: dict[int, float] = field(default_factory=dict)
     _workspaces: dict[tuple[int, int], float] = field(default_factory=dict)
 
     def rank(self, request: Request) -> Rank:
         settings = self.state.settings
         return (
-            self.state.capacity.borrows(request.group, request.demand.gpu_milli),
             -aged_priority(request, self.now, step_s=settings.ageing_step_s, points=settings.ageing_points),
             self._customer(request.customer_id),
             self._workspace(request.customer_id, request.workspace_id),
@@ -40,12 +40,20 @@ class Order:
             request.allocation_id,
         )
 
+    def turn(self, request: Request) -> tuple[bool, Rank]:
+        """For comparing the first ones of groups."""
+        return self.borrows(request), self.rank(request)
+
+    def borrows(self, request: Request) -> bool:
+        return self.state.capacity.borrows(request.group, request.demand.gpu_milli)
+
+    def group(self, of: Request | Kind) -> str:
+        return self.state.capacity.name(of.group)
+
     def given(self, kind: Kind) -> None:
+        self.version += 1
         self._customers.pop(kind.customer_id, None)
         self._workspaces.pop((kind.customer_id, kind.workspace_id), None)
-
-    def sorted(self, requests: Iterable[Request]) -> list[Request]:
-        return sorted(requests, key=self.rank)
 
     def _customer(self, customer_id: int) -> float:
         if customer_id not in self._customers:

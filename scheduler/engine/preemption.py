@@ -1,13 +1,8 @@
-"""Who must give way to a request that finds no place: as little work as possible is lost, and nobody evicts in circles.
+"""What must give way to a request that finds no place: as little work as possible is lost, and no more than needed.
 
-A request may evict what is preemptible and of lower rank (a lower priority, or the same and preemptible where the
-request is not); what has a lower priority in its own capacity group, if the group says so; and, while it stays within
-its group's own quota, what other groups of the cohort have borrowed. Rank is the priority as it was given, without
-ageing: it is a strict order, and who reclaims never borrows, so no two requests can evict each other in turn. Nothing
-is evicted before its minimum runtime, nor out of an advance reservation.
-
-Victims lose the fewest GPU-seconds since their last checkpoint, host by host; one that turns out not to be needed is
-kept.
+`eviction_rules` says what may be evicted at all; nothing is before its minimum runtime, nor out of an advance
+reservation. Victims lose the fewest GPU-seconds since their last checkpoint, host by host; one that turns out not to be
+needed is kept. What is about to end is waited for first.
 """
 
 from collections.abc import Iterator, Sequence, Set
@@ -19,12 +14,15 @@ from scheduler.cluster.cluster import Cluster
 from scheduler.demand import Demand
 from scheduler.engine.capacity import Capacity
 from scheduler.engine.evictable import Class
+from scheduler.engine.eviction_rules import EvictionRules
 from scheduler.engine.holdings import Holdings
 from scheduler.engine.host_clearing import Clearing, clear_host
 from scheduler.states import AllocationState
 from scheduler.views import Held, Part, Request
 
 _LOOKED_AT = 48  # hosts, for a request of one node
+_LOOKED_AT_AGAIN = 8  # times as many, if what runs on those has not run for long enough
+_ATTEMPTS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,190 +44,222 @@ def _unsaved_s(held: Held, now: datetime) -> float:
 
 @dataclass(slots=True)
 class Preemption:
+    """`leaving` is what is about to end anyway."""
+
     cluster: Cluster
     capacity: Capacity
     holdings: Holdings
+    leaving: Sequence[Held]
+    now: datetime
 
-    def search(self, request: Request, now: datetime, *, spared: Set[int]) -> Sacrifice | None:
-        """The cheapest victims, or None. `spared` are ids that give way to somebody else already."""
-        leaving = self.holdings.releasing()
-        with self.cluster.trial(), self._without(leaving):
-            for_quota = self._for_quota(request, now, spared)
-            if for_quota is None:
-                return None
+    def search(self, request: Request) -> Sacrifice | None:
+        """The cheapest victims, or None if there are none that would do."""
+        spared: set[int] = set()
+        with self.cluster.trial(), self._without(self.leaving):
+            for held in self.leaving:
+                self.cluster.release(held.request.allocation_id)
+            for _ in range(_ATTEMPTS):
+                found = self._sparing(request, spared)
+                if found is None:
+                    return None
+                unlawful = self._unlawful(request, found.victims)
+                if not unlawful:
+                    return found if self._enough(request, found) else None
+                spared |= unlawful
+        return None
+
+    def may_find(self, request: Request) -> bool:
+        """Whether there is anything at all that it might evict."""
+        return bool(self._classes(request))
+
+    def _sparing(self, request: Request, spared: Set[int]) -> Sacrifice | None:
+        for_quota = self._for_quota(request, spared)
+        if for_quota is None:
+            return None
+        with self.cluster.trial():
             for victim in for_quota:
                 self.cluster.release(victim.request.allocation_id)
             parts = self.cluster.find(request.demand, request.customer_id)
-            more: Sequence[Held] = ()
-            if parts is None:
-                found = self._by_host(request, now, spared, for_quota)
-                if found is None:
-                    return None
-                parts, more = found
-            return Sacrifice(self._needed(request, for_quota, more, parts), parts)
+            if parts is not None:
+                return Sacrifice(tuple(for_quota), parts)
+            found = self._by_host(request, spared | {victim.request.allocation_id for victim in for_quota})
+        if found is None:
+            return None
+        parts, more = found
+        return Sacrifice(self._needed(request, for_quota, more, parts), parts)
 
-    @contextmanager
-    def _without(self, leaving: Sequence[Held]) -> Iterator[None]:
-        """What is about to end is waited for, before anything else is evicted."""
-        for held in leaving:
-            self.cluster.release(held.request.allocation_id)
-            self._give(held)
-        try:
-            yield
-        finally:
-            for held in leaving:
-                self.capacity.take(held.request.group, held.request.demand.gpu_milli)
+    def _enough(self, request: Request, sacrifice: Sacrifice) -> bool:
+        """Whether it really fits when they have gone: nobody is evicted for nothing."""
+        with self.cluster.trial():
+            for victim in sacrifice.victims:
+                self.cluster.release(victim.request.allocation_id)
+            return self.cluster.find(request.demand, request.customer_id) is not None
 
-    def may_evict(self, request: Request, victim: Held, now: datetime) -> bool:
-        if victim.state is not AllocationState.ACTIVE or victim.request.reservation_id is not None:
-            return False
-        if now < victim.since + timedelta(seconds=victim.request.min_runtime_s):
-            return False
-        return self._outranks(request, victim.request) or self._reclaims(request, victim.request)
+    def _unlawful(self, request: Request, victims: Sequence[Held]) -> set[int]:
+        """Those that it may not evict once the others have gone, since their group has stopped to borrow by then."""
+        rules, gone, unlawful = EvictionRules(self.capacity), [], set()
+        for victim in sorted(victims, key=lambda victim: (_unsaved_s(victim, self.now), victim.request.allocation_id)):
+            if rules.allow(request, victim.request):
+                self._give(victim)
+                gone.append(victim)
+            else:
+                unlawful.add(victim.request.allocation_id)
+        self._take_back(gone)
+        return unlawful
 
-    def _outranks(self, request: Request, other: Request | Class) -> bool:
-        if other.preemptible and _rank(request) > _rank(other):
-            return True
-        group = self.capacity.group(request.group)
-        same = group is not None and request.group is not None and request.group == other.group
-        return same and group is not None and group.preempt_lower_priority and request.priority > other.priority
+    def _may_evict(self, request: Request, victim: Held) -> bool:
+        return _is_settled(victim) and self._old_enough(victim) and self._rules.allow(request, victim.request)
 
-    def _reclaims(self, request: Request, other: Request | Class) -> bool:
-        """What is its group's own, and was lent: inside the cohort, or to preemptible ones beyond the open group."""
-        group = self.capacity.group(request.group)
-        if group is None or request.group is None or self.capacity.is_open(request.group):
-            return False
-        if self.capacity.borrows(group.name, request.demand.gpu_milli) or not self.capacity.borrows(other.group, 0):
-            return False
-        if self.capacity.is_open(other.group):
-            return other.preemptible
-        lender = self.capacity.group(other.group)
-        within = lender is not None and group.cohort is not None and group.cohort == lender.cohort
-        return within and group.reclaim_within_cohort and other.group != request.group
+    def _old_enough(self, victim: Held) -> bool:
+        return self.now >= victim.since + timedelta(seconds=victim.request.min_runtime_s)
 
-    def _for_quota(self, request: Request, now: datetime, spared: Set[int]) -> list[Held] | None:
+    @property
+    def _rules(self) -> EvictionRules:
+        return EvictionRules(self.capacity)
+
+    def _for_quota(self, request: Request, spared: Set[int]) -> list[Held] | None:
         """The fewest, cheapest victims with which the request fits into its group; None if there are none."""
         milli = request.demand.gpu_milli
         if self.capacity.fits(request.group, milli, preemptible=request.preemptible):
             return []
-        candidates = self._quota_candidates(request, now, spared)
         taken: list[Held] = []
-        try:
-            for victim in candidates:
-                if self.capacity.fits(request.group, milli):
-                    break
-                if not self.may_evict(request, victim, now):  # its group may have stopped to borrow by now
-                    continue
+        for victim in self._quota_candidates(request, spared):
+            if self.capacity.fits(request.group, milli):
+                break
+            if self._rules.allow(request, victim.request):  # its group may have stopped to borrow by now
                 self._give(victim)
                 taken.append(victim)
-            if not self.capacity.fits(request.group, milli):
-                return None
-            kept = self._fill_back(request.group, milli, taken)
-            return [victim for victim in taken if victim not in kept]
-        finally:
-            for victim in taken:
-                self.capacity.take(victim.request.group, victim.request.demand.gpu_milli)
+        enough = self.capacity.fits(request.group, milli)
+        needed = self._without_spare(request, taken) if enough else taken
+        self._take_back(needed)
+        return needed if enough else None
 
-    def _quota_candidates(self, request: Request, now: datetime, spared: Set[int]) -> list[Held]:
+    def _quota_candidates(self, request: Request, spared: Set[int]) -> list[Held]:
         """Those first of which the least is lost for what they give; then the lowest priority, others' before own."""
+        cohort = set(self.capacity.cohort(request.group))
         found = [
             victim
-            for name in (*self.capacity.cohort_members(request.group), None)
+            for name in self.holdings.groups()
+            if self.capacity.name(name) in cohort
             for victim in self.holdings.of_group(name)
-            if victim.request.allocation_id not in spared and self.may_evict(request, victim, now)
+            if victim.request.allocation_id not in spared and self._may_evict(request, victim)
         ]
 
         def order(victim: Held) -> tuple[float, int, bool, int]:
             own = victim.request.group == request.group
-            return _unsaved_s(victim, now), victim.request.priority, own, -victim.request.allocation_id
+            return _unsaved_s(victim, self.now), victim.request.priority, own, -victim.request.allocation_id
 
         return sorted(found, key=order)
 
-    def _fill_back(self, group: str | None, milli: int, taken: Sequence[Held]) -> list[Held]:
-        """Those that may stay after all; `capacity` is left as if all were gone."""
-        stay: list[Held] = []
+    def _without_spare(self, request: Request, taken: Sequence[Held]) -> list[Held]:
+        """The dearest that is not needed may stay, and so on. The quota of those who may is taken again."""
+        needed = list(taken)
         for victim in reversed(taken):
-            self.capacity.take(victim.request.group, victim.request.demand.gpu_milli)
-            if self.capacity.fits(group, milli):
-                stay.append(victim)
+            self._take_back([victim])
+            if self.capacity.fits(request.group, request.demand.gpu_milli):
+                needed.remove(victim)
             else:
                 self._give(victim)
-        for victim in stay:
-            self._give(victim)
-        return stay
+        return needed
 
-    def _give(self, victim: Held) -> None:
-        self.capacity.take(victim.request.group, -victim.request.demand.gpu_milli)
+    def _by_host(self, request: Request, absent: Set[int]) -> tuple[tuple[Part, ...], Sequence[Held]] | None:
+        """Hosts on which the least is lost, and what has to leave them, beside what is `absent`."""
+        most = _LOOKED_AT + 2 * request.demand.nodes
+        hosts = self._hosts(request, most * _LOOKED_AT_AGAIN)
+        chosen, young = self._on_hosts(request, hosts if request.demand.within else hosts[:most], absent)
+        if chosen is None and young:
+            chosen, _ = self._on_hosts(request, hosts, absent)
+        if chosen is None:
+            return None
+        victims = {victim.request.allocation_id: victim for clearing in chosen for victim in clearing.victims}
+        return tuple(clearing.part for clearing in chosen), [victims[number] for number in sorted(victims)]
 
-    def _by_host(
-        self, request: Request, now: datetime, spared: Set[int], gone: Sequence[Held]
-    ) -> tuple[tuple[Part, ...], Sequence[Held]] | None:
-        """Hosts on which the least is lost, and what has to leave them, beside those that are `gone`."""
-        absent = spared | {victim.request.allocation_id for victim in gone}
+    def _on_hosts(self, request: Request, hosts: Sequence[int], absent: Set[int]) -> tuple[list[Clearing] | None, bool]:
+        """The cheapest clearings, and whether something was spared because it has not run for long enough."""
         clearings: list[Clearing] = []
-        for host_id in self._hosts(request, now):
-            victims = [
+        young = False
+        for host_id in hosts:
+            there = self.holdings.on_host(host_id)
+            if _is_apart(request, there, absent):
+                continue
+            allowed = [
                 victim
-                for victim in self.holdings.on_host(host_id)
-                if victim.request.allocation_id not in absent and self.may_evict(request, victim, now)
+                for victim in there
+                if victim.request.allocation_id not in absent
+                and _is_settled(victim)
+                and self._rules.allow(request, victim.request)
             ]
-            costs = {victim.request.allocation_id: lost_gpu_seconds(victim, now) for victim in victims}
+            victims = [victim for victim in allowed if self._old_enough(victim)]
+            young = young or len(victims) < len(allowed)
+            costs = {victim.request.allocation_id: lost_gpu_seconds(victim, self.now) for victim in victims}
             for room in self.cluster.rooms(host_id, request.demand):
                 clearing = clear_host(room, request.demand, request.customer_id, victims, costs)
                 clearings += [clearing] if clearing is not None else []
-        chosen = _cheapest(clearings, request.demand, self.cluster)
-        if chosen is None:
-            return None
-        victims_by_id = {victim.request.allocation_id: victim for clearing in chosen for victim in clearing.victims}
-        parts = tuple(clearing.part for clearing in chosen)
-        return parts, [victims_by_id[number] for number in sorted(victims_by_id)]
+        return _cheapest(clearings, request.demand, self.cluster), young
 
-    def _hosts(self, request: Request, now: datetime) -> list[int]:
-        """Where to look closely: a bounded number, unless the request must keep together in one place."""
-        demand = request.demand
-        hosts, free_milli = self.cluster.free_milli(demand)
-        most = len(hosts) if demand.within else _LOOKED_AT + 2 * demand.nodes
-        classes = [kind for kind in self._classes(request) if self._concerns(request, kind)]
+    def _hosts(self, request: Request, most: int) -> list[int]:
+        """Where it could come to fit, the cheapest first as far as an estimate can tell. A request that must keep
+        together in one place looks everywhere.
+        """
+        hosts, free_milli = self.cluster.free_milli(request.demand)
         return self.holdings.evictable.cheapest_hosts(
-            classes, hosts, free_milli, demand.shape.gpu_milli, now_s=now.timestamp(), most=most
+            self._classes(request),
+            hosts,
+            free_milli,
+            request.demand.shape.gpu_milli,
+            now_s=self.now.timestamp(),
+            most=len(hosts) if request.demand.within else most,
         )
 
-    def may_find(self, request: Request) -> bool:
-        """Whether there is anything at all that it might evict."""
-        return any(self._concerns(request, kind) for kind in self._classes(request))
-
     def _classes(self, request: Request) -> list[Class]:
-        members = () if self.capacity.is_open(request.group) else self.capacity.cohort_members(request.group)
-        return self.holdings.evictable.classes(members)
-
-    def _concerns(self, request: Request, kind: Class) -> bool:
-        return self._outranks(request, kind) or self._reclaims(request, kind)
+        members = () if self.capacity.is_open(request.group) else self.capacity.cohort(request.group)
+        rules = self._rules
+        return [kind for kind in self.holdings.evictable.classes(members) if rules.allow(request, kind)]
 
     def _needed(
         self, request: Request, for_quota: Sequence[Held], more: Sequence[Held], parts: Sequence[Part]
     ) -> tuple[Held, ...]:
         """Without those whose quota is not needed once the others have left."""
-        if not more or not for_quota:
-            return (*for_quota, *more)
         hosts = {part.host_id for part in parts}
-        for victim in (*for_quota, *more):
+        elsewhere = [victim for victim in for_quota if all(part.host_id not in hosts for part in victim.parts)]
+        there = [victim for victim in for_quota if victim not in elsewhere]
+        gone = [*elsewhere, *there, *more]
+        for victim in gone:
             self._give(victim)
-        needed = list(for_quota)
-        for victim in for_quota:
-            if any(part.host_id in hosts for part in victim.parts):
-                continue
+        needed = [*there, *self._without_spare(request, elsewhere), *more]
+        self._take_back(needed)
+        return tuple(needed)
+
+    @contextmanager
+    def _without(self, leaving: Sequence[Held]) -> Iterator[None]:
+        for held in leaving:
+            self._give(held)
+        try:
+            yield
+        finally:
+            self._take_back(leaving)
+
+    def _give(self, victim: Held) -> None:
+        self.capacity.take(victim.request.group, -victim.request.demand.gpu_milli)
+
+    def _take_back(self, victims: Sequence[Held]) -> None:
+        for victim in victims:
             self.capacity.take(victim.request.group, victim.request.demand.gpu_milli)
-            if self.capacity.fits(request.group, request.demand.gpu_milli):
-                needed.remove(victim)
-            else:
-                self._give(victim)
-        for victim in (*needed, *more):
-            self.capacity.take(victim.request.group, victim.request.demand.gpu_milli)
-        return (*needed, *more)
 
 
-def _rank(request: Request | Class) -> tuple[int, bool]:
-    return request.priority, not request.preemptible
+def _is_settled(held: Held) -> bool:
+    return held.state is AllocationState.ACTIVE and held.request.reservation_id is None
+
+
+def _is_apart(request: Request, there: Sequence[Held], absent: Set[int]) -> bool:
+    """Whether another of its set, that will stay, is on the host."""
+    return request.demand.apart is not None and any(
+        held.request.customer_id == request.customer_id
+        and held.request.demand.apart == request.demand.apart
+        and held.state is not AllocationState.RELEASING
+        and held.request.allocation_id not in absent
+        for held in there
+    )
 
 
 def _cheapest(clearings: Sequence[Clearing], demand: Demand, cluster: Cluster) -> list[Clearing] | None:

@@ -31,6 +31,8 @@ class State:
     customer_changes: dict[int, int] = field(default_factory=dict)
     reservations: dict[int, Reservation] = field(default_factory=dict)
     kept: dict[int, Kept] = field(default_factory=dict)  # by the id of the request that it is kept for
+    released: int = 0  # rises whenever something is kept no longer: others may have it
+    spent: dict[int, int] = field(default_factory=dict)  # of balances, in micro-units, since the last update
     models_of: dict[Demand, tuple[str, ...]] = field(default_factory=dict)
     said: dict[int, WaitReason] = field(default_factory=dict)
     said_at: datetime | None = None  # when everybody's place in the queue was last told
@@ -41,7 +43,8 @@ class State:
         return State(settings, cluster, Holdings(cluster, capacity, shares), capacity, shares)
 
     def epoch(self, of: Request | Kind) -> Epoch:
-        return Epoch(self.holdings.freed, self.capacity.freed(of.group), self.customer_changes.get(of.customer_id, 0))
+        customer = self.customer_changes.get(of.customer_id, 0)
+        return Epoch(self.holdings.freed, self.capacity.freed(of.group), customer, self.released)
 
     def customer(self, customer_id: int) -> CustomerView:
         return self.customers.get(customer_id) or CustomerView(customer_id)
@@ -61,12 +64,30 @@ class State:
     def hosts_changed(self) -> None:
         self.models_of.clear()
         for line in self.backlog.lines.values():
-            line.models = None
+            line.models = line.verdict = None
+
+    def end_reservations(self, now: datetime) -> None:
+        """Forget those that are over: what was kept for them is free."""
+        over = [number for number, reservation in self.reservations.items() if reservation.ends_at <= now]
+        for number in over:
+            del self.reservations[number]
+        if over:
+            self.holdings.freed += 1
+
+    def spend(self, customer_id: int, micro: int) -> None:
+        """So much of the balance is taken until the store says how much is left; given back, if it is negative."""
+        self.spent[customer_id] = self.spent.get(customer_id, 0) + micro
 
     def customer_changed(self, customer_id: int) -> None:
         self.customer_changes[customer_id] = self.customer_changes.get(customer_id, 0) + 1
 
+    def keep(self, kept: Kept) -> None:
+        """From now on this place is kept for the request, instead of any other."""
+        before = self.kept.get(kept.request.allocation_id)
+        self.kept[kept.request.allocation_id] = kept
+        if before is not None and before.parts != kept.parts:
+            self.released += 1
+
     def stop_keeping(self, allocation_id: int) -> None:
-        """Nobody waits for that place any more: others may have it."""
         if self.kept.pop(allocation_id, None) is not None:
-            self.holdings.freed += 1
+            self.released += 1

@@ -7,6 +7,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from scheduler.engine.engine import Engine
@@ -62,7 +63,8 @@ def _simulate(options: argparse.Namespace) -> _Done:
 
 
 def _run(trace: Trace, policy: PackingPolicy, seed: int) -> Course:
-    return Simulation(trace, Engine(EngineSettings(grace_s=_GRACE_S), make_scoring(policy, seed=seed))).run()
+    engine = Engine(EngineSettings(grace_s=_GRACE_S), partial(make_scoring, policy, seed=seed))
+    return Simulation(trace, engine).run()
 
 
 def _of_run(course: Course) -> _Done:

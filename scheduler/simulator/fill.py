@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 
 from scheduler.engine.engine import Engine
 from scheduler.engine.settings import EngineSettings
@@ -68,7 +69,7 @@ class Filling:
             self._database.add_host(as_host(node, number))
         store = MemoryStore(self._database, self._now)
         # What is refused is refused for good: no place is looked for or kept for later.
-        engine = Engine(EngineSettings(kept_places=0), make_scoring(policy, seed=seed))
+        engine = Engine(EngineSettings(kept_places=0), partial(make_scoring, policy, seed=seed))
         self._scheduler = Scheduler(store, NoFabric(), engine, self._now, at_once)
 
     def arrive(self, task: Task) -> tuple[HostView, tuple[int, ...]] | None:

@@ -1,0 +1,52 @@
+"""Whom a request may evict, apart from minimum runtimes.
+
+By rank: what is preemptible and of lower rank (a lower priority, or the same and preemptible where the request is
+not), as long as it is not within what another group owns; the open group owns nothing against who stays within its own.
+Inside its own capacity group: whatever has a lower priority, if the group says so. By reclaiming: while it stays within
+its own group's quota, what other groups of the cohort have borrowed, and preemptible work beyond the open group.
+
+Rank is the priority as it was given, without ageing. It is a strict order, who reclaims never borrows, and what a group
+uses of its own is not evicted by others: so no two requests can evict each other in turn.
+"""
+
+from dataclasses import dataclass
+
+from scheduler.engine.capacity import OPEN, Capacity
+from scheduler.engine.evictable import Class
+from scheduler.views import Request
+
+
+@dataclass(frozen=True, slots=True)
+class EvictionRules:
+    """As of what is used at the moment."""
+
+    capacity: Capacity
+
+    def allow(self, request: Request, other: Request | Class) -> bool:
+        return self.outranks(request, other) or self.reclaims(request, other)
+
+    def outranks(self, request: Request, other: Request | Class) -> bool:
+        mine, theirs = self.capacity.name(request.group), self.capacity.name(other.group)
+        if mine == theirs != OPEN and request.priority > other.priority:
+            group = self.capacity.group(mine)
+            return group is not None and (group.preempt_lower_priority or other.preemptible)
+        if not other.preemptible or _rank(request) <= _rank(other):
+            return False
+        if mine == theirs or self.capacity.borrows(theirs, 0):
+            return True
+        return theirs == OPEN and not self.capacity.borrows(mine, request.demand.gpu_milli)
+
+    def reclaims(self, request: Request, other: Request | Class) -> bool:
+        """What is its group's own, and was lent: inside the cohort, or to preemptible ones beyond the open group."""
+        group, theirs = self.capacity.group(request.group), self.capacity.name(other.group)
+        if group is None or group.name in (OPEN, theirs):
+            return False
+        if self.capacity.borrows(group.name, request.demand.gpu_milli) or not self.capacity.borrows(theirs, 0):
+            return False
+        if theirs == OPEN:
+            return other.preemptible
+        return group.reclaim_within_cohort and theirs in self.capacity.cohort(group.name)
+
+
+def _rank(request: Request | Class) -> tuple[int, bool]:
+    return request.priority, not request.preemptible
