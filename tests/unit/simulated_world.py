@@ -34,6 +34,7 @@ def request(
     *,
     queued_at: datetime,
     customer_id: int = 1,
+    workspace_id: int = 0,
     gpus: int = 1,
     milli: int = 1000,
     nodes: int = 1,
@@ -43,7 +44,7 @@ def request(
     **others: Any,  # Any: further fields of Request
 ) -> Request:
     demand = Demand(Shape(cpu_milli, GIB, gpus, milli), nodes, models, bound_host_id=bound_host_id)
-    return Request(number, f"a{number}", customer_id, 0, demand, queued_at, **others)
+    return Request(number, f"a{number}", customer_id, workspace_id, demand, queued_at, **others)
 
 
 class DatabaseError(Exception):
