@@ -5,6 +5,7 @@ something, once as it is, and once with an audit trail that can't be written, wh
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
@@ -29,8 +30,12 @@ REFUSING = """
 create function refuse() returns trigger language plpgsql as $$ begin raise exception 'no audit'; end $$;
 create trigger refuse before insert on audit_entries for each row execute function refuse();
 """
-NOT_CHANGES = {("POST", "/auth/refresh")}  # a token that is renewed changes nothing that anybody sees
+# A token that is renewed changes nothing that anybody sees, and a plan nothing at all.
+NOT_CHANGES = {("POST", "/auth/refresh"), ("POST", "/customer/allocations/plan")}
 NEW_PASSWORD = "a-long-pass-phrase"
+TOMORROW = (datetime.now(UTC) + timedelta(days=1)).isoformat()
+RESERVATION = {"starts_at": TOMORROW, "duration_s": 3600, "gpus": 1}
+GROUP = {"customer": "{customer}", "cohort": "research", "nominal_milli": 2000}
 ENVIRONMENT = {"name": "new", "image": "base", "gpus": 1, "gpu_model": "A100"}
 
 
@@ -64,11 +69,14 @@ def platform(
         "invitation": ("owner", "POST", "/customer/invitations", {"email": "invited@example.test"}),
         "other_invitation": ("owner", "POST", "/customer/invitations", {"email": "other@example.test"}),
         "token": ("admin", "POST", "/admin/machines/enrolment-tokens", {}),
+        "group": ("admin", "POST", "/admin/capacity-groups", _filled({"name": "old", **GROUP}, platform.of)),
     }
     for name, request in made.items():
         document = platform.ask(*request).raise_for_status().json()
         platform.of[name] = document["id"]
         platform.of[f"{name}_secret"] = document.get("token", "")
+    reserved = platform.ask("owner", "POST", "/customer/reservations", RESERVATION).raise_for_status().json()
+    platform.of["reservation"] = reserved["items"][0]["id"]
     platform.ask("admin", "PATCH", "/admin/settings", {"self_registration": True}).raise_for_status()
     return platform
 
@@ -114,6 +122,8 @@ CHANGES: tuple[Change, ...] = (
     ("owner", "POST", "/customer/environments/{stopped}/start", None),
     ("owner", "POST", "/customer/environments/{environment}/stop", None),
     ("owner", "DELETE", "/customer/environments/{environment}", None),
+    ("owner", "POST", "/customer/reservations", RESERVATION),
+    ("owner", "DELETE", "/customer/reservations/{reservation}", None),
     ("owner", "POST", "/customer/members", {"username": "colleague", "email": "colleague@example.test"}),
     ("owner", "POST", "/customer/members/{member}/disable", None),
     ("owner", "POST", "/customer/members/{member}/enable", None),
@@ -125,6 +135,9 @@ CHANGES: tuple[Change, ...] = (
     ("admin", "PATCH", "/admin/customers/{customer}", {"name": "renamed"}),
     ("admin", "POST", "/admin/customers/{customer}/top-up", {"amount_micro": 1_000_000}),
     ("admin", "PUT", "/admin/customers/{customer}/quota", {"gpus": 5}),
+    ("admin", "POST", "/admin/capacity-groups", {"name": "new", **GROUP}),
+    ("admin", "PATCH", "/admin/capacity-groups/{group}", {"nominal_milli": 1000}),
+    ("admin", "DELETE", "/admin/capacity-groups/{group}", None),
     ("admin", "PATCH", "/admin/settings", {"self_registration": False}),
     ("admin", "POST", "/admin/users", {"username": "admin-2"}),
     ("admin", "POST", "/admin/users/{user}/reset-password", None),

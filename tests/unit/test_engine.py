@@ -9,7 +9,6 @@ import pytest
 from scheduler.engine.engine import Engine
 from scheduler.plan import Plan
 from scheduler.ports import Changes, WaitReason
-from scheduler.quota import Limits
 from scheduler.states import AllocationState
 from scheduler.views import CapacityGroup, CustomerView, Held, IdleGroup, Usage
 from tests.unit.engine_world import SETTINGS, a_request, at, world
@@ -218,98 +217,6 @@ def test_what_is_not_placed_can_not_be_refused() -> None:
 
 
 # Limits
-
-
-@pytest.mark.parametrize(
-    ("limits", "figures"),
-    [
-        (Limits(gpus=3), {"gpus_limit": 3, "in_use": 2, "wanted": 2}),
-        (Limits(cpu_milli=1999), {"cpu_milli_limit": 1999, "in_use": 1000, "wanted": 1000}),
-        (Limits(memory_bytes=GIB), {"memory_bytes_limit": GIB, "in_use": GIB, "wanted": GIB}),
-    ],
-)
-def test_a_quota_stands_against_it(limits: Limits, figures: dict[str, int]) -> None:
-    there = world(FOUR)
-    there.set_customer(CustomerView(1, limits=limits))
-    there.run(10, (1, 10), (1, 11), customer_id=1)
-    there.submit(1, gpus=2)
-    assert there.starts() == []
-    assert (there.reasons[1].code, there.reasons[1].figures) == ("quota", figures)
-    assert str(figures["in_use"]) in there.reasons[1].detail
-    there.gone(10)
-    assert there.starts() == [1]
-
-
-def test_a_large_request_gets_its_quota_once_it_has_aged() -> None:
-    """Or its customer's small ones would always be faster."""
-    there = world(FOUR, settings=replace(SETTINGS, ageing_step_s=60, ageing_points=0))
-    there.set_customer(CustomerView(1, limits=Limits(gpus=2)))
-    there.run(10, (1, 10), customer_id=1, limit_s=1000)
-    there.submit(1, gpus=2)
-    there.submit(2)
-    assert there.starts() == [2]
-    there.submit(3)
-    there.pass_time(61)
-    there.gone(2)
-    assert there.starts() == []
-    there.gone(10)
-    assert there.starts() == [1]
-
-
-def test_who_is_disabled_starts_nothing() -> None:
-    there = world(FOUR)
-    there.set_customer(CustomerView(1, disabled=True))
-    there.submit(1)
-    assert there.starts() == []
-    assert there.reasons[1].detail == "The customer is disabled."
-
-
-def payer(available_micro: int, **prices: int) -> CustomerView:
-    return CustomerView(1, available_micro=available_micro, prices_micro_per_gpu_hour=prices)
-
-
-def test_the_balance_has_to_cover_its_first_time() -> None:
-    there = world(FOUR)
-    there.set_customer(payer(199, **{A100: 3600}))
-    there.submit(1, gpus=2, hold_s=100)
-    assert there.starts() == []
-    assert there.reasons[1].code == "balance"
-    assert there.reasons[1].figures == {"needed_micro": 200, "available_micro": 199}
-    assert there.reasons[1].detail == "The balance does not cover its first 2 minutes."
-    there.set_customer(payer(200, **{A100: 3600}))
-    assert there.starts() == [1]
-
-
-def test_what_starts_together_is_paid_together() -> None:
-    there = world(FOUR)
-    there.set_customer(payer(250, **{A100: 3600}))
-    for number in (1, 2, 3):
-        there.submit(number, hold_s=100)
-    assert there.starts() == [1, 2]
-    there.engine.refused({2: WaitReason("no_capacity", "somebody was faster", 1)})
-    assert [placement.allocation_id for placement in there.engine.decide(there.now).placements] == [2]
-
-
-def test_it_takes_a_model_that_can_be_paid() -> None:
-    there = world(host(1, H100, H100), host(2, A100, A100))
-    there.set_customer(payer(100, **{A100: 3600, H100: 36_000}))
-    there.submit(1, hold_s=100)
-    there.decide()
-    assert there.held[1].parts[0].host_id == 2
-    assert there.held[1].request.demand.models == ()
-
-
-def test_without_a_price_nothing_starts() -> None:
-    there = world(FOUR)
-    there.set_customer(payer(10**9, **{H100: 3600}))
-    there.submit(1)
-    assert there.starts() == []
-    assert there.reasons[1].detail == f"No price is set for {A100}."
-    there.set_host(host(2, H100))
-    assert there.starts() == [1]
-
-
-# Bounded work
 
 
 def test_a_cycle_has_a_bound_and_the_next_begins_with_what_it_did_not_reach() -> None:
