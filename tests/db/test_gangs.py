@@ -153,26 +153,43 @@ def test_every_host_renews_it_and_a_silent_one_lets_it_run_out(world: World, hos
     assert ending.host_uids == (str(hosts[0].uid),), "the lost one need not confirm"
 
 
-def test_its_hold_waits_for_the_last_windows_of_all_hosts(world: World, hosts: list[Host]) -> None:
+def hold_is_open(world: World, allocation: Allocation) -> bool:
+    with world.fleet.database.session() as session:
+        return session.get_one(Hold, (allocation.id, 1)).closed_at is None
+
+
+@pytest.mark.parametrize("early", [0, 1])
+def test_its_hold_waits_for_the_last_windows_of_all_hosts(world: World, hosts: list[Host], early: int) -> None:
+    """Those that came before the end is recorded count as well as those that come later."""
     store = world.fleet.lead()
     allocation = gang(world, gpus=1)
     place(world, allocation, *hosts[:2], store=store)
     world.fleet.end(allocation, EndReason.COMPLETED)
     end = to_ms(utc_now())
-    ends = tuple(LeaseEnd(end, 0, WindowId(f"boot-of-{host.name}", 7)) for host in hosts[:2])
-    assert store.record([Ended(allocation.id, 1, ends)]) == [True]
 
-    def is_open() -> bool:
-        with world.fleet.database.session() as session:
-            return session.get_one(Hold, (allocation.id, 1)).closed_at is None
-
-    for host in hosts[:2]:
-        assert is_open()
+    def deliver(host: Host) -> None:
         window = UsageWindow(
             f"boot-of-{host.name}", 7, str(allocation.uid), 1, "c", f"GPU-{host.name}-0", 1000, end - 2, end - 1
         )
         ingest(world.fleet.database, host.id, UsageBatch((window,)))
-    assert not is_open()
+
+    for host in hosts[:early]:
+        deliver(host)
+    ends = tuple(LeaseEnd(end, 0, WindowId(f"boot-of-{host.name}", 7)) for host in hosts[:2])
+    assert store.record([Ended(allocation.id, 1, ends)]) == [True]
+    for host in hosts[early:2]:
+        assert hold_is_open(world, allocation)
+        deliver(host)
+    assert not hold_is_open(world, allocation)
+
+
+def test_the_word_of_one_host_does_not_end_the_proof_of_all(world: World, hosts: list[Host]) -> None:
+    store = world.fleet.lead()
+    allocation = gang(world)
+    place(world, allocation, *hosts[:2], store=store)
+    world.fleet.end(allocation, EndReason.HOST_LOST)
+    assert store.record([Ended(allocation.id, 1, (LeaseEnd(to_ms(utc_now()), 0, None),))]) == [True]
+    assert hold_is_open(world, allocation), "the lost one's usage may come with its return"
 
 
 def test_the_engine_places_it_and_each_machine_shows_its_part(
