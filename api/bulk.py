@@ -42,28 +42,31 @@ def insert_rows(session: Session, entity: type[Base], rows: Sequence[Row]) -> No
 @lru_cache(maxsize=256)
 def insert_statement(entity: type[Base], columns: tuple[str, ...], tail: str = "") -> TextClause:
     """`insert into ... select ... from` a recordset, and `tail`, such as a RETURNING clause."""
-    table = table_of(entity)
     names = ", ".join(columns)
-    typed = recordset(**{name: _sql_type(table, name) for name in columns})
-    return text(f"insert into {table.name} ({names}) select {names} from {typed} {tail}")
-
-
-@lru_cache(maxsize=256)
-def update_statement(entity: type[Base], keys: tuple[str, ...], columns: tuple[str, ...]) -> TextClause:
-    """Set `columns` of the rows that have the `keys` of a recordset's."""
-    table = table_of(entity)
-    typed = recordset(**{name: _sql_type(table, name) for name in (*keys, *columns)})
-    values = ", ".join(f"{name} = r.{name}" for name in columns)
-    same = " and ".join(f"t.{name} = r.{name}" for name in keys)
-    return text(f"update {table.name} t set {values} from {typed} where {same}")
+    typed = recordset(**types_of(entity, columns))
+    return text(f"insert into {table_of(entity).name} ({names}) select {names} from {typed} {tail}")
 
 
 def update_rows(session: Session, entity: type[Base], keys: tuple[str, ...], rows: Sequence[Row]) -> None:
     """Update rows by their `keys`; all name the same columns."""
     if rows:
         columns = tuple(name for name in rows[0] if name not in keys)
-        session.execute(update_statement(entity, keys, columns), {"rows": document(rows)})
+        session.execute(_update_statement(entity, keys, columns), {"rows": document(rows)})
 
 
-def _sql_type(table: Table, name: str) -> str:
-    return str(table.c[name].type.compile(dialect=_DIALECT))
+def update_sql(entity: type[Base], keys: tuple[str, ...], columns: tuple[str, ...], **more: str) -> str:
+    """`update ... t set` these columns of the rows that have the `keys` of a recordset's. `more`: columns besides."""
+    typed = recordset(**types_of(entity, (*keys, *columns)), **more)
+    values = ", ".join(f"{name} = r.{name}" for name in columns)
+    same = " and ".join(f"t.{name} = r.{name}" for name in keys)
+    return f"update {table_of(entity).name} t set {values} from {typed} where {same}"
+
+
+@lru_cache(maxsize=256)
+def _update_statement(entity: type[Base], keys: tuple[str, ...], columns: tuple[str, ...]) -> TextClause:
+    return text(update_sql(entity, keys, columns))
+
+
+def types_of(entity: type[Base], columns: Sequence[str]) -> dict[str, str]:
+    table = table_of(entity)
+    return {name: str(table.c[name].type.compile(dialect=_DIALECT)) for name in columns}

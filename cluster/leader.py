@@ -33,7 +33,6 @@ from scheduler.engine.settings import EngineSettings
 from scheduler.loop import Cycle, Scheduler
 from scheduler.plan_protocol import PlanAnswer, PlanQuestion
 from scheduler.ports import LostLeadershipError
-from scheduler.states import AllocationState
 
 log = logging.getLogger(__name__)
 
@@ -195,7 +194,7 @@ class Leader:
         sweep(self.parts.database, self.parts.settings, ray_alive=alive, now=utc_now())
 
     def _measure_queue(self) -> None:
-        query = select(func.count()).where(Allocation.state == AllocationState.QUEUED)
+        query = select(func.count()).where(Allocation.waits())
         with self.parts.database.session() as session:
             metrics.QUEUE.set(session.execute(query).scalar_one())
 

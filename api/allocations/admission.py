@@ -11,9 +11,9 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from api.allocations import devices
-from api.allocations.leases import load_admitted
+from api.allocations import devices, groups
 from api.allocations.standing import load_standing
+from api.allocations.tables import WAITS
 from api.allocations.transitions import Step, move_all
 from api.allocations.verdict import Grant, judge
 from api.billing.holds import place_holds
@@ -26,7 +26,7 @@ ACTOR = "controller"
 # Among what waits of the same customer.
 _POSITIONS = text(
     "select id, position from (select id, row_number() over (partition by customer_id order by priority desc,"
-    " queued_at, id) as position from allocations where state = 'queued' and customer_id in"
+    f" queued_at, id) as position from allocations where {WAITS} and customer_id in"
     " (select customer_id from allocations where id = any(:ids))) waiting where id = any(:ids)"
 )
 
@@ -41,7 +41,7 @@ def admit(
         sqlalchemy.exc.IntegrityError: a device row of another allocation overlaps (invariant I2).
     """
     locked_at = devices.lock_placement(session)
-    standing = load_standing(session, placements, now=now)
+    standing = load_standing(session, placements, settings=settings, now=now)
     answers = [judge(standing, placement) for placement in placements]
     grants = [answer for answer in answers if isinstance(answer, Grant)]
     move_all(session, [_step(grant) for grant in grants], AllocationState.PLACING, actor=ACTOR)
@@ -49,7 +49,7 @@ def admit(
     devices.occupy(session, shares, since=locked_at)
     standing.groups.write(session)
     place_holds(session, standing.wallets, [grant.hold for grant in grants])
-    return _answers(session, placements, answers, settings=settings)
+    return _answers(session, placements, answers)
 
 
 def _step(grant: Grant) -> Step:
@@ -72,22 +72,22 @@ def _step(grant: Grant) -> Step:
 
 
 def _answers(
-    session: Session,
-    placements: Sequence[Placement],
-    answers: Sequence[Grant | WaitReason],
-    *,
-    settings: Settings,
+    session: Session, placements: Sequence[Placement], answers: Sequence[Grant | WaitReason]
 ) -> list[Admitted | WaitReason]:
-    granted = [grant.locked.request.allocation_id for grant in answers if isinstance(grant, Grant)]
-    admitted = {item.allocation_id: item for item in load_admitted(session, granted, settings=settings)}
+    """With what is in the way of new groups, and the places in the queue of those refused."""
+    new = {host for answer in answers if isinstance(answer, Grant) and answer.group.new for host in answer.host_ids}
+    obstacles = groups.in_the_way(session, sorted(new))
     refused = [p.allocation_id for p, answer in zip(placements, answers, strict=True) if isinstance(answer, WaitReason)]
     positions = _positions(session, refused)
-    return [
-        replace(answer, position=positions.get(placement.allocation_id, 1))
-        if isinstance(answer, WaitReason)
-        else admitted[placement.allocation_id]
-        for placement, answer in zip(placements, answers, strict=True)
-    ]
+    told: list[Admitted | WaitReason] = []
+    for placement, answer in zip(placements, answers, strict=True):
+        if isinstance(answer, WaitReason):
+            told.append(replace(answer, position=positions.get(placement.allocation_id, 1)))
+        elif answer.group.new and (names := obstacles.on(answer.host_ids)):
+            told.append(replace(answer.admitted, drop_groups=tuple(sorted(names))))
+        else:
+            told.append(answer.admitted)
+    return told
 
 
 def _positions(session: Session, allocation_ids: Sequence[int]) -> dict[int, int]:

@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import Row, text
 from sqlalchemy.orm import Session
 
+from api.allocations.tables import HOLDS, WAITS
 from api.allocations.usage import load_usage
 from api.allocations.views import GPU_COLUMNS, HOST_COLUMNS, REQUEST_COLUMNS, host_of, request_of
 from api.billing.prices import PriceList, load_prices
@@ -26,7 +27,7 @@ _CONSUME = text(
     "with consumed as (delete from scheduler_changes returning kind, key) select distinct kind, key from consumed"
 )
 _ALLOCATIONS = f"select {REQUEST_COLUMNS} from allocations a left join capacity_groups g on g.id = a.capacity_group_id"
-_LIVE = text(f"{_ALLOCATIONS} where a.state in ('queued', 'placing', 'active', 'releasing') order by a.id")
+_LIVE = text(f"{_ALLOCATIONS} where ({WAITS}) or ({HOLDS}) order by a.id")
 _NOTED = text(f"{_ALLOCATIONS} where a.id = any(:ids) order by a.id")
 _DEVICES = text(
     "select s.allocation_id, d.host_id, d.id, sum(s.milli_to - s.milli_from)::int from allocation_devices s"

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from api.allocations.tables import Allocation
+from api.allocations.tables import HOLDS, WAITS, Allocation
 from api.allocations.transitions import Step, move_all
 from api.reservations.tables import Reservation
 from scheduler.states import AllocationState, EndReason
@@ -23,13 +23,13 @@ _RESERVATION = "its reservation is over"
 _OVER = text(
     "select a.id, a.state, a.generation, a.placed_at + make_interval(secs => a.limit_s) <= :now as limit_passed"
     " from allocations a left join reservations r on r.id = a.reservation_id"
-    " where a.state in ('placing', 'active')"
+    f" where {HOLDS} and a.state <> 'releasing'"
     " and (a.placed_at + make_interval(secs => a.limit_s) <= :now or r.ends_at <= :now)"
     " order by a.id limit :most for update of a skip locked"
 )
 _TOO_LATE = text(
     "select a.id, a.state, a.generation from allocations a join reservations r on r.id = a.reservation_id"
-    " where a.state = 'queued' and (r.ends_at <= :now or r.state = 'cancelled')"
+    f" where {WAITS} and (r.ends_at <= :now or r.state = 'cancelled')"
     " order by a.id limit :most for update of a skip locked"
 )
 

@@ -85,6 +85,14 @@ class Idle:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A `new` one does not exist in Ray yet."""
+
+    name: str
+    new: bool
+
+
 @dataclass(slots=True)
 class Groups:
     """The idle groups on some hosts, the longest idle first, and what has become of them since they were read."""
@@ -94,7 +102,7 @@ class Groups:
     _handed_on: dict[int, Idle] = field(default_factory=dict)  # by allocation id
     _new: list[Wanted] = field(default_factory=list)
 
-    def take(self, wanted: Wanted, room: Mapping[int, tuple[int, int]]) -> None:
+    def take(self, wanted: Wanted, room: Mapping[int, tuple[int, int]]) -> Taken:
         """An idle group of exactly its shape, else a new one, before which those that are in its way in Ray go.
 
         `room` is CPU and memory of its hosts that no allocation holds, this one's counted already.
@@ -103,10 +111,11 @@ class Groups:
             if idle.serves(wanted):
                 self._idle[idle.host_id].remove(idle)
                 self._handed_on[wanted.allocation_id] = idle
-                return
+                return Taken(idle.name, new=False)
         for host_id in wanted.host_ids:
             self._make_room(host_id, set(wanted.gpu_ids), *room[host_id])
         self._new.append(wanted)
+        return Taken(wanted.name, new=True)
 
     def _make_room(self, host_id: int, gpu_ids: set[int], cpu_milli: int, memory_bytes: int) -> None:
         """Discard idle groups on the wanted devices, then the longest idle ones until CPU and memory suffice."""
@@ -155,13 +164,24 @@ def hand_back(session: Session, allocation_ids: Sequence[int], *, now: datetime)
     session.execute(_HAND_BACK, {"ids": allocation_ids, "now": now})
 
 
-def in_the_way(session: Session, host_ids: Sequence[int]) -> Mapping[int, Sequence[str]]:
-    """By host, the names of groups that must be gone before another can be reserved there."""
+@dataclass(frozen=True, slots=True)
+class InTheWay:
+    """Names of groups that must be gone before another can be reserved there, by host."""
+
+    _names: Mapping[int, Sequence[str]]
+
+    def on(self, host_ids: Sequence[int]) -> set[str]:
+        return {name for host_id in host_ids for name in self._names.get(host_id, ())}
+
+
+def in_the_way(session: Session, host_ids: Sequence[int]) -> InTheWay:
+    """What is in the way of new groups on these hosts."""
     names: defaultdict[int, list[str]] = defaultdict(list)
-    for name, on_hosts in session.execute(_IN_THE_WAY, {"hosts": host_ids}):
-        for host_id in on_hosts:
-            names[host_id].append(name)
-    return names
+    if host_ids:
+        for name, on_hosts in session.execute(_IN_THE_WAY, {"hosts": host_ids}).all():
+            for host_id in on_hosts:
+                names[host_id].append(name)
+    return InTheWay(names)
 
 
 def to_drop(session: Session, *, now: datetime, idle_s: float) -> list[str]:

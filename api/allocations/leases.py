@@ -1,7 +1,9 @@
 """What the loop works with of allocations that hold something: what to grant in Ray and on hosts, what to end there."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Row, text
@@ -22,9 +24,9 @@ _PLACING = text(
 )
 # A share may take several range rows.
 _DEVICES = text(
-    "select s.allocation_id, s.generation, d.host_id, d.uuid, sum(s.milli_to - s.milli_from)::int"
+    "select s.allocation_id, d.host_id, d.uuid, sum(s.milli_to - s.milli_from)::int"
     " from allocation_devices s join gpus d on d.id = s.gpu_id where s.allocation_id = any(:ids)"
-    " and upper_inf(s.period) group by s.allocation_id, s.generation, d.id order by s.allocation_id, d.index"
+    " and upper_inf(s.period) group by s.allocation_id, d.id order by s.allocation_id, d.index"
 )
 _HOSTS = text("select id, uid from hosts where id = any(:ids)")
 _RELEASING = text(
@@ -33,19 +35,52 @@ _RELEASING = text(
     " where a.id = any(:ids) and a.state = 'releasing' group by a.id order by a.id"
 )
 
-Bundles = Mapping[int, tuple[DeviceShare, ...]]  # devices by host id
+Bundle = tuple[str, tuple[DeviceShare, ...]]  # a host's uid, and its devices
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What the leases of an allocation have in common."""
+
+    allocation_id: int
+    allocation_uid: str
+    generation: int
+    customer_uid: str
+    cpu_milli: int
+    memory_bytes: int
+    disk_bytes: int
+    pids: int
+    run_until: datetime
+    image: str
+    container_name: str
+    home_volume: str | None
+
+
+def admitted(terms: Terms, group_name: str, bundles: Sequence[Bundle], drop_groups: Collection[str] = ()) -> Admitted:
+    """What is to be made of a placement, in Ray and on its hosts, in the order of their ranks."""
+    return Admitted(
+        allocation_id=terms.allocation_id,
+        generation=terms.generation,
+        group_name=group_name,
+        shares=tuple(HostShare(uid, devices, terms.cpu_milli, terms.memory_bytes) for uid, devices in bundles),
+        leases=tuple(_lease(terms, uid, devices) for uid, devices in bundles),
+        drop_groups=tuple(sorted(drop_groups)),
+    )
 
 
 def load_admitted(session: Session, allocation_ids: Sequence[int], *, settings: Settings) -> list[Admitted]:
     """Those in `placing`, by id."""
-    if not allocation_ids:
-        return []
     rows = session.execute(_PLACING, {"ids": allocation_ids}).all()
-    bundles = _bundles(session, allocation_ids)
+    devices = _devices(session, allocation_ids)
     host_ids = sorted({host_id for row in rows for host_id in row.host_ids})
     host_uids = {host_id: str(uid) for host_id, uid in session.execute(_HOSTS, {"ids": host_ids}).all()}
     dropping = in_the_way(session, host_ids)
-    return [_admitted(row, bundles[row.id], host_uids, dropping, settings) for row in rows]
+    found = []
+    for row in rows:
+        bundles = [(host_uids[host_id], devices[row.id, host_id]) for host_id in row.host_ids]
+        drop = dropping.on(row.host_ids) if row.group_state == "intended" else ()
+        found.append(admitted(_terms(row, settings), row.group_name, bundles, drop))
+    return found
 
 
 def load_releasing(session: Session, allocation_ids: Sequence[int], *, settings: Settings) -> list[Releasing]:
@@ -62,52 +97,49 @@ def load_releasing(session: Session, allocation_ids: Sequence[int], *, settings:
     ]
 
 
-def _bundles(session: Session, allocation_ids: Sequence[int]) -> Mapping[int, Bundles]:
-    found: dict[int, dict[int, tuple[DeviceShare, ...]]] = defaultdict(dict)
-    for allocation_id, _, host_id, uuid, milli in session.execute(_DEVICES, {"ids": allocation_ids}).all():
-        bundles = found[allocation_id]
-        bundles[host_id] = (*bundles.get(host_id, ()), DeviceShare(uuid, milli))
-    return found
+def _devices(session: Session, allocation_ids: Sequence[int]) -> dict[tuple[int, int], tuple[DeviceShare, ...]]:
+    """By allocation and host."""
+    found: defaultdict[tuple[int, int], list[DeviceShare]] = defaultdict(list)
+    for allocation_id, host_id, uuid, milli in session.execute(_DEVICES, {"ids": allocation_ids}).all():
+        found[allocation_id, host_id].append(DeviceShare(uuid, milli))
+    return {key: tuple(devices) for key, devices in found.items()}
 
 
-def _admitted(
-    row: Row[Any],
-    bundles: Bundles,
-    host_uids: Mapping[int, str],
-    dropping: Mapping[int, Sequence[str]],
-    settings: Settings,
-) -> Admitted:
-    hosts = [(host_uids[host_id], bundles[host_id]) for host_id in row.host_ids]
-    new = row.group_state == "intended"
-    drop = {name for host_id in row.host_ids for name in dropping.get(host_id, ())} if new else set()
-    return Admitted(
+def _terms(row: Row[Any], settings: Settings) -> Terms:
+    return Terms(
         allocation_id=row.id,
-        generation=row.generation,
-        group_name=row.group_name,
-        shares=tuple(HostShare(uid, devices, row.cpu_milli, row.memory_bytes) for uid, devices in hosts),
-        leases=tuple(_lease(row, uid, devices, settings) for uid, devices in hosts),
-        drop_groups=tuple(sorted(drop)),
-    )
-
-
-def _lease(row: Row[Any], host_uid: str, devices: tuple[DeviceShare, ...], settings: Settings) -> Lease:
-    return Lease(
         allocation_uid=str(row.uid),
         generation=row.generation,
         customer_uid=str(row.customer_uid),
-        devices=devices,
         cpu_milli=row.cpu_milli,
         memory_bytes=row.memory_bytes,
         disk_bytes=row.disk_bytes,
         pids=settings.container_pids,
-        run_until_ms=to_ms(row.run_until),
+        run_until=row.run_until,
         image=row.image_reference,
         container_name=row.container_name,
         home_volume=row.home_volume,
+    )
+
+
+def _lease(terms: Terms, host_uid: str, devices: tuple[DeviceShare, ...]) -> Lease:
+    return Lease(
+        allocation_uid=terms.allocation_uid,
+        generation=terms.generation,
+        customer_uid=terms.customer_uid,
+        devices=devices,
+        cpu_milli=terms.cpu_milli,
+        memory_bytes=terms.memory_bytes,
+        disk_bytes=terms.disk_bytes,
+        pids=terms.pids,
+        run_until_ms=to_ms(terms.run_until),
+        image=terms.image,
+        container_name=terms.container_name,
+        home_volume=terms.home_volume,
         labels={
             "remotegpu.host": host_uid,
-            "remotegpu.allocation": str(row.uid),
-            "remotegpu.generation": str(row.generation),
-            "remotegpu.customer": str(row.customer_uid),
+            "remotegpu.allocation": terms.allocation_uid,
+            "remotegpu.generation": str(terms.generation),
+            "remotegpu.customer": terms.customer_uid,
         },
     )

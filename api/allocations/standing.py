@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import text
 from sqlalchemy.orm import Session
@@ -14,24 +15,28 @@ from api.allocations.views import REQUEST_COLUMNS, request_of, why_not_schedulab
 from api.billing.holds import Wallets, lock_wallets
 from api.billing.prices import PriceList, load_prices
 from api.quotas.service import held_by, limits_of
+from api.settings import Settings
 from scheduler.ports import Placement
 from scheduler.quota import Limits, Resources
 from scheduler.states import AllocationState
 from scheduler.views import Request
 
 _CUSTOMERS = text(
-    "select id, currency, disabled_at is not null as disabled from customers where id in"
+    "select id, uid, currency, disabled_at is not null as disabled from customers where id in"
     " (select customer_id from allocations where id = any(:ids)) order by id for update"
 )
 _REQUESTS = text(
-    f"select {REQUEST_COLUMNS} from allocations a left join capacity_groups g on g.id = a.capacity_group_id"
+    f"select {REQUEST_COLUMNS}, a.disk_bytes, a.container_name, a.home_volume"
+    " from allocations a left join capacity_groups g on g.id = a.capacity_group_id"
     " where a.id = any(:ids) order by a.id for update of a"
 )
 _HOSTS = text(
-    "select id, name, admin_state, device_status, cpu_milli, memory_bytes from hosts where id = any(:ids)"
+    "select id, uid, name, admin_state, device_status, cpu_milli, memory_bytes from hosts where id = any(:ids)"
     " order by id for share"
 )
-_GPUS = text("select id, host_id, model, memory_bytes, present and healthy as usable from gpus where id = any(:ids)")
+_GPUS = text(
+    "select id, uuid, index, host_id, model, memory_bytes, present and healthy as usable from gpus where id = any(:ids)"
+)
 # Every allocation holds a device on each of its hosts.
 _USED = text(
     "select held.host_id, sum(a.cpu_milli)::bigint, sum(a.memory_bytes)::bigint from (select distinct d.host_id,"
@@ -51,10 +56,14 @@ class Locked:
     request: Request
     state: AllocationState
     generation: int
+    disk_bytes: int
+    container_name: str
+    home_volume: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class HostStanding:
+    uid: str
     name: str
     why_not: str | None
     cpu_milli: int
@@ -63,6 +72,8 @@ class HostStanding:
 
 @dataclass(frozen=True, slots=True)
 class GpuStanding:
+    uuid: str
+    index: int
     host_id: int
     model: str
     memory_bytes: int
@@ -71,6 +82,7 @@ class GpuStanding:
 
 @dataclass(frozen=True, slots=True)
 class CustomerStanding:
+    uid: str
     currency: str
     disabled: bool
     limits: Limits
@@ -82,6 +94,7 @@ class Standing:
     that is found good."""
 
     now: datetime
+    settings: Settings
     requests: dict[int, Locked]
     customers: Mapping[int, CustomerStanding]
     hosts: Mapping[int, HostStanding]
@@ -95,7 +108,7 @@ class Standing:
     held: dict[int, Resources]
 
 
-def load_standing(session: Session, placements: Sequence[Placement], *, now: datetime) -> Standing:
+def load_standing(session: Session, placements: Sequence[Placement], *, settings: Settings, now: datetime) -> Standing:
     """Lock customers, allocations, hosts and wallets in their order, and read the rest. The caller holds the placement
     lock."""
     ids = {"ids": [placement.allocation_id for placement in placements]}
@@ -110,6 +123,7 @@ def load_standing(session: Session, placements: Sequence[Placement], *, now: dat
     prices = load_prices(session, at=now)
     return Standing(
         now=now,
+        settings=settings,
         requests=requests,
         customers=customers,
         hosts=hosts,
@@ -133,16 +147,25 @@ def lock_customers(session: Session, allocation_ids: Sequence[int]) -> None:
 
 
 def _locked(row: Any) -> Locked:
-    return Locked(request_of(row), AllocationState(row.state), row.generation)
+    return Locked(
+        request=request_of(row),
+        state=AllocationState(row.state),
+        generation=row.generation,
+        disk_bytes=row.disk_bytes,
+        container_name=row.container_name,
+        home_volume=row.home_volume,
+    )
 
 
-def _host(name: str, admin_state: str, device_status: str, cpu_milli: int, memory_bytes: int) -> HostStanding:
-    return HostStanding(name, why_not_schedulable(admin_state, device_status), cpu_milli, memory_bytes)
+def _host(
+    uid: UUID, name: str, admin_state: str, device_status: str, cpu_milli: int, memory_bytes: int
+) -> HostStanding:
+    return HostStanding(str(uid), name, why_not_schedulable(admin_state, device_status), cpu_milli, memory_bytes)
 
 
 def _customers(session: Session, rows: Sequence[Any]) -> dict[int, CustomerStanding]:
     limits = limits_of(session, [row.id for row in rows])
-    return {row.id: CustomerStanding(row.currency, row.disabled, limits[row.id]) for row in rows}
+    return {row.id: CustomerStanding(str(row.uid), row.currency, row.disabled, limits[row.id]) for row in rows}
 
 
 def _is_limited(limits: Limits) -> bool:

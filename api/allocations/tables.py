@@ -4,13 +4,30 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import BigInteger, CheckConstraint, Column, ForeignKey, Index, Table, Text, func, text
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    ColumnElement,
+    ForeignKey,
+    Index,
+    Table,
+    Text,
+    and_,
+    func,
+    text,
+)
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TSTZRANGE, ExcludeConstraint, Range
 from sqlalchemy.orm import Mapped, mapped_column
 
 from api.db import Base, BigId, Moment
 from api.ids import new_uid
 from scheduler.states import AllocationState, EndReason
+
+WAITS = "host_id is null and released_at is null"
+"""The same as `state = 'queued'`, in the words of the queue's index."""
+HOLDS = "host_id is not null and released_at is null"
+"""The same as `state in ('placing', 'active', 'releasing')`, in the words of an index."""
 
 
 class Allocation(Base):
@@ -25,15 +42,14 @@ class Allocation(Base):
         CheckConstraint("priority between 0 and 1000", name="priority"),
         CheckConstraint("gpu_memory_bytes >= 0 and min_runtime_s >= 0 and limit_s > 0", name="bounds"),
         CheckConstraint("host_id is not distinct from host_ids[1]", name="first_host"),
-        Index(
-            "ix_allocations_queue", "customer_id", "priority", "queued_at", postgresql_where=text("state = 'queued'")
+        CheckConstraint(
+            "(state in ('placing', 'active', 'releasing')) = (host_id is not null and released_at is null)",
+            name="holds_a_host",
         ),
+        # Their conditions do not name the state: so a step between states that hold something touches no index.
+        Index("ix_allocations_queue", "customer_id", "priority", "queued_at", postgresql_where=text(WAITS)),
+        Index("ix_allocations_holding", "customer_id", postgresql_where=text(HOLDS)),
         Index("ix_allocations_customer", "customer_id", "id"),
-        Index(
-            "ix_allocations_holding",
-            "customer_id",
-            postgresql_where=text("state in ('placing', 'active', 'releasing')"),
-        ),
     )
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     uid: Mapped[UUID] = mapped_column(unique=True, default=new_uid)
@@ -90,6 +106,16 @@ class Allocation(Base):
     active_at: Mapped[datetime | None] = mapped_column(Moment)
     releasing_at: Mapped[datetime | None] = mapped_column(Moment)
     released_at: Mapped[datetime | None] = mapped_column(Moment)
+
+    @classmethod
+    def waits(cls) -> ColumnElement[bool]:
+        """`WAITS`, for queries that look for what is queued."""
+        return and_(cls.host_id.is_(None), cls.released_at.is_(None))
+
+    @classmethod
+    def holds(cls) -> ColumnElement[bool]:
+        """`HOLDS`, for queries that look for what holds devices."""
+        return and_(cls.host_id.is_not(None), cls.released_at.is_(None))
 
 
 class AllocationEvent(Base):

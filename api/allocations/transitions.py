@@ -3,13 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 from sqlalchemy.orm import Session
 
 from api.allocations.tables import Allocation, AllocationEvent
-from api.bulk import insert_rows, update_rows
+from api.bulk import document, update_sql
 from api.clock import utc_now
 from api.transition import apply_state
 from scheduler.states import ALLOCATION, AllocationState, EndReason, check_transition
@@ -22,6 +23,8 @@ _STAMPS = {
     AllocationState.RELEASING: "releasing_at",
     AllocationState.RELEASED: "released_at",
 }
+
+_OF_EVENTS = ("id", "from_state", "reason")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,31 +72,39 @@ def move_all(
     actor: str,
     end_reason: EndReason | None = None,
 ) -> None:
-    """The same for many, with one statement for the rows and one for their events.
+    """The same for many in one statement, with their events.
 
     All steps name the same columns in `values`. `end_reason` is for what has none yet.
     """
-    now = utc_now()
-    rows, events = [], []
+    if not steps:
+        return
+    now, rows = utc_now(), []
     for step in steps:
         check_transition(ALLOCATION, current=step.current, target=target)
-        row = {"id": step.allocation_id, "state": target, **_values(target, step.generation, now), **step.values}
+        row: dict[str, Any] = {
+            "id": step.allocation_id,
+            "from_state": step.current,
+            "reason": step.reason,
+            "state": target,
+            **_values(target, step.generation, now),
+            **step.values,
+        }
         if end_reason is not None:
             row |= {"end_reason": end_reason, "end_detail": step.reason or None}
         rows.append(row)
-        events.append(
-            {
-                "allocation_id": step.allocation_id,
-                "actor": actor,
-                "from_state": step.current,
-                "to_state": target,
-                "reason": step.reason,
-            }
-        )
-    update_rows(session, Allocation, ("id",), rows)
-    insert_rows(session, AllocationEvent, events)
-    if steps:
-        notify(session)
+    columns = tuple(name for name in rows[0] if name not in _OF_EVENTS)
+    session.execute(_move_statement(columns), {"rows": document(rows), "actor": actor})
+    notify(session)
+
+
+@lru_cache(maxsize=64)
+def _move_statement(columns: tuple[str, ...]) -> TextClause:
+    update = update_sql(Allocation, ("id",), columns, from_state="text", reason="text")
+    return text(
+        f"with moved as ({update} returning t.id, r.from_state, t.state, r.reason)"
+        " insert into allocation_events (allocation_id, actor, from_state, to_state, reason)"
+        " select id, :actor, from_state, state, reason from moved"
+    )
 
 
 def _values(target: AllocationState, generation: int, now: datetime) -> dict[str, Any]:

@@ -1,20 +1,22 @@
 """Whether a placement may happen, judged by what was read under the locks: a pure pass over a batch, in its order."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from api.allocations.devices import Share
-from api.allocations.groups import Wanted
+from api.allocations.groups import Taken, Wanted
+from api.allocations.leases import Terms, admitted
 from api.allocations.standing import CustomerStanding, Locked, Standing
 from api.billing.holds import HoldOrder
 from api.billing.prices import Price
 from api.clock import to_ms
 from scheduler.gpu_model import matches
-from scheduler.ports import Placement, WaitReason
+from scheduler.host_protocol import DeviceShare
+from scheduler.ports import Admitted, Placement, WaitReason
 from scheduler.quota import Resources, shortage
 from scheduler.states import AllocationState
-from scheduler.views import Request
+from scheduler.views import Part, Request
 
 NO_CAPACITY = "no_capacity"
 _NOTHING = Resources(0, 0, 0)
@@ -31,6 +33,8 @@ class Grant:
     shares: Sequence[Share]
     run_until: datetime
     hold: HoldOrder
+    group: Taken
+    admitted: Admitted
 
     @property
     def generation(self) -> int:
@@ -71,10 +75,44 @@ def _grant(standing: Standing, locked: Locked, placement: Placement, model: str)
     host_ids = tuple(part.host_id for part in placement.parts)
     room = _use_capacity(standing, request, host_ids)
     standing.held[request.customer_id] = after
-    standing.groups.take(_wanted(locked, placement), room)
-    granted = Grant(locked, host_ids, standing.hosts[host_ids[0]].name, price, shares, run_until, hold)
-    standing.requests[request.allocation_id] = Locked(request, AllocationState.PLACING, granted.generation)
-    return granted
+    group = standing.groups.take(_wanted(locked, placement), room)
+    standing.requests[request.allocation_id] = replace(locked, state=AllocationState.PLACING)
+    bundles = [(standing.hosts[part.host_id].uid, _devices(standing, part)) for part in placement.parts]
+    return Grant(
+        locked=locked,
+        host_ids=host_ids,
+        host_name=standing.hosts[host_ids[0]].name,
+        price=price,
+        shares=shares,
+        run_until=run_until,
+        hold=hold,
+        group=group,
+        admitted=admitted(_terms(standing, locked, run_until), group.name, bundles),
+    )
+
+
+def _terms(standing: Standing, locked: Locked, run_until: datetime) -> Terms:
+    request = locked.request
+    return Terms(
+        allocation_id=request.allocation_id,
+        allocation_uid=request.allocation_uid,
+        generation=locked.generation + 1,
+        customer_uid=standing.customers[request.customer_id].uid,
+        cpu_milli=request.demand.shape.cpu_milli,
+        memory_bytes=request.demand.shape.memory_bytes,
+        disk_bytes=locked.disk_bytes,
+        pids=standing.settings.container_pids,
+        run_until=run_until,
+        image=request.demand.image,
+        container_name=locked.container_name,
+        home_volume=locked.home_volume,
+    )
+
+
+def _devices(standing: Standing, part: Part) -> tuple[DeviceShare, ...]:
+    """In the order of their index."""
+    shares = sorted((standing.gpus[gpu_id].index, standing.gpus[gpu_id].uuid, milli) for gpu_id, milli in part.devices)
+    return tuple(DeviceShare(uuid, milli) for _, uuid, milli in shares)
 
 
 def _check_parts(standing: Standing, request: Request, placement: Placement) -> str:

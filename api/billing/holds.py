@@ -16,7 +16,7 @@ from api.billing.accounts import Accounts, Owner, accounts_of, customer_accounts
 from api.billing.journal import Entry, JournalKind, Transaction, post_all
 from api.billing.prices import Price
 from api.billing.tables import Hold, PriceVersion
-from api.bulk import insert_rows
+from api.bulk import document, recordset, types_of
 from api.clock import from_ms, to_ms, utc_now
 from scheduler.money import affordable_ms, worst_case_charge_micro
 
@@ -26,7 +26,24 @@ SMALLEST_STEP_MS = 1000
 AHEAD = 2
 """Disconnect limits that an extension buys."""
 
-_ENVIRONMENTS = text("select allocation_id, id from environments where allocation_id = any(:ids)")
+_COLUMNS = (
+    "allocation_id",
+    "generation",
+    "customer_id",
+    "price_version_id",
+    "devices_milli",
+    "devices",
+    "starts_ms",
+    "covers_until_ms",
+    "bought_micro",
+    "amount_micro",
+    "steps",
+)
+_INSERT = text(
+    f"insert into holds ({', '.join(_COLUMNS)}, environment_id) select {', '.join(_COLUMNS)},"
+    " (select e.id from environments e where e.allocation_id = r.allocation_id limit 1)"
+    f" from {recordset(**types_of(Hold, _COLUMNS))}"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,16 +103,17 @@ def lock_wallets(session: Session, owners: Collection[Owner]) -> Wallets:
 
 def place_holds(session: Session, wallets: Wallets, orders: Sequence[HoldOrder]) -> None:
     """Write holds that `wallets` have covered, each with its journal transaction, in a fixed number of statements."""
-    environments = _environments_of(session, [order.allocation_id for order in orders])
+    if not orders:
+        return
     rows, transactions = [], []
     for order in orders:
         amount = order.amount_micro
-        rows.append(_row(order, amount, environments.get(order.allocation_id)))
+        rows.append(_row(order, amount))
         if amount:
             accounts = wallets.accounts[order.owner]
             key = HoldKey(order.allocation_id, order.generation, order.customer_id)
             transactions.append(transfer(key, JournalKind.HOLD, 1, (accounts.wallet, accounts.holds), amount))
-    insert_rows(session, Hold, rows)
+    session.execute(_INSERT, {"rows": document(rows)})
     post_all(session, transactions)
 
 
@@ -167,17 +185,11 @@ def buy(session: Session, hold: Hold, accounts: Accounts, amount: int) -> None:
     session.flush()
 
 
-def _environments_of(session: Session, allocation_ids: Sequence[int]) -> dict[int, int]:
-    found = session.execute(_ENVIRONMENTS, {"ids": list(allocation_ids)})
-    return {allocation_id: environment_id for allocation_id, environment_id in found}
-
-
-def _row(order: HoldOrder, amount: int, environment_id: int | None) -> dict[str, int | None]:
+def _row(order: HoldOrder, amount: int) -> dict[str, int]:
     return {
         "allocation_id": order.allocation_id,
         "generation": order.generation,
         "customer_id": order.customer_id,
-        "environment_id": environment_id,
         "price_version_id": order.price.id,
         "devices_milli": order.devices_milli,
         "devices": order.devices,

@@ -27,8 +27,6 @@ from scheduler.states import (
     check_transition,
 )
 
-_HOLDING = (AllocationState.PLACING, AllocationState.ACTIVE, AllocationState.RELEASING)
-
 
 def machines(
     *, device_status: DeviceStatus | None, admin_state: AdminState | None, gpu_model: str | None
@@ -104,7 +102,7 @@ def _leases(session: Session, gpus: Mapping[int, Sequence[Gpu]]) -> dict[int, li
     query = (
         select(Allocation, Customer.name)
         .join(Customer, Customer.id == Allocation.customer_id)
-        .where(Allocation.host_ids.overlap(list(gpus)), Allocation.state.in_(_HOLDING))
+        .where(Allocation.host_ids.overlap(list(gpus)), Allocation.holds())
         .order_by(Allocation.id)
     )
     rows = session.execute(query).all()

@@ -10,12 +10,9 @@ from api.errors import Unprocessable
 from api.quotas.tables import Quota
 from api.tenants.tables import Customer, Setting
 from scheduler.quota import Limits, Resources, shortage
-from scheduler.states import AllocationState
 
 DEFAULTS_KEY = "default_quota"
 """The platform setting with the defaults: `{gpus, cpu_milli, memory_bytes, queued}`, each may be missing or null."""
-
-_HOLDING = (AllocationState.PLACING, AllocationState.ACTIVE, AllocationState.RELEASING)
 
 
 def default_limits(session: Session) -> Limits:
@@ -65,9 +62,7 @@ def check_submission(
     limits = check_ever(session, customer_id, gpus=gpus, cpu_milli=cpu_milli, memory_bytes=memory_bytes)
     if again:
         return
-    query = select(func.count()).where(
-        Allocation.customer_id == customer_id, Allocation.state == AllocationState.QUEUED
-    )
+    query = select(func.count()).where(Allocation.customer_id == customer_id, Allocation.waits())
     if session.scalars(query).one() >= limits.queued:
         raise Unprocessable(
             f"{limits.queued} requests are waiting already, the most that may; cancel one, or wait until one starts.",
@@ -110,7 +105,7 @@ def held_by(session: Session, customer_ids: Collection[int]) -> dict[int, Resour
             func.sum(Allocation.nodes * Allocation.cpu_milli),
             func.sum(Allocation.nodes * Allocation.memory_bytes),
         )
-        .where(Allocation.customer_id == func.any(list(customer_ids)), Allocation.state.in_(_HOLDING))
+        .where(Allocation.customer_id == func.any(list(customer_ids)), Allocation.holds())
         .group_by(Allocation.customer_id)
     )
     for customer_id, *sums in session.execute(query):

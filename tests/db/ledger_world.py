@@ -151,8 +151,8 @@ class World:
             until = self.now + timedelta(seconds=limits * allocation.disconnect_s)
             if not self.hold(session, allocation, price, devices_milli=milli * len(gpus), until=until):
                 return None
-            move(session, allocation, AllocationState.PLACING, actor="test")
             allocation.host_id, allocation.host_ids = gpus[0].host_id, [gpus[0].host_id]
+            move(session, allocation, AllocationState.PLACING, actor="test")
             allocation.price_version_id = price.id
             allocation.run_until = self.now + timedelta(seconds=allocation.disconnect_s)
             for gpu in gpus:

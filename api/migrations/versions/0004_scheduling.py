@@ -100,11 +100,16 @@ alter table allocations
   add constraint ck_allocations_milli check (milli between 1 and 1000 and (milli = 1000 or gpus = 1)),
   add constraint ck_allocations_priority check (priority between 0 and 1000),
   add constraint ck_allocations_bounds check (gpu_memory_bytes >= 0 and min_runtime_s >= 0 and limit_s > 0),
-  add constraint ck_allocations_first_host check (host_id is not distinct from host_ids[1]);
+  add constraint ck_allocations_first_host check (host_id is not distinct from host_ids[1]),
+  add constraint ck_allocations_holds_a_host
+    check ((state in ('placing', 'active', 'releasing')) = (host_id is not null and released_at is null)),
+  -- Room for the next state beside the last one, which touches no index as long as it is on the same page.
+  set (fillfactor = 65);
 drop index ix_allocations_queue;
 drop index ix_allocations_live;
-create index ix_allocations_queue on allocations (customer_id, priority, queued_at) where state = 'queued';
-create index ix_allocations_holding on allocations (customer_id) where state in ('placing', 'active', 'releasing')
+create index ix_allocations_queue on allocations (customer_id, priority, queued_at)
+  where host_id is null and released_at is null;
+create index ix_allocations_holding on allocations (customer_id) where host_id is not null and released_at is null
 """
 
 _PLACEMENT_GROUPS = """
@@ -143,7 +148,9 @@ _OF_CUSTOMERS = "currency, weight, disabled_at"
 _NOTE_WALLET = """
 create function note_wallet() returns trigger language plpgsql as $$
 begin
-  if exists (select from allocations where customer_id = new.customer_id and state = 'queued') then
+  if exists (
+    select from allocations where customer_id = new.customer_id and host_id is null and released_at is null
+  ) then
     insert into scheduler_changes values ('customer', new.customer_id);
   end if;
   return null;
