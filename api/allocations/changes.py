@@ -41,6 +41,12 @@ _GPUS = text(
     f"select {GPU_COLUMNS} from gpus d where d.host_id = any(:ids) and d.present and d.healthy"
     " order by d.host_id, d.pci_bus_id, d.index"
 )
+# Hosts remove no images: what a host has run of late, it still has.
+_IMAGES = text(
+    "select h.id, array_agg(distinct image_reference) from allocations, unnest(host_ids) as h (id)"
+    " where active_at is not null and coalesce(released_at, :now) > cast(:now as timestamptz) - interval '30 days'"
+    " group by h.id"
+)
 _MODELS = text("select distinct model from gpus where present order by model")
 _CUSTOMERS = text(
     "select c.id, c.weight, c.currency, c.disabled_at is not null as disabled,"
@@ -72,6 +78,7 @@ class Known:
     models: tuple[str, ...]  # of all devices
     customers: dict[int, CustomerView] = field(default_factory=dict)
     idle_groups: dict[int, IdleGroup] = field(default_factory=dict)  # by row id
+    images: dict[int, frozenset[str]] = field(default_factory=dict)  # by host
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +89,12 @@ class Look:
     prices: PriceList
     models: tuple[str, ...]
     idle_groups: Mapping[int, IdleGroup | None]  # None: it is so no more
+    images: Mapping[int, frozenset[str]]
 
     def learn(self, known: Known | None) -> Known:
         known = known or Known(self.prices, self.models)
         known.prices, known.models = self.prices, self.models
+        known.images.update(self.images)
         known.customers.update({view.customer_id: view for view in self.changes.customers})
         for key, group in self.idle_groups.items():
             if group is not None:
@@ -124,7 +133,8 @@ class _Reader:
 
     def look(self) -> Look:
         queued, held, gone = self._allocations()
-        hosts, hosts_gone = self._hosts()
+        images = self._images(held)
+        hosts, hosts_gone = self._hosts(images)
         idle = self._idle_groups()
         changes = Changes(
             complete=self.complete,
@@ -139,7 +149,7 @@ class _Reader:
             reservations=self._reservations(),
             idle_groups=self._idle_now(idle) if self.complete or idle else None,
         )
-        return Look(changes, self.prices, self.models, idle)
+        return Look(changes, self.prices, self.models, idle, images)
 
     def _is_noted(self, *kinds: str) -> bool:
         return self.complete or any(kind in self.noted for kind in kinds)
@@ -163,8 +173,23 @@ class _Reader:
         parts = _parts(self.session.execute(_DEVICES, {"ids": [row.id for row in holding]}).all()) if holding else {}
         return queued, [_held(row, parts.get(row.id, {})) for row in holding], gone
 
-    def _hosts(self) -> tuple[list[HostView], list[int]]:
-        noted = self.noted.get("host", set())
+    def _images(self, held: Sequence[Held]) -> dict[int, frozenset[str]]:
+        """All that hosts have which have got one by what runs there."""
+        if self.complete:
+            rows = self.session.execute(_IMAGES, {"now": self.now}).all()
+            return {host_id: frozenset(images) for host_id, images in rows}
+        found: dict[int, frozenset[str]] = {}
+        for item in held:
+            image = item.request.demand.image
+            for part in item.parts if item.state is AllocationState.ACTIVE else ():
+                images = found.get(part.host_id) or self.known.images.get(part.host_id, frozenset())
+                if image not in images:
+                    found[part.host_id] = images | {image}
+        return found
+
+    def _hosts(self, images: Mapping[int, frozenset[str]]) -> tuple[list[HostView], list[int]]:
+        """Those noted, and those with new images; all where devices may have got their first price, or lost it."""
+        noted = self.noted.get("host", set()) | images.keys()
         if self.repriced:
             rows = self.session.execute(_EVERY_HOST).all()
         elif noted:
@@ -176,7 +201,8 @@ class _Reader:
             if self.prices.price_of(gpu.model) is not None:
                 devices[gpu.host_id].append(gpu)
         gone = [] if self.complete else sorted(noted - {row.id for row in rows})
-        return [host_of(row, devices[row.id]) for row in rows], gone
+        views = [host_of(row, devices[row.id], images.get(row.id) or self.known.images.get(row.id)) for row in rows]
+        return views, gone
 
     def _customers(self, queued: Sequence[Request], held: Sequence[Held]) -> list[CustomerView]:
         """Those noted, and those who wait (a wallet is noted only while something waits for it), where they differ from

@@ -95,7 +95,7 @@ def why_not_schedulable(admin_state: str, device_status: str) -> str | None:
     return None
 
 
-def host_of(row: Row[Any], gpus: Sequence[Row[Any]]) -> HostView:
+def host_of(row: Row[Any], gpus: Sequence[Row[Any]], images: frozenset[str] | None) -> HostView:
     """A row of `HOST_COLUMNS` with those of its devices that may be rented, in the order of their index."""
     ids = {gpu.uuid: gpu.id for gpu in gpus}
     return HostView(
@@ -109,6 +109,7 @@ def host_of(row: Row[Any], gpus: Sequence[Row[Any]]) -> HostView:
         labels=row.labels,
         driver=read_version(row.facts.get("driver_version")),
         cuda=read_version(row.facts.get("cuda_version")),
+        images=images or frozenset(),
     )
 
 

@@ -117,6 +117,22 @@ def test_an_allocation_is_told_at_each_step(fleet: Fleet) -> None:
     assert store.changes().idle_groups == []
 
 
+def test_a_host_has_the_images_that_it_has_run(fleet: Fleet) -> None:
+    host, acme = fleet.host(), fleet.customer()
+    store = fleet.lead()
+    store.changes()
+    for number, image in enumerate(("base:1", "base:1", "other:2")):
+        allocation = fleet.submit(acme, image=image)
+        admit(store, fleet.placement(allocation, host, number))
+        assert store.changes().hosts == []
+        store.record([Placed(allocation.id, 1)])
+        told = [view.images for view in store.changes().hosts]
+        assert told == [[{"base:1"}], [], [{"base:1", "other:2"}]][number]
+    run(fleet, "update hosts set cpu_milli = 64000")
+    assert [view.images for view in store.changes().hosts] == [{"base:1", "other:2"}]
+    assert [view.images for view in fleet.lead().changes().hosts] == [{"base:1", "other:2"}]
+
+
 def test_what_was_not_committed_at_one_look_is_told_at_the_next(fleet: Fleet) -> None:
     fleet.host("h1"), fleet.host("h2")
     store = fleet.lead()
