@@ -185,6 +185,8 @@ def hold(database: Database, allocation: Allocation, host: str) -> None:
 
     def work(session: Session) -> None:
         row = session.get_one(Allocation, allocation.id, with_for_update=True)
+        row.host_id = session.scalars(select(Host.id).where(Host.name == host)).one()
+        row.host_ids = [row.host_id]
         move(session, row, AllocationState.PLACING, actor="test")
         session.execute(
             text(
