@@ -84,7 +84,7 @@ def test_a_bad_form_is_shown_again_with_its_values(browser: httpx.Client, platfo
     assert 'value="9"' in answer.text
     answer = start_by_form(browser, "refused", FORM | {"gpus": "one"})
     assert answer.status_code == 400
-    assert "GPUs: give a whole number from 1 to 1024." in answer.text
+    assert "GPUs: give a number from 0.001 to 1024." in answer.text
     assert ("ada", "refused") not in platform.environments
 
 
