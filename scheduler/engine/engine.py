@@ -31,6 +31,8 @@ class Engine:
         if changes.complete:
             self._state = self._empty()
             self._state.shares.load(changes.usage)
+            for held in changes.held:
+                self._state.cluster.observe(held.request.demand.shape)
         self._state.spent.clear()
         self._take_in_the_world(changes)
         for held in changes.held:
