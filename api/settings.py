@@ -68,6 +68,9 @@ class Settings(BaseSettings):
     fair_share_half_life_s: float = 7 * 86_400
     """After so long, what a customer has used counts half in fair sharing."""
 
+    scheduler_recordings_dir: Path | None = None
+    """Where the controller records what the scheduler decides; without it, it does not."""
+
     def secret(self, name: str) -> str:
         return (self.secrets_dir / name).read_text().strip()
 

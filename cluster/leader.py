@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 
 from sqlalchemy import func, select
@@ -27,12 +27,14 @@ from cluster.fabric import RayFabric, remove_orphans
 from cluster.hosts import AgentHosts
 from cluster.membership import Membership
 from cluster.plan_desk import PlanDesk
+from cluster.recordings import RecordingFiles
 from cluster.wakeup import Wakeup
 from scheduler.engine.engine import Engine
 from scheduler.engine.settings import EngineSettings
 from scheduler.loop import Cycle, Scheduler
 from scheduler.plan_protocol import PlanAnswer, PlanQuestion
 from scheduler.ports import LostLeadershipError
+from scheduler.recording import Recorder
 
 log = logging.getLogger(__name__)
 
@@ -100,12 +102,18 @@ class Leader:
     stopped: threading.Event
     _pool: EffectPool = field(default_factory=lambda: EffectPool(_EFFECT_THREADS))
     _engine: Engine = field(init=False)
+    _recordings: RecordingFiles | None = field(init=False)
+    _recorder: Recorder | None = field(init=False)
     _deciding: threading.Lock = field(default_factory=threading.Lock)  # the engine belongs to one thread at a time
     _rest_s: float = _TICK_S  # until the next cycle, if nothing happens
 
     def __post_init__(self) -> None:
         half_life_s = self.parts.settings.fair_share_half_life_s
-        self._engine = Engine(EngineSettings(half_life_s=half_life_s, grace_s=self.parts.settings.stop_grace_s))
+        settings = EngineSettings(half_life_s=half_life_s, grace_s=self.parts.settings.stop_grace_s)
+        self._engine = Engine(settings)
+        directory = self.parts.settings.scheduler_recordings_dir
+        self._recordings = None if directory is None else RecordingFiles(directory)
+        self._recorder = None if self._recordings is None else Recorder(self._recordings, asdict(settings))
 
     def run(self) -> None:
         """Act until stopped.
@@ -129,6 +137,8 @@ class Leader:
         finally:
             metrics.LEADER.set(0)
             self._pool.close(timeout_s=_END_S if self.stopped.is_set() else 0.0)
+            if self._recordings is not None:
+                self._recordings.close()
 
     def _take_over(self) -> None:
         """Groups of ours that no row names are left from a database that was put back: they hold devices for nobody."""
@@ -148,6 +158,7 @@ class Leader:
             clock=utc_now,
             spawn=self._pool.spawn,
             wake=self.wakeup.wake,
+            recorder=self._recorder,
         )
 
     def _duties(self, scheduler: Scheduler, reconciler: EnvironmentReconciler) -> list[_Duty]:

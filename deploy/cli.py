@@ -17,7 +17,7 @@ import typer
 from deploy import checks as check_suite
 from deploy import doctor as doctor_module
 from deploy import instance as instances
-from deploy import node_commands
+from deploy import node_commands, scheduler_commands
 from deploy.health import check_all
 from deploy.instance import DEFAULT_DATA, Instance
 from deploy.postgres import PostgresError
@@ -31,6 +31,7 @@ from scheduler.simulator.__main__ import main as simulator
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Start, stop and look after RemoteGPU.")
 app.add_typer(node_commands.app, name="node")
+app.add_typer(scheduler_commands.app, name="scheduler")
 
 DataDir = Annotated[Path, typer.Option("--data-dir", envvar="REMOTEGPU_DATA_DIR", help="Where everything is kept.")]
 Port = Annotated[int | None, typer.Option(min=1, max=65535)]

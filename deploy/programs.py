@@ -65,7 +65,10 @@ def api_program(instance: Instance) -> Program:
 
 
 def controller_program(instance: Instance) -> Program:
-    return Program("controller", _python("cluster.controller"), platform_environment(instance), stop_s=20)
+    environment = platform_environment(instance) | {
+        "REMOTEGPU_SCHEDULER_RECORDINGS_DIR": str(instance.data / "recordings")
+    }
+    return Program("controller", _python("cluster.controller"), environment, stop_s=20)
 
 
 def daemon_program(instance: Instance, host: str) -> Program:

@@ -45,18 +45,21 @@ def _fields_of(value: Any) -> Json:  # Any: a dataclass
     kind: Any = type(value)
     for name, default in _defaults(kind):
         each = getattr(value, name)
-        if each != default:
+        if each != default and not (default == () and not each):  # an empty list stands for an empty tuple
             found[name] = encode(each)
     return found
 
 
 @cache
 def _defaults(kind: type) -> tuple[tuple[str, object], ...]:
-    """The fields with their defaults; one that equals nothing where there is none, or where it is made anew."""
-    return tuple(
-        (field.name, object() if field.default is dataclasses.MISSING else field.default)
-        for field in dataclasses.fields(kind)
-    )
+    """The fields with their defaults; one that equals nothing where there is none."""
+    return tuple((field.name, _default(field)) for field in dataclasses.fields(kind))
+
+
+def _default(field: Any) -> object:  # Any: a dataclass's field of any type
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return object() if field.default is dataclasses.MISSING else field.default
 
 
 def decode(kind: type[Value], document: Json) -> Value:

@@ -36,6 +36,8 @@ MAX_WAITS = 1000
 """Reasons that are written in one transaction."""
 MAX_ROUNDS = 8
 """How often a cycle decides anew because the store refused something."""
+REFUSED_PAUSE = timedelta(seconds=1)
+"""If all that a cycle came to was refused, the next one need not come at once."""
 WAITS_EVERY = timedelta(milliseconds=500)
 WAITS_SHARE = 10
 """Reasons are for people: they are written only so often, and take at most a tenth of the loop's time."""
@@ -65,6 +67,7 @@ class _Tally:
     refused: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
     unfinished: bool = False
+    again_at: datetime | None = None
 
 
 class Scheduler:
@@ -122,7 +125,7 @@ class Scheduler:
             tally.refused,
             tally.reasons,
             tally.unfinished or self.effects.unrecorded,
-            self._next_at(),
+            self._next_at(tally.again_at),
         )
 
     def _record_results(self) -> None:
@@ -213,7 +216,8 @@ class Scheduler:
             if self.recorder is not None:
                 self.recorder.refused(refused, now)
             self.decider.refused(refused)
-        tally.unfinished = True
+        tally.unfinished = tally.admitted > 0 or tally.evicted > 0
+        tally.again_at = now + REFUSED_PAUSE
 
     def _evict(self, evictions: Sequence[Eviction], tally: _Tally) -> None:
         if evictions:
@@ -248,8 +252,8 @@ class Scheduler:
         pause = max(WAITS_EVERY, WAITS_SHARE * (self.clock() - begun))
         self._waits_due = now + min(pause, LONGEST_PAUSE)
 
-    def _next_at(self) -> datetime | None:
-        times = [self.effects.retry_at]
+    def _next_at(self, again_at: datetime | None) -> datetime | None:
+        times = [self.effects.retry_at, again_at]
         if self._waits:
             times.append(self._waits_due)
         return min((time for time in times if time is not None), default=None)

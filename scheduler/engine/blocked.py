@@ -46,7 +46,10 @@ class Epoch:
 
 @dataclass(frozen=True, slots=True)
 class Blocked:
-    """A verdict on a line. `until`: it is to be looked at again then, whatever else has happened."""
+    """A verdict on a line. `until`: it is to be looked at again then, whatever else has happened.
+
+    `by_store`: it is not the engine's own, but the store's, which knows better.
+    """
 
     code: Code
     detail: str
@@ -55,6 +58,7 @@ class Blocked:
     until: datetime | None = None
     eta: datetime | None = None
     eta_basis: str = "unknown"
+    by_store: bool = False
 
     def stands(self, epoch: Epoch, now: datetime) -> bool:
         before = self.epoch

@@ -1,6 +1,7 @@
 """The engine: keeps what the store says in memory, and decides. Deterministic, and with no clock of its own."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import datetime
 
 from scheduler.cluster.cluster import Cluster
@@ -31,8 +32,6 @@ class Engine:
         if changes.complete:
             self._state = self._empty()
             self._state.shares.load(changes.usage)
-            for held in changes.held:
-                self._state.cluster.observe(held.request.demand.shape)
         self._state.spent.clear()
         self._take_in_the_world(changes)
         for held in changes.held:
@@ -50,7 +49,18 @@ class Engine:
         return what_if(self._state, request, now)
 
     def refused(self, reasons: Mapping[int, WaitReason]) -> None:
+        state = self._state
+        limited = [
+            (line, verdict)
+            for line in state.backlog.lines.values()
+            if (verdict := line.verdict) is not None
+            and verdict.by_store
+            and verdict.epoch.customer == state.epoch(line.kind).customer
+        ]
         refused = [(self._take_back(allocation_id), reason) for allocation_id, reason in sorted(reasons.items())]
+        # What the store said of others stands: else two of a customer would be tried in turn, for ever.
+        for line, verdict in limited:
+            line.verdict = replace(verdict, epoch=state.epoch(line.kind))
         for request, reason in refused:
             if request is not None and reason.code in LIMITS:
                 self._limit(request, reason)
@@ -122,7 +132,7 @@ class Engine:
 
     def _limit(self, request: Request, reason: WaitReason) -> None:
         """It stands against the request, and its customer's others that need no less."""
-        verdict = Blocked(Code(reason.code), reason.detail, self._state.epoch(request), reason.figures)
+        verdict = Blocked(Code(reason.code), reason.detail, self._state.epoch(request), reason.figures, by_store=True)
         for line in self._state.backlog.lines.values():
             if line.kind.customer_id == request.customer_id and needs_no_less(line.kind, request):
                 line.verdict = verdict

@@ -209,6 +209,19 @@ def test_two_that_are_refused_together_both_wait() -> None:
     assert there.engine.decide(there.now).placements == []
 
 
+def test_two_that_are_refused_in_turn_are_not_tried_for_ever() -> None:
+    there = world(FOUR)
+    there.submit(1, gpus=3, cpu_milli=1000)
+    there.submit(2, gpus=2, cpu_milli=3000)  # needs neither more nor less
+    plan = there.decide()
+    tried = []
+    while plan.placements and len(tried) < 5:
+        tried += [placement.allocation_id for placement in plan.placements]
+        there.engine.refused({number: WaitReason("quota", "too much", 1) for number in tried[-1:]})
+        plan = there.engine.decide(there.now)
+    assert tried == [1, 2]
+
+
 def test_what_is_not_placed_can_not_be_refused() -> None:
     there = world(FOUR)
     there.engine.refused({99: WaitReason("quota", "", 1)})

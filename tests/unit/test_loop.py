@@ -227,6 +227,20 @@ def test_one_customers_quota_holds_up_nobody_else() -> None:
     assert cycle.reasons["placed"] == 2
 
 
+def test_a_store_that_refuses_everything_is_not_asked_without_a_pause() -> None:
+    class Refusing(MemoryStore):
+        def admit(self, placements: Sequence[Placement]) -> Sequence[Admitted | WaitReason]:
+            return [WaitReason("no_capacity", "somebody was faster", 1) for _ in placements]
+
+    bench = world()
+    bench.scheduler.store = Refusing(bench.database, lambda: bench.now)
+    bench.submit(1)
+    cycle = bench.scheduler.cycle()
+    assert cycle.refused > 1, "it decides anew a few times"
+    assert (cycle.admitted, cycle.unfinished) == (0, False)
+    assert cycle.next_at == START + timedelta(seconds=1)
+
+
 def test_preemption_makes_room_for_a_higher_priority() -> None:
     bench = world()
     bench.submit(1, gpus=4, preemptible=True)
