@@ -23,12 +23,13 @@ _MODELS_PER_HOST = 1024
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """`links` has for each device a bit mask of the columns that it reaches over NVLink."""
+    """`links` has for each device a bit mask of the columns that it reaches over NVLink; `columns` are by gpu id."""
 
     host: HostView
     model: str
     devices: tuple[DeviceView, ...]
     links: tuple[int, ...]
+    columns: Mapping[int, int]
 
 
 @dataclass(slots=True)
@@ -125,7 +126,8 @@ class Pools:
 
     def whole(self, row: int) -> int:
         """The bit mask of the devices that are free in whole."""
-        return sum(1 << column for column, free in enumerate(self.table.gpus[row].tolist()) if free == MILLI_PER_GPU)
+        free = self.table.gpus[row] == MILLI_PER_GPU
+        return int.from_bytes(np.packbits(free, bitorder="little").tobytes(), "little")
 
     def host_ids(self, rows: Ints) -> tuple[int, ...]:
         """In ascending order, each once."""
@@ -157,20 +159,23 @@ class Pools:
 
 def _devices(pool: Pool, taken: Taken, width: int) -> tuple[list[int], list[int]]:
     """Free thousandths and owners, by column."""
-    free, owners = [0] * width, [NOBODY] * width
-    for column, device in enumerate(pool.devices):
-        milli, owners[column] = taken.devices.get(device.gpu_id, (0, NOBODY))
-        free[column] = 0 if owners[column] == SEVERAL else max(0, MILLI_PER_GPU - milli)
+    count = len(pool.devices)
+    free, owners = [MILLI_PER_GPU] * count + [0] * (width - count), [NOBODY] * width
+    for gpu_id, (milli, owner) in taken.devices.items():
+        column = pool.columns.get(gpu_id)
+        if column is not None:
+            owners[column] = owner
+            free[column] = 0 if owner == SEVERAL else max(0, MILLI_PER_GPU - milli)
     return free, owners
 
 
 def _pools(view: HostView) -> list[Pool]:
     models = sorted({device.model for device in view.devices})
-    return [_pool(view, model) for model in models] or [Pool(view, "", (), ())]
+    return [_pool(view, model) for model in models] or [Pool(view, "", (), (), {})]
 
 
 def _pool(view: HostView, model: str) -> Pool:
     devices = tuple(device for device in view.devices if device.model == model)
     columns: Mapping[int, int] = {device.gpu_id: column for column, device in enumerate(devices)}
     links = [sum({1 << columns[peer] for peer in device.peers if peer in columns}) for device in devices]
-    return Pool(view, model, devices, tuple(links))
+    return Pool(view, model, devices, tuple(links), columns)
