@@ -1,7 +1,7 @@
 """Why requests wait, as the loop has found it, written where it has changed."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from typing import Any
 
 from sqlalchemy import text
 from sqlalchemy.orm import Session
@@ -17,6 +17,17 @@ _WRITE = text(
 
 def record_waits(session: Session, reasons: Mapping[int, WaitReason]) -> None:
     """Write the reasons that have changed, of requests that still wait."""
-    rows = [{"id": key, "reason": asdict(reason)} for key, reason in sorted(reasons.items())]
+    rows = [{"id": key, "reason": _shown(reason)} for key, reason in sorted(reasons.items())]
     if rows:
         session.execute(_WRITE, {"rows": document(rows)})
+
+
+def _shown(reason: WaitReason) -> dict[str, Any]:  # Any: JSON
+    return {
+        "code": reason.code,
+        "detail": reason.detail,
+        "position": reason.position,
+        "figures": reason.figures,
+        "eta": reason.eta,
+        "eta_basis": reason.eta_basis,
+    }

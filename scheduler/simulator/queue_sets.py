@@ -1,8 +1,9 @@
 """Synthetic queue sets in the shape of Kueue's performance configurations, from YAML.
 
-Kueue's benchmark knows quota only, and no hosts: so each cohort is one host here, with as many GPUs as the quotas of
-its queues add up to, of a model of its own. A unit of a request is one GPU. Each queue is a customer with a capacity
-group. A set creates its work one by one, always after its interval, the first one too.
+Kueue's benchmark knows quota only, and no hosts. Here each cohort has as many GPUs as the quotas of its queues add up
+to, of a model of its own: on one host, or on hosts of `gpusPerHost`, which we have added. A unit of a request is one
+GPU. Each queue is a customer with a capacity group. A set creates its work one by one, always after its interval, the
+first one too.
 """
 
 from collections.abc import Iterator
@@ -51,6 +52,7 @@ class _QueuesSet:
 class _Cohort:
     name: str
     queues_sets: tuple[_QueuesSet, ...]
+    gpus_per_host: int | None
 
     @property
     def gpus(self) -> int:
@@ -68,20 +70,22 @@ def read_queue_sets(path: Path) -> Trace:
     groups: list[CapacityGroup] = []
     work: list[Work] = []
     for cohort in cohorts:
-        hosts.append(_host(len(hosts) + 1, cohort))
+        hosts.extend(_hosts(cohort, first_id=len(hosts) + 1))
         for queues in cohort.queues_sets:
             for index in range(queues.count):
                 group = _group(queues, cohort, index)
                 groups.append(group)
-                work.extend(_work(queues, group, hosts[-1].devices[0].model, customer_id=len(groups)))
+                work.extend(_work(queues, group, cohort.name, customer_id=len(groups)))
     return Trace(tuple(hosts), tuple(sorted(work, key=lambda each: (each.arrives_ms, each.name))), tuple(groups))
 
 
 def _cohorts(entry: Entry) -> Iterator[_Cohort]:
-    fields = entry.mapping(required=("className", "count", "queuesSets"))
+    fields = entry.mapping(required=("className", "count", "queuesSets"), optional=("gpusPerHost",))
     queues_sets = tuple(_queues_set(each) for each in fields["queuesSets"].items())
-    name = fields["className"].text()
-    cohorts = [_Cohort(f"{name}-{index}", queues_sets) for index in range(fields["count"].integer(1, _MAX_COUNT))]
+    name, per_host = fields["className"].text(), fields.get("gpusPerHost")
+    gpus_per_host = None if per_host is None else per_host.integer(1, _MAX_GPUS)
+    count = fields["count"].integer(1, _MAX_COUNT)
+    cohorts = [_Cohort(f"{name}-{index}", queues_sets, gpus_per_host) for index in range(count)]
     if not 0 < cohorts[0].gpus <= _MAX_GPUS:
         raise fields["queuesSets"].error(f"nominal quotas that add up to 1 to {_MAX_GPUS} are expected")
     yield from cohorts
@@ -126,12 +130,16 @@ def _template(entry: Entry) -> _Template:
     )
 
 
-def _host(host_id: int, cohort: _Cohort) -> HostView:
+def _hosts(cohort: _Cohort, *, first_id: int) -> Iterator[HostView]:
+    per_host = cohort.gpus_per_host or cohort.gpus
+    for index, start in enumerate(range(0, cohort.gpus, per_host)):
+        yield _host(first_id + index, f"{cohort.name}-{index}", cohort.name, min(per_host, cohort.gpus - start))
+
+
+def _host(host_id: int, name: str, model: str, gpus: int) -> HostView:
     first = host_id * _MAX_GPUS
-    devices = tuple(
-        DeviceView(first + index, f"GPU-{host_id}-{index}", f"POOL-{host_id}", _GIB) for index in range(cohort.gpus)
-    )
-    return HostView(host_id, cohort.name, cohort.name, cohort.gpus * 1000, cohort.gpus * _GIB, devices)
+    devices = tuple(DeviceView(first + index, f"GPU-{host_id}-{index}", model, _GIB) for index in range(gpus))
+    return HostView(host_id, name, name, gpus * 1000, gpus * _GIB, devices)
 
 
 def _group(queues: _QueuesSet, cohort: _Cohort, index: int) -> CapacityGroup:

@@ -82,7 +82,7 @@ def run(trace: Trace) -> Course:
 
 def test_what_a_file_says(tmp_path: Path) -> None:
     trace = read_queue_sets(written(tmp_path, SMALL))
-    assert [(host.name, len(host.devices)) for host in trace.hosts] == [("cohort-0", 8), ("cohort-1", 8)]
+    assert [(host.name, len(host.devices)) for host in trace.hosts] == [("cohort-0-0", 8), ("cohort-1-0", 8)]
     assert len({device.gpu_id for host in trace.hosts for device in host.devices}) == 16
     assert {(group.cohort, group.nominal, group.borrowing_limit) for group in trace.groups} == {
         ("cohort-0", 4000, 2000),
@@ -90,6 +90,16 @@ def test_what_a_file_says(tmp_path: Path) -> None:
     }
     assert [work.arrives_ms for work in trace.work] == [100] * 4 + [200] * 4 + [300] * 4
     assert len({work.customer_id for work in trace.work}) == 4
+
+
+def test_a_cohort_may_have_hosts_of_a_size(tmp_path: Path) -> None:
+    trace = read_queue_sets(written(tmp_path, SMALL.replace("count: 2\n    q", "count: 1\n    gpusPerHost: 3\n    q")))
+    assert [(host.name, len(host.devices)) for host in trace.hosts] == [
+        ("cohort-0-0", 3),
+        ("cohort-0-1", 3),
+        ("cohort-0-2", 2),
+    ]
+    assert {device.model for host in trace.hosts for device in host.devices} == {"cohort-0"}
 
 
 def test_without_contention_nothing_waits(tmp_path: Path) -> None:
