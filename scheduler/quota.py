@@ -22,6 +22,9 @@ class Resources:
         return Resources(factor * self.gpus, factor * self.cpu_milli, factor * self.memory_bytes)
 
 
+NOTHING = Resources(0, 0, 0)
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """The most that may be held at once (None: no limit), and how many requests may wait, which is always limited."""

@@ -14,6 +14,7 @@ from scheduler.engine.lookahead import Lookahead
 from scheduler.engine.preemption import Preemption, Sacrifice
 from scheduler.engine.state import State
 from scheduler.money import MILLI_PER_GPU
+from scheduler.quota import NOTHING
 from scheduler.views import Held, Part, Request
 
 SEARCHES_OF_A_PREEMPTION = 20  # how many it counts for
@@ -79,7 +80,8 @@ class Attempts:
         return found
 
     def _allowed(self, request: Request) -> Request | Blocked:
-        kept = self.asides.of_customer(request.customer_id)
+        comes_first = request.reservation_id is not None or (self._alone and self._is_cleared(request))
+        kept = NOTHING if comes_first else self.asides.of_customer(request.customer_id)
         return within_limits(self.state, request, kept=kept, until=self._retry)
 
     def _of(self, request: Request) -> Found | Waits:
@@ -99,7 +101,12 @@ class Attempts:
 
     def _fits_group(self, request: Request) -> bool:
         milli, preemptible = request.demand.gpu_milli, request.preemptible
-        return self.state.capacity.fits(request.group, milli, preemptible=preemptible)
+        beside_kept = not (self._alone and self._is_cleared(request))  # nobody had anything kept before it had
+        return self.state.capacity.fits(request.group, milli, preemptible=preemptible, beside_kept=beside_kept)
+
+    def _is_cleared(self, request: Request) -> bool:
+        kept = self.state.kept.get(request.allocation_id)
+        return kept is not None and bool(kept.awaits)
 
     def _find(self, request: Request) -> Found | None:
         """A place beside what is kept for others; or in it, for what is sure to have ended by then."""
@@ -178,7 +185,7 @@ class Attempts:
     def _look_ahead(self, request: Request, verdict: Blocked) -> Waits:
         """A place and a time to keep for it, if it is one of the first who wait for one."""
         settings = self.state.settings
-        if self.asides.waiting >= settings.kept_places or not self._is_possible(request.demand):
+        if self.asides.waiting >= settings.kept_places or not self.is_possible(request.demand):
             return Waits(verdict)
         lookahead = Lookahead(
             self.state.cluster, self.asides, self._expected_ends(), settings.releases, settings.grace_s
@@ -188,7 +195,7 @@ class Attempts:
             return Waits(verdict)
         return Waits(verdicts.with_start(verdict, start), Kept(request, start.parts, start.at, start.certain))
 
-    def _is_possible(self, demand: Demand) -> bool:
+    def is_possible(self, demand: Demand) -> bool:
         """Whether it would fit if nobody had anything."""
         if demand not in self._possible:
             self._possible[demand] = self.state.cluster.could_ever(demand, schedulable=True)

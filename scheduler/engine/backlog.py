@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from scheduler.demand import Demand
-from scheduler.engine.blocked import Blocked
+from scheduler.engine.blocked import NOT_REACHED, Blocked
 from scheduler.views import Request
 
 
@@ -51,12 +51,17 @@ class Line:
 
     kind: Kind
     requests: dict[int, Request] = field(default_factory=dict)
-    verdict: Blocked | None = None  # the last one, which may still stand
+    verdict: Blocked | None = None  # the last one, which may stand no longer
     unreached: bool = False  # the last cycle ended before its turn
     models: tuple[str, ...] | None = None  # exact ones with which it could run, until a host changes
     told: Blocked | None = None  # the verdict that those who wait were told last,
     untold: list[Request] = field(default_factory=list)  # and who came after
     _heap: list[Place] = field(default_factory=list)
+
+    @property
+    def current(self) -> Blocked:
+        """What is true of those who wait now."""
+        return NOT_REACHED if self.unreached or self.verdict is None else self.verdict
 
     def add(self, request: Request) -> None:
         self.requests[request.allocation_id] = request

@@ -85,6 +85,7 @@ class Blocked:
         return WaitReason(self.code, self.detail, position, self.figures, eta, basis)
 
 
+NOT_REACHED = Blocked(Code.NOT_REACHED, "Its turn comes in a moment.", Epoch(0, 0, 0, 0))
 _BY_PACE = frozenset({Code.NO_CAPACITY, Code.BEHIND_OTHERS, Code.RESERVED, Code.CAPACITY_GROUP, Code.PREEMPTING})
 
 

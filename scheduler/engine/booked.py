@@ -55,7 +55,7 @@ def place_inside(state: State, request: Request, asides: Asides, now: datetime) 
     if now < starts_at:
         detail = f"Its reservation begins at {starts_at:%Y-%m-%d %H:%M} UTC."
         return Blocked(Code.RESERVATION, detail, epoch, until=starts_at, eta=starts_at, eta_basis="reservation")
-    with asides.without_reservation(reservation):
+    with asides.inside(reservation):
         parts = _inside(state, request, reservation)
     return parts or Blocked(Code.RESERVATION, _why_not_inside(state, request, reservation), epoch)
 

@@ -149,8 +149,8 @@ class Capacity:
             most = min(most, account.group.nominal + account.group.borrowing_limit)
         return most
 
-    def fits(self, name: str | None, milli: int, *, preemptible: bool = False) -> bool:
-        available = self.available(name, milli)
+    def fits(self, name: str | None, milli: int, *, preemptible: bool = False, beside_kept: bool = True) -> bool:
+        available = self.available(name, milli, beside_kept=beside_kept)
         return not milli or available is None or milli <= available or (preemptible and self.is_open(name))
 
     def is_open(self, name: str | None) -> bool:

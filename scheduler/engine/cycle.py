@@ -7,7 +7,7 @@ from datetime import datetime
 from scheduler.engine import booked
 from scheduler.engine.attempt import Attempts, Waits
 from scheduler.engine.backlog import Line
-from scheduler.engine.blocked import LIMITS, Blocked, Code
+from scheduler.engine.blocked import KEPT, LIMITS, Blocked, Code
 from scheduler.engine.explanation import Explanation
 from scheduler.engine.kept import Asides, Kept
 from scheduler.engine.limits import can_ever_fit, cost_micro
@@ -20,8 +20,9 @@ from scheduler.ports import Eviction, Placement
 from scheduler.states import AllocationState
 from scheduler.views import Held, Part, Request
 
-_WAITS_FOR_A_PLACE = frozenset({Code.NO_CAPACITY, Code.BEHIND_OTHERS, Code.RESERVED, Code.BOUND_HOST_BUSY})
-_MAY_BE_KEPT_FOR = _WAITS_FOR_A_PLACE | {Code.PREEMPTING, Code.NOT_REACHED}
+_MAY_BE_KEPT_FOR = frozenset(
+    {Code.NO_CAPACITY, Code.BEHIND_OTHERS, Code.RESERVED, Code.BOUND_HOST_BUSY, Code.PREEMPTING}
+)
 
 
 @dataclass(slots=True)
@@ -38,11 +39,13 @@ class Cycle:
     _waiting: list[Line] = field(default_factory=list)
     _untold: dict[int, tuple[Line, Request]] = field(default_factory=dict)  # with new verdicts, by id of the object
     _unfinished: bool = False
+    _released: int = 0
 
     def __post_init__(self) -> None:
         self._order = Order(self.state, self.now)
         self._asides = Asides(self.state.cluster, self.state.capacity)
         self._attempts = Attempts(self.state, self.now, self._asides)
+        self._released = self.state.released
 
     def run(self) -> Plan:
         state = self.state
@@ -119,9 +122,13 @@ class Cycle:
             for line, sought in self._untold.values()
             if line.requests and line.verdict is not None and not line.verdict.detail
         ]
-        verdicts = told(self.state, self._asides, [(sought, verdict) for _, sought, verdict in untold])
+        state = self.state
+        pending = [(sought, verdict) for _, sought, verdict in untold]
+        verdicts = told(state, self._asides, pending, released=state.released != self._released)
         for (line, _, _), verdict in zip(untold, verdicts, strict=True):
             line.verdict = verdict
+        if any(line.current.code in KEPT and line.current.epoch.released != state.released for line in self._waiting):
+            self._unfinished = True  # what was kept from them is so no longer
 
     def _keep_what_is_cleared(self) -> None:
         """Reservations, and what others leave for somebody: that is for nobody else, whoever comes first."""
@@ -139,7 +146,6 @@ class Cycle:
         line.unreached = self._attempts.searches >= self.state.settings.searches
         if line.unreached:
             self._unfinished = True
-            line.verdict = Blocked(Code.NOT_REACHED, "Its turn comes in a moment.", epoch, until=self.now)
             return False
         found = self._attempts.of(request)
         if isinstance(found, Waits):
@@ -185,7 +191,8 @@ class Cycle:
             return True
         if verdict.code not in (Code.CAPACITY_GROUP, Code.QUOTA):
             return False
-        if (self.now - request.queued_at).total_seconds() < self.state.settings.ageing_step_s:
+        waited_s = (self.now - request.queued_at).total_seconds()
+        if waited_s < self.state.settings.ageing_step_s or not self._attempts.is_possible(request.demand):
             return False
         if verdict.code is Code.QUOTA:
             customer = self.state.customer(request.customer_id)

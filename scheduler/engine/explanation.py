@@ -53,7 +53,7 @@ class Explanation:
             ahead.add(models)
             yield from self._new(request, line, position)
         for line in self.lines:
-            line.told, line.untold = line.verdict, []
+            line.told, line.untold = line.current, []
 
     def _first_and_new(self) -> Iterator[tuple[int, WaitReason]]:
         ahead = Ahead()
@@ -61,7 +61,7 @@ class Explanation:
             models = self.state.models_of_line(line)
             before = ahead.of(models)
             ahead.add(models, len(line.requests))
-            if line.told is not line.verdict or line.untold:
+            if line.told is not line.current or line.untold:
                 for index, request in self._concerned(line, before):
                     yield from self._new(request, line, before + index + 1)
         for request in self.state.backlog.asleep():
@@ -70,23 +70,24 @@ class Explanation:
 
     def _concerned(self, line: Line, before: int) -> Iterator[tuple[int, Request]]:
         """Who is told now, with the place in the line."""
-        told, line.told = line.told, line.verdict
+        told, current = line.told, line.current
+        line.told = current
         untold, line.untold = line.untold, []
-        if told is None or line.verdict is None or told.code is not line.verdict.code:
+        if told is None or told.code is not current.code:
             yield from enumerate(line.in_order())
             return
-        if told is not line.verdict and before < _FIRST:
+        if told is not current and before < _FIRST:
             yield from enumerate(line.first(_FIRST - before))
         for request in untold:
             if request.allocation_id in line.requests:
                 yield len(line.requests) - 1, request
 
     def _new(self, request: Request, line: Line | None, position: int) -> Iterator[tuple[int, WaitReason]]:
-        if line is None or line.verdict is None:
+        if line is None:
             reason = _backs_off(request, position)
         else:
             pace_s = self.state.pace.of(request.demand.models)
-            reason = line.verdict.reason(position, first=request is line.head(), pace_s=pace_s, now=self.now)
+            reason = line.current.reason(position, first=request is line.head(), pace_s=pace_s, now=self.now)
         if self.state.said.get(request.allocation_id) != reason:
             yield request.allocation_id, reason
 

@@ -9,11 +9,9 @@ from scheduler.demand import Demand
 from scheduler.engine.capacity import OPEN, Capacity
 from scheduler.engine.evictable import Evictable
 from scheduler.engine.fair_share import FairShare, size
-from scheduler.quota import Resources
+from scheduler.quota import NOTHING, Resources
 from scheduler.states import AllocationState
 from scheduler.views import Held
-
-_NOTHING = Resources(0, 0, 0)
 
 
 @dataclass(slots=True)
@@ -61,7 +59,7 @@ class Holdings:
         return [self._held[number] for number, begun in sorted(self._leaving.items()) if begun >= since]
 
     def of_customer(self, customer_id: int) -> Resources:
-        return self._of_customer.get(customer_id, _NOTHING)
+        return self._of_customer.get(customer_id, NOTHING)
 
     def put(self, held: Held, now: datetime) -> None:
         """Something is held from now on, or what is known of it has changed."""

@@ -12,7 +12,7 @@ from scheduler.cluster.cluster import Cluster
 from scheduler.demand import Demand
 from scheduler.engine.capacity import Capacity
 from scheduler.engine.holdings import resources
-from scheduler.quota import Limits, Resources
+from scheduler.quota import NOTHING, Limits, Resources
 from scheduler.views import Part, Request, Reservation
 
 Key = tuple[str, int, int]
@@ -52,7 +52,7 @@ class Quota:
         request = self.request
         capacity.keep(request.group, sign * request.demand.gpu_milli)
         if self.limited:
-            before = customers.get(request.customer_id, Resources(0, 0, 0))
+            before = customers.get(request.customer_id, NOTHING)
             customers[request.customer_id] = before + resources(request.demand).times(sign)
 
 
@@ -121,7 +121,7 @@ class Asides:
 
     def of_customer(self, customer_id: int) -> Resources:
         """What of its limits is kept for requests of its own."""
-        return self._customers.get(customer_id, Resources(0, 0, 0))
+        return self._customers.get(customer_id, NOTHING)
 
     def has(self, request: Request) -> bool:
         """Whether anything is kept for it."""
@@ -143,11 +143,12 @@ class Asides:
                 self._quotas[request.allocation_id] = quota
 
     @contextmanager
-    def without_reservation(self, reservation: Reservation) -> Iterator[None]:
-        """What is kept for it does not stand against its own requests."""
+    def inside(self, reservation: Reservation) -> Iterator[None]:
+        """Only what is kept for other reservations of the same time stands against the requests of one."""
         with self.cluster.trial():
-            for part in reservation.parts:
-                self.cluster.clear_aside(("reservation", reservation.reservation_id, part.host_id))
+            for key, place in self._places.items():
+                if key[0] == "request" or key[1] == reservation.reservation_id or place.since >= reservation.ends_at:
+                    self.cluster.clear_aside(key)
             yield
 
     def free_for(self, ends_at: datetime) -> list[Key]:

@@ -9,10 +9,8 @@ from scheduler.engine.blocked import Blocked, Code
 from scheduler.engine.holdings import resources
 from scheduler.engine.state import State
 from scheduler.money import worst_case_charge_micro
-from scheduler.quota import Limits, Resources, lack
+from scheduler.quota import NOTHING, Limits, Resources, lack
 from scheduler.views import Part, Request
-
-_NOTHING = Resources(0, 0, 0)
 
 
 def within_limits(state: State, request: Request, *, kept: Resources, until: datetime) -> Request | Blocked:
@@ -28,7 +26,7 @@ def within_limits(state: State, request: Request, *, kept: Resources, until: dat
     if found := lack(customer.limits, held=held, asked=asked):
         figures = {f"{found.resource}_limit": found.limit, "in_use": found.held, "wanted": found.asked}
         return Blocked(Code.QUOTA, f"{found.sentence[0].upper()}{found.sentence[1:]}.", epoch, figures)
-    if kept != _NOTHING and (found := lack(customer.limits, held=held + kept, asked=asked)):
+    if kept != NOTHING and (found := lack(customer.limits, held=held + kept, asked=asked)):
         figures = {f"{found.resource}_limit": found.limit, "in_use": found.held, "wanted": found.asked}
         detail = "What is left of the quota is kept for an earlier request of the same customer."
         return Blocked(Code.QUOTA, detail, epoch, figures, until)
@@ -37,7 +35,7 @@ def within_limits(state: State, request: Request, *, kept: Resources, until: dat
 
 def can_ever_fit(limits: Limits, request: Request) -> bool:
     """Whether it is within the limits alone."""
-    return lack(limits, held=_NOTHING, asked=resources(request.demand)) is None
+    return lack(limits, held=NOTHING, asked=resources(request.demand)) is None
 
 
 def needs_no_less(kind: Kind, request: Request) -> bool:

@@ -22,10 +22,16 @@ _KEPT = {
 }
 
 
-def told(state: State, asides: Asides, pending: Sequence[tuple[Request, Blocked]]) -> list[Blocked]:
-    """The verdicts on requests without a place, with all that people are told. Nothing is set aside any more then."""
+def told(
+    state: State, asides: Asides, pending: Sequence[tuple[Request, Blocked]], *, released: bool = False
+) -> list[Blocked]:
+    """The verdicts on requests without a place, with all that people are told. Nothing is set aside any more then.
+
+    `released`: something was kept that is so no longer.
+    """
     known: dict[Hashable, Blocked] = {}
-    kept = _why_kept(state, asides, {_key(request): request for request, _ in pending})
+    requests = {_key(request): request for request, _ in pending}
+    kept = _why_kept(state, asides, requests) if asides or released else {}
     for request, verdict in pending:
         if (key := _key(request)) not in known:
             known[key] = _no_place(state, request, verdict, kept.get(key))
@@ -45,7 +51,7 @@ def _why_kept(state: State, asides: Asides, requests: dict[Hashable, Request]) -
     """For those for whom what is free would do: what stands against that."""
     found: dict[Hashable, Code] = {}
     for code, clear in ((Code.BEHIND_OTHERS, asides.clear_requests), (Code.RESERVED, asides.clear)):
-        if not asides:
+        if code is Code.RESERVED and not asides:
             break
         clear()
         for key, request in requests.items():

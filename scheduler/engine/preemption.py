@@ -62,11 +62,15 @@ class Preemption:
                 found = self._sparing(request, spared)
                 if found is None:
                     return None
-                unlawful = self._unlawful(request, found.victims)
+                victims = sorted(found.victims, key=self._dearness)
+                unlawful = self._unlawful(request, victims)
                 if not unlawful:
-                    return found if self._enough(request, found) else None
+                    return Sacrifice(tuple(victims), found.parts) if self._enough(request, victims) else None
                 spared |= unlawful
         return None
+
+    def _dearness(self, victim: Held) -> tuple[float, int]:
+        return _unsaved_s(victim, self.now), victim.request.allocation_id
 
     def may_find(self, request: Request) -> bool:
         """Whether there is anything at all that it might evict."""
@@ -88,17 +92,17 @@ class Preemption:
         parts, more = found
         return Sacrifice(self._needed(request, for_quota, more, parts), parts)
 
-    def _enough(self, request: Request, sacrifice: Sacrifice) -> bool:
+    def _enough(self, request: Request, victims: Sequence[Held]) -> bool:
         """Whether it really fits when they have gone: nobody is evicted for nothing."""
         with self.cluster.trial():
-            for victim in sacrifice.victims:
+            for victim in victims:
                 self.cluster.release(victim.request.allocation_id)
             return self.cluster.find(request.demand, request.customer_id) is not None
 
     def _unlawful(self, request: Request, victims: Sequence[Held]) -> set[int]:
-        """Those that it may not evict once the others have gone, since their group has stopped to borrow by then."""
-        rules, gone, unlawful = EvictionRules(self.capacity), [], set()
-        for victim in sorted(victims, key=lambda victim: (_unsaved_s(victim, self.now), victim.request.allocation_id)):
+        """Those that it may not evict once those before have gone, since their group has stopped to borrow by then."""
+        rules, gone, unlawful = EvictionRules(self.capacity), list[Held](), set[int]()
+        for victim in victims:
             if rules.allow(request, victim.request):
                 self._give(victim)
                 gone.append(victim)

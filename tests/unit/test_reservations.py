@@ -161,3 +161,19 @@ def test_if_it_is_given_up_its_devices_are_free_at_once() -> None:
     assert there.starts() == []
     there.reserve()
     assert there.starts() == [1]
+
+
+def test_who_waits_for_its_end_does_not_keep_its_devices_from_it() -> None:
+    there = world(FOUR, reservations=[reservation(100, 200, 10, 11, 12, 13)])
+    there.submit(1, gpus=4)
+    there.submit(2, gpus=4, customer_id=9, reservation_id=5)
+    there.decide()
+    assert (there.reasons[1].eta, there.reasons[1].eta_basis) == (at(200), "limits")
+    there.pass_time(100)
+    assert there.starts() == [2]
+
+
+def test_the_next_one_of_the_same_devices_does_not_keep_them_from_it() -> None:
+    there = world(FOUR, reservations=[reservation(0, 100, 10, 11), reservation(100, 200, 10, 11, number=6)])
+    there.submit(1, gpus=2, customer_id=9, reservation_id=5)
+    assert there.starts() == [1]

@@ -1,0 +1,254 @@
+"""What must hold in the engine's world after every cycle, worked out by brute force from what is held and queued."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from itertools import groupby
+
+from scheduler import gpu_model
+from scheduler.engine.holdings import resources
+from scheduler.plan import Plan
+from scheduler.ports import WaitReason
+from scheduler.quota import Limits, Resources, lack
+from scheduler.states import AllocationState
+from scheduler.views import CapacityGroup, CustomerView, DeviceView, Held, HostView, Part, Request, Reservation
+
+NOTHING = Resources(0, 0, 0)
+
+
+@dataclass
+class Picture:
+    """What there is at a time; `held` as it is when a plan is about to be carried out, step by step."""
+
+    now: datetime
+    grace_s: float
+    hosts: Mapping[int, HostView]
+    held: dict[int, Held]
+    customers: Mapping[int, CustomerView]
+    groups: Sequence[CapacityGroup]
+    reservations: Sequence[Reservation]
+
+    # Places
+
+    def fits(self, request: Request, host: HostView, devices: Sequence[DeviceView]) -> bool:
+        """Whether a part of it fits on exactly these devices now, whatever is kept for others."""
+        shape, there = request.demand.shape, list(self.on(host.host_id))
+        cpu_milli = host.cpu_milli - sum(held.request.demand.shape.cpu_milli for held, _ in there)
+        memory_bytes = host.memory_bytes - sum(held.request.demand.shape.memory_bytes for held, _ in there)
+        apart = request.demand.apart is not None and any(
+            (held.request.customer_id, held.request.demand.apart) == (request.customer_id, request.demand.apart)
+            for held, _ in there
+        )
+        return (
+            host.schedulable
+            and not apart
+            and cpu_milli >= shape.cpu_milli
+            and memory_bytes >= shape.memory_bytes
+            and len(devices) == shape.gpus
+            and all(self.usable(request, device) for device in devices)
+        )
+
+    def usable(self, request: Request, device: DeviceView) -> bool:
+        """Whether its share of the device is free, and everything else on it is its customer's."""
+        shares = [
+            (held.request.customer_id, milli)
+            for held in self.held.values()
+            for part in held.parts
+            for gpu_id, milli in part.devices
+            if gpu_id == device.gpu_id
+        ]
+        others = any(customer_id != request.customer_id for customer_id, _ in shares)
+        return not others and sum(milli for _, milli in shares) + request.demand.shape.milli <= 1000
+
+    def on(self, host_id: int) -> Iterator[tuple[Held, Part]]:
+        for held in self.held.values():
+            for part in held.parts:
+                if part.host_id == host_id:
+                    yield held, part
+
+    def pools(self, request: Request) -> Iterator[tuple[HostView, list[DeviceView]]]:
+        """Hosts, with the devices of one model that meet the request's conditions, if they are enough for a part."""
+        demand = request.demand
+        for host in self.hosts.values():
+            if demand.bound_host_id not in (None, host.host_id) or host.cpu_milli < demand.shape.cpu_milli:
+                continue
+            for model, devices in groupby(sorted(host.devices, key=lambda device: device.model), lambda d: d.model):
+                found = list(devices)
+                wanted = not demand.models or any(gpu_model.matches(each, model) for each in demand.models)
+                if wanted and len(found) >= demand.shape.gpus:
+                    yield host, found
+
+    def has_place(self, request: Request) -> bool:
+        """Whether it fits somewhere now, whatever is kept for others."""
+        by_model: defaultdict[str, set[int]] = defaultdict(set)
+        for host, devices in self.pools(request):
+            free = [device for device in devices if self.usable(request, device)][: request.demand.shape.gpus]
+            if self.fits(request, host, free):
+                by_model[devices[0].model].add(host.host_id)
+        return any(len(hosts) >= request.demand.nodes for hosts in by_model.values())
+
+    def could_start_inside(self, request: Request) -> bool:
+        """Whether what it reserved has begun, and is free for it."""
+        for reservation in self.reservations:
+            if reservation.reservation_id != request.reservation_id:
+                continue
+            hosts = {part.host_id: {gpu_id for gpu_id, _ in part.devices} for part in reservation.parts}
+            for host, devices in self.pools(request):
+                reserved = [device for device in devices if device.gpu_id in hosts.get(host.host_id, ())]
+                if self.fits(request, host, reserved):
+                    return reservation.starts_at <= self.now < reservation.ends_at
+        return False
+
+    # Quotas and groups
+
+    def resources_of(self, customer_id: int) -> Resources:
+        total = NOTHING
+        for held in self.held.values():
+            if held.request.customer_id == customer_id:
+                total += resources(held.request.demand)
+        return total
+
+    def limits(self, customer_id: int) -> Limits:
+        customer = self.customers.get(customer_id)
+        return customer.limits if customer else Limits()
+
+    def group_of(self, request: Request) -> str:
+        return request.group if request.group in {group.name for group in self.groups} and request.group else ""
+
+    def used(self, name: str) -> int:
+        return sum(h.request.demand.gpu_milli for h in self.held.values() if self.group_of(h.request) == name)
+
+    def nominal(self, name: str) -> int:
+        total = sum(1000 * len(host.devices) for host in self.hosts.values() if host.schedulable)
+        rest = max(0, total - sum(group.nominal for group in self.groups))
+        return next((group.nominal for group in self.groups if group.name == name), rest)
+
+    def borrows(self, name: str, starting: Sequence[Request]) -> bool:
+        more = sum(request.demand.gpu_milli for request in starting if self.group_of(request) == name)
+        return bool(self.groups) and self.used(name) + more > self.nominal(name)
+
+    def within_group(self, request: Request) -> bool:
+        """Whether its group may use so much more."""
+        name, milli = self.group_of(request), request.demand.gpu_milli
+        if not self.groups or not milli:
+            return True
+        group = next((group for group in self.groups if group.name == name), None)
+        if group is None or not group.cohort:
+            return (group is None and request.preemptible) or self.used(name) + milli <= self.nominal(name)
+        limit = group.borrowing_limit
+        if limit is not None and self.used(name) + milli > group.nominal + limit:
+            return False
+        shared = 0  # more than is lent; after the groups have changed, others may have too much
+        for other in self.groups:
+            if other.cohort == group.cohort:
+                lent = other.nominal if other.lending_limit is None else min(other.lending_limit, other.nominal)
+                own = other.nominal - lent
+                shared -= lent
+                shared += self.used(name) + milli - own if other is group else max(0, self.used(other.name) - own)
+        return shared <= 0
+
+    # What a plan does
+
+    def carry_out(self, plan: Plan, queued: Mapping[int, Request]) -> None:
+        """Check every step, and take it."""
+        starting = [queued[placement.allocation_id] for placement in plan.placements]
+        for eviction in plan.evictions:
+            victim = self.held[eviction.allocation_id]
+            favoured = None if eviction.in_favour_of is None else queued[eviction.in_favour_of]
+            self._check_eviction(victim, favoured, starting)
+            self.held[eviction.allocation_id] = replace(victim, state=AllocationState.RELEASING)
+        for placement in plan.placements:
+            request = queued[placement.allocation_id]
+            self._check_placement(request, placement.parts)
+            self.held[request.allocation_id] = Held(request, AllocationState.ACTIVE, 1, placement.parts, self.now)
+
+    def _check_placement(self, request: Request, parts: Sequence[Part]) -> None:
+        demand, models = request.demand, set[str]()
+        assert len({part.host_id for part in parts}) == len(parts) == demand.nodes, "a gang on as many hosts"
+        pools = {host.host_id: {device.gpu_id: device for device in host.devices} for host, _ in self.pools(request)}
+        for part in parts:
+            devices = [pools[part.host_id][gpu_id] for gpu_id, _ in part.devices]
+            models.update(device.model for device in devices)
+            assert all(milli == demand.shape.milli for _, milli in part.devices)
+            assert self.fits(request, self.hosts[part.host_id], devices), (request, part)
+            self._check_reserved(request, part)
+        assert len(models) == 1, "of one model"
+        assert any(not demand.models or gpu_model.matches(each, *models) for each in demand.models or [""])
+        asked, held = resources(demand), self.resources_of(request.customer_id)
+        assert lack(self.limits(request.customer_id), held=held, asked=asked) is None, "a quota"
+        assert request.reservation_id is not None or self.within_group(request), (request, "a group's quota")
+
+    def _check_reserved(self, request: Request, part: Part) -> None:
+        devices = {gpu_id for gpu_id, _ in part.devices}
+        own = next((each for each in self.reservations if each.reservation_id == request.reservation_id), None)
+        if own is not None:
+            assert devices <= _devices(own), "in its reservation and nowhere else"
+            assert own.starts_at <= self.now < own.ends_at, "in its time"
+        limit = timedelta(seconds=request.limit_s + self.grace_s) if request.limit_s is not None else timedelta.max
+        for other in self.reservations:
+            if other is not own and devices & _devices(other) and self.now < other.ends_at:
+                ends_before = own.ends_at <= other.starts_at if own else other.starts_at - self.now >= limit
+                assert ends_before, "on devices that are reserved"
+
+    def _check_eviction(self, victim: Held, favoured: Request | None, starting: Sequence[Request]) -> None:
+        """`starting` is what the same plan starts, before or after that."""
+        assert victim.state is AllocationState.ACTIVE, "nothing is evicted twice"
+        assert victim.request.reservation_id is None, "what has begun in a reservation is not displaced"
+        if favoured is None:
+            assert victim.request.preemptible
+            grace = timedelta(seconds=self.grace_s)
+            assert any(
+                _devices(victim) & _devices(reservation)
+                and reservation.starts_at - grace <= self.now < reservation.ends_at
+                for reservation in self.reservations
+            ), "not without a reservation that begins"
+            return
+        assert self.now >= victim.since + timedelta(seconds=victim.request.min_runtime_s), "its minimum runtime"
+        mine, theirs = self.group_of(favoured), self.group_of(victim.request)
+        lower = _rank(victim.request) < _rank(favoured)
+        same = mine == theirs and (victim.request.preemptible or mine != "")
+        borrowed = self.borrows(theirs, starting) and (theirs != "" or victim.request.preemptible)
+        open_to_it = theirs == "" and victim.request.preemptible and lower
+        assert (lower and same) or borrowed or open_to_it, (favoured, victim)
+
+
+def _devices(of: Held | Reservation) -> set[int]:
+    return {gpu_id for part in of.parts for gpu_id, _ in part.devices}
+
+
+def _rank(request: Request) -> tuple[int, bool]:
+    return request.priority, not request.preemptible
+
+
+def check_reason(picture: Picture, request: Request, reason: WaitReason) -> None:
+    """Whether the reason is true now."""
+    demand, customer_id = request.demand, request.customer_id
+    schedulable = {host.host_id for host, _ in picture.pools(request) if host.schedulable}
+    match str(reason.code):
+        case "quota":
+            asked, held = resources(demand), picture.resources_of(customer_id)
+            kept = "is kept for an earlier request" in reason.detail
+            assert kept or lack(picture.limits(customer_id), held=held, asked=asked) is not None
+        case "capacity_group":
+            assert "is kept for who came before" in reason.detail or not picture.within_group(request)
+        case "host_not_available" | "bound_host_unavailable":
+            assert "it is tried again" in reason.detail or len(schedulable) < demand.nodes
+        case "no_capacity" | "bound_host_busy":
+            assert not picture.has_place(request), (request, reason)
+        case "preempting":
+            leaving = [held for held in picture.held.values() if held.state is AllocationState.RELEASING]
+            assert leaving or "waits a moment" in reason.detail
+
+
+def check_figures(picture: Picture, request: Request, reason: WaitReason) -> None:
+    """Whether what it says about devices is so now, to the device."""
+    if str(reason.code) not in ("no_capacity", "behind_others", "reserved", "bound_host_busy"):
+        return
+    assert (str(reason.code) in ("behind_others", "reserved")) == picture.has_place(request), (request, reason)
+    pools = [(host, devices) for host, devices in picture.pools(request) if host.schedulable]
+    free = sum(picture.usable(request, device) for _, devices in pools for device in devices)
+    figures = {"free": free, "total": sum(len(devices) for _, devices in pools)}
+    wanted = request.demand.nodes * request.demand.shape.gpus
+    assert reason.figures == figures | {"wanted": wanted}, (request, reason)
+    assert f"{free} of {figures['total']} " in reason.detail
