@@ -42,13 +42,9 @@ class _Gathering(Generic[Value]):
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def run(self, index: int, call: Callable[[], Value]) -> None:
-        result: Value | Exception
-        try:
-            result = call()
-        except Exception as error:
-            result = error
+        answer = _answer(call)
         with self.lock:
-            self.results[index] = result
+            self.results[index] = answer
             self.missing -= 1
             last = self.missing == 0
         if last:
@@ -187,9 +183,13 @@ class Executor:
         def go_on(results: list[Value | Exception | None]) -> None:
             self._guarded(key, partial(then, results))
 
-        gathering: _Gathering[Value] = _Gathering(go_on, [None] * len(calls), len(calls))
+        if len(calls) == 1:  # as nearly always: what follows would be the same, for more
+            alone = partial(_answer_to, calls[0], go_on)
+            alone() if here else self.spawn(alone)
+            return
         if not calls:
             go_on([])
+        gathering: _Gathering[Value] = _Gathering(go_on, [None] * len(calls), len(calls))
         for index, call in enumerate(calls):
             step = partial(gathering.run, index, call)
             if here and index == len(calls) - 1:
@@ -208,6 +208,17 @@ class Executor:
     def _finish(self, result: Result) -> None:
         self.effects.finish(result)
         self.wake()
+
+
+def _answer(call: Callable[[], Value]) -> Value | Exception:
+    try:
+        return call()
+    except Exception as error:
+        return error
+
+
+def _answer_to(call: Callable[[], Value], then: Callable[[list[Value | Exception | None]], None]) -> None:
+    then([_answer(call)])
 
 
 def _tell(key: Key, error: Exception) -> None:

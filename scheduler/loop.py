@@ -16,6 +16,7 @@ from scheduler.plan import Decider
 from scheduler.ports import (
     Admitted,
     Changes,
+    Dropped,
     Eviction,
     Fabric,
     Outcome,
@@ -130,15 +131,18 @@ class Scheduler:
 
     def _record_results(self) -> None:
         results = self.effects.results(MAX_RESULTS)
-        # Several placements on a host may have dropped the same groups.
-        outcomes = list(dict.fromkeys(outcome for result in results for outcome in result.outcomes))
+        outcomes = _outcomes(results)
         answers = self.store.record(outcomes) if outcomes else []
         now = self.clock()
         self.effects.settle(results, now)
-        effective = {outcome for outcome, answer in zip(outcomes, answers, strict=True) if answer}
+        failed = {
+            (outcome.allocation_id, outcome.generation)
+            for outcome, answer in zip(outcomes, answers, strict=True)
+            if answer and isinstance(outcome, PlacementFailed)
+        }
         for result in results:
             # Recorded first: a leader of yesterday is refused there, before it could take back what runs by now.
-            if result.take_back is not None and _failure(result.outcomes, effective):
+            if result.take_back is not None and result.key in failed:
                 self._take_back(result, now)
 
     def _take_back(self, result: Result, now: datetime) -> None:
@@ -259,8 +263,18 @@ class Scheduler:
         return min((time for time in times if time is not None), default=None)
 
 
-def _failure(outcomes: Sequence[Outcome], effective: set[Outcome]) -> bool:
-    return any(isinstance(outcome, PlacementFailed) and outcome in effective for outcome in outcomes)
+def _outcomes(results: Sequence[Result]) -> list[Outcome]:
+    """All of them; a group that several placements on a host have dropped, once."""
+    found: list[Outcome] = []
+    dropped: set[str] = set()
+    for result in results:
+        for outcome in result.outcomes:
+            if isinstance(outcome, Dropped):
+                if outcome.group_name in dropped:
+                    continue
+                dropped.add(outcome.group_name)
+            found.append(outcome)
+    return found
 
 
 def _reached(due: datetime | None, now: datetime) -> bool:
