@@ -178,10 +178,7 @@ class Claims:
         taken.cpu_milli += sign * claim.cpu_milli
         taken.memory_bytes += sign * claim.memory_bytes
         for gpu_id, milli in part.devices:
-            if sign > 0:
-                taken.add(gpu_id, milli, claim.customer_id)
-            elif not taken.remove(gpu_id, milli):
-                self._taken.pop(part.host_id, None)  # counted anew when it is asked for
+            taken.add(gpu_id, sign * milli, claim.customer_id)
 
     def _count(self, claim: Claim, change: int) -> None:
         shared = sum(milli < MILLI_PER_GPU for part in claim.parts for _, milli in part.devices)

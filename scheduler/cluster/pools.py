@@ -34,24 +34,30 @@ class Pool:
 
 @dataclass(slots=True)
 class Taken:
-    """What is taken on a host: of each device (by gpu id) how many thousandths, and by which customer."""
+    """What is taken on a host: of each device (by gpu id) how many thousandths by which customer."""
 
     cpu_milli: int = 0
     memory_bytes: int = 0
-    devices: dict[int, tuple[int, int]] = field(default_factory=dict)
+    devices: dict[int, dict[int, int]] = field(default_factory=dict)
 
     def add(self, gpu_id: int, milli: int, customer_id: int) -> None:
-        before, owner = self.devices.get(gpu_id, (0, customer_id))
-        self.devices[gpu_id] = before + milli, owner if owner == customer_id else SEVERAL
+        """`milli` below zero gives back what was added before."""
+        owners = self.devices.setdefault(gpu_id, {})
+        owners[customer_id] = owners.get(customer_id, 0) + milli
+        if not owners[customer_id]:
+            del owners[customer_id]
+            if not owners:
+                del self.devices[gpu_id]
 
-    def remove(self, gpu_id: int, milli: int) -> bool:
-        """False if it can't be told whose the device is after that."""
-        before, owner = self.devices[gpu_id]
-        if before == milli:
-            del self.devices[gpu_id]
-        else:
-            self.devices[gpu_id] = before - milli, owner
-        return before == milli or owner != SEVERAL
+    def of(self, gpu_id: int) -> tuple[int, int]:
+        """Thousandths, and whose."""
+        owners = self.devices.get(gpu_id)
+        if owners is None:
+            return 0, NOBODY
+        if len(owners) > 1:
+            return sum(owners.values()), SEVERAL
+        ((owner, milli),) = owners.items()
+        return milli, owner
 
 
 class Pools:
@@ -161,11 +167,11 @@ def _devices(pool: Pool, taken: Taken, width: int) -> tuple[list[int], list[int]
     """Free thousandths and owners, by column."""
     count = len(pool.devices)
     free, owners = [MILLI_PER_GPU] * count + [0] * (width - count), [NOBODY] * width
-    for gpu_id, (milli, owner) in taken.devices.items():
+    for gpu_id in taken.devices:
         column = pool.columns.get(gpu_id)
         if column is not None:
-            owners[column] = owner
-            free[column] = 0 if owner == SEVERAL else max(0, MILLI_PER_GPU - milli)
+            milli, owners[column] = taken.of(gpu_id)
+            free[column] = 0 if owners[column] == SEVERAL else max(0, MILLI_PER_GPU - milli)
     return free, owners
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from scheduler.cluster.pools import NOBODY, Pool, Taken
+from scheduler.cluster.pools import Pool, Taken
 from scheduler.money import MILLI_PER_GPU
 
 
@@ -31,8 +31,7 @@ class Room:
 
     @staticmethod
     def of(pool: Pool, taken: Taken) -> "Room":
-        nothing = 0, NOBODY
-        shares = [(device.gpu_id, *taken.devices.get(device.gpu_id, nothing)) for device in pool.devices]
+        shares = [(device.gpu_id, *taken.of(device.gpu_id)) for device in pool.devices]
         return Room(
             pool.host.host_id,
             pool.model,

@@ -17,7 +17,8 @@ from scheduler.money import MILLI_PER_GPU
 from scheduler.quota import NOTHING
 from scheduler.views import Held, Part, Request
 
-SEARCHES_OF_A_PREEMPTION = 20  # how many it counts for
+SEARCHES_OF_A_PREEMPTION = 50  # how many it counts for
+SEARCHES_OF_A_LOOK_AHEAD = 100
 
 Found = tuple[Part, ...]
 
@@ -190,6 +191,7 @@ class Attempts:
         lookahead = Lookahead(
             self.state.cluster, self.asides, self._expected_ends(), settings.releases, settings.grace_s
         )
+        self.searches += SEARCHES_OF_A_LOOK_AHEAD
         start = lookahead.earliest_start(request, self.now)
         if start is None:
             return Waits(verdict)

@@ -60,31 +60,37 @@ class Lookahead:
         return self._first(request, ends, [])
 
     def _first(self, request: Request, ends: Sequence[ExpectedEnd], lifted: Sequence[Key]) -> Start | None:
-        """More ends never make it fit worse, so the number of them is found by doubling and halving."""
+        """More ends never make it fit worse: they come in steps that double, and the last step is halved and halved."""
         within = min(len(ends), self.most)
-        low, high = 0, min(_FIRST_STEP, within)
-        parts = self._after(request, ends[:high], lifted)
-        while parts is None and high < within:
-            low, high = high, min(high * 2, within)
-            parts = self._after(request, ends[:high], lifted)
-        if parts is None or high == 0:
-            return None
-        while high - low > 1:
-            middle = (low + high) // 2
-            found = self._after(request, ends[:middle], lifted)
-            if found is None:
-                low = middle
-            else:
-                high, parts = middle, found
-        return Start(ends[high - 1].at, parts, all(end.certain for end in ends[:high]))
-
-    def _after(self, request: Request, ends: Sequence[ExpectedEnd], lifted: Sequence[Key]) -> tuple[Part, ...] | None:
         with self.cluster.trial():
             for key in lifted:
                 self.cluster.clear_aside(key)
-            for end in ends:
-                if end.allocation_id is not None:
-                    self.cluster.release(end.allocation_id)
-                elif end.aside is not None:
-                    self.cluster.clear_aside(end.aside)
+            low, step = 0, _FIRST_STEP
+            parts = None
+            while low < within and (parts := self._after(request, ends[low : min(low + step, within)])) is None:
+                self._give_back(ends[low : min(low + step, within)])
+                low, step = low + step, 2 * step
+            if parts is None:
+                return None
+            high = min(low + step, within)
+            while high - low > 1:
+                middle = (low + high) // 2
+                found = self._after(request, ends[low:middle])
+                if found is None:
+                    self._give_back(ends[low:middle])
+                    low = middle
+                else:
+                    high, parts = middle, found
+        return Start(ends[high - 1].at, parts, all(end.certain for end in ends[:high]))
+
+    def _after(self, request: Request, ends: Sequence[ExpectedEnd]) -> tuple[Part, ...] | None:
+        with self.cluster.trial():
+            self._give_back(ends)
             return self.cluster.find(request.demand, request.customer_id)
+
+    def _give_back(self, ends: Sequence[ExpectedEnd]) -> None:
+        for end in ends:
+            if end.allocation_id is not None:
+                self.cluster.release(end.allocation_id)
+            elif end.aside is not None:
+                self.cluster.clear_aside(end.aside)
