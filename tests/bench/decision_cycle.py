@@ -89,6 +89,7 @@ class FullCluster:
     decider: Timed = field(default_factory=lambda: Timed(Engine()))
     gangs: list[int] = field(default_factory=list)
     cycles_s: list[float] = field(default_factory=list)
+    cycles_cpu_s: list[float] = field(default_factory=list)  # what other work on the machine does not lengthen
     decider_s: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -146,9 +147,10 @@ class FullCluster:
         """Cycles until nothing more happens."""
         busy = True
         while busy:
-            self.decider.busy_s, begun = 0.0, time.perf_counter()
+            self.decider.busy_s, begun, begun_cpu = 0.0, time.perf_counter(), time.thread_time()
             cycle = self.scheduler.cycle()
             self.cycles_s.append(time.perf_counter() - begun)
+            self.cycles_cpu_s.append(time.thread_time() - begun_cpu)
             self.decider_s.append(self.decider.busy_s)
             busy = cycle.unfinished or cycle.admitted > 0
 
@@ -188,6 +190,7 @@ def measure(hosts: int, queued: int, seed: int) -> dict[str, Any]:  # Any: JSON
     waiting = sum(a.state is AllocationState.QUEUED for a in cluster.database.allocations.values())
     return {
         "cycle_s": cluster.cycles_s[filled:],
+        "cycle_cpu_s": cluster.cycles_cpu_s[filled:],
         "decider_s": cluster.decider_s[filled:],
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "waiting": waiting,
