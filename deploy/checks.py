@@ -23,7 +23,7 @@ _PREPARATION_S = 600  # the first one on a machine bootstraps an image
 _TOTAL_S = 1500  # of all checks together; about half of it on two free cores
 _TEARDOWN_S = 60
 _SUITES = {
-    "unit, db": (("-n", "2", "tests/unit", "tests/db"), 600),
+    "unit, db": (("-n", "2", "tests/unit", "tests/db"), 900),
     "process": (("tests/process",), 900),
     "e2e": (("tests/e2e",), 1200),
     "gpu": (("tests/gpu",), 60),
