@@ -6,7 +6,7 @@ postings of a transaction sum to zero.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 from uuid import UUID
@@ -96,7 +96,16 @@ def post_all(session: Session, transactions: Sequence[Transaction]) -> dict[str,
     made = {key: Posted(transaction_id, uid) for key, transaction_id, uid in inserted}
     entries = [(made[each.key].id, entry) for each in transactions if each.key in made for entry in each.postings]
     _move_balances(session, [entry for _, entry in entries])
-    postings = [{"transaction_id": transaction_id, **asdict(entry)} for transaction_id, entry in entries]
+    postings = [
+        {
+            "transaction_id": transaction_id,
+            "account_id": entry.account_id,
+            "amount_micro": entry.amount_micro,
+            "meter_id": entry.meter_id,
+            "duration_ms": entry.duration_ms,
+        }
+        for transaction_id, entry in entries
+    ]
     insert_rows(session, Posting, postings)
     return made
 
