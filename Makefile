@@ -27,5 +27,5 @@ lock: ## write the requirement locks again after a change of pyproject.toml
 bench: ## measure the platform: starting environments, `up`, the API; JSON and a table
 	@REMOTEGPU_DEV=1 $(REMOTEGPUD) bench $(ARGS)
 
-bench-scheduler: ## measure the scheduler on traces: make bench-scheduler TRACES=DIR
-	@REMOTEGPU_DEV=1 TRACES="$(TRACES)" $(REMOTEGPUD) bench scheduler
+bench-scheduler: ## measure the scheduler: make bench-scheduler TRACES=DIR; packing a trace, decision cycles, queue sets
+	@REMOTEGPU_DEV=1 TRACES="$(TRACES)" $(REMOTEGPUD) bench scheduler decision-cycle queue-sets

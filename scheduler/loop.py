@@ -35,6 +35,8 @@ MAX_BATCH = 500
 """Placements that are admitted in one transaction."""
 MAX_WAITS = 1000
 """Reasons that are written in one transaction."""
+MAX_TURNS = 3
+"""How often a cycle records what effects have come to, while they keep coming, before it decides."""
 MAX_ROUNDS = 8
 """How often a cycle decides anew because the store refused something."""
 REFUSED_PAUSE = timedelta(seconds=1)
@@ -128,6 +130,18 @@ class Scheduler:
             tally.unfinished or self.effects.unrecorded,
             self._next_at(tally.again_at),
         )
+
+    def _catch_up(self) -> datetime:
+        """Record, take in and start until nothing has ended meanwhile: what that frees is there to be decided on."""
+        complete, self._unsure = self._unsure, True
+        for turn in range(MAX_TURNS):
+            self._record_results()
+            now = self.clock()
+            self._learn(now, complete=complete and turn == 0)
+            self._start_wanted(now)
+            if not self.effects.unrecorded:
+                break
+        return now
 
     def _record_results(self) -> None:
         results = self.effects.results(MAX_RESULTS)
