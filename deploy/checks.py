@@ -20,12 +20,12 @@ from deploy.shell import execute
 _LINT_S = 180
 _NAMED_S = 1080
 _PREPARATION_S = 600  # the first one on a machine bootstraps an image
-_TOTAL_S = 1500  # of all checks together; about half of it on two free cores
+_TOTAL_S = 2400
 _TEARDOWN_S = 60
 _SUITES = {
     "unit, db": (("-n", "2", "tests/unit", "tests/db"), 900),
-    "process": (("tests/process",), 900),
-    "e2e": (("tests/e2e",), 1200),
+    "process": (("tests/process",), 1200),
+    "e2e": (("tests/e2e",), 1500),
     "gpu": (("tests/gpu",), 60),
 }
 _PYTEST = (sys.executable, "-m", "pytest", "-q")
