@@ -8,6 +8,7 @@ from tests.e2e.commands import Customer, Person
 
 _ENVIRONMENT = {"name": "bad", "image": "base", "gpus": 1, "gpu_model": "A100"}
 _REFUSED = 5
+_USAGE = 2
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +21,6 @@ def customer(lovelace: Customer) -> Iterator[Customer]:
     ("arguments", "said"),
     [
         (["--image", "nope"], "image"),
-        (["--gpus", "0"], "gpus"),
         (["--gpus", "1000"], "gpus"),
         (["--gpu-model", "B900"], "B900"),
         (["--memory", "900TB"], "memory"),
@@ -31,6 +31,12 @@ def test_the_command_says_what_is_wrong(customer: Customer, arguments: list[str]
     done = customer.owner.run("env", "create", "--name", "bad", *arguments, check=False)
     assert (done.returncode, done.stdout) == (_REFUSED, ""), done.stderr
     assert said in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_command_itself_refuses_what_is_no_number_of_gpus(customer: Customer) -> None:
+    done = customer.owner.run("env", "create", "--name", "bad", "--gpus", "0", check=False)
+    assert (done.returncode, done.stdout) == (_USAGE, ""), done.stderr
+    assert "write a whole number of GPUs" in done.stderr
 
 
 @pytest.mark.parametrize(
