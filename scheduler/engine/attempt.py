@@ -49,6 +49,7 @@ class Attempts:
     _possible: dict[Demand, bool] = field(default_factory=dict)
     _ends: list[ExpectedEnd] | None = None
     _leaving: list[Held] | None = None
+    _looked_ahead: int = 0
     _alone: bool = False  # what is kept for the request itself is lifted: where it finds a place, others do not
 
     def of(self, request: Request, *, limits: bool = True) -> Found | Waits:
@@ -103,7 +104,10 @@ class Attempts:
         grace = timedelta(seconds=self.state.settings.grace_s)
         if waits.kept is not None and waits.kept.certain and waits.kept.since <= self.now + grace:
             return waits
-        return self._preempt(request) or waits
+        preempts = self._preempt(request)
+        if preempts is None or preempts.kept is not None:
+            return preempts or waits
+        return replace(preempts, kept=waits.kept)  # it is patient, but keeps what it would have to fall back on
 
     def _fits_group(self, request: Request) -> bool:
         milli, preemptible = request.demand.gpu_milli, request.preemptible
@@ -192,8 +196,10 @@ class Attempts:
     def _look_ahead(self, request: Request, verdict: Blocked) -> Waits:
         """A place and a time to keep for it, if it is one of the first who wait for one."""
         settings = self.state.settings
-        if self.asides.waiting >= settings.kept_places or not self.is_possible(request.demand):
+        enough = self.asides.waiting >= settings.kept_places or self._looked_ahead >= 2 * settings.kept_places
+        if enough or not self.is_possible(request.demand):
             return Waits(verdict)
+        self._looked_ahead += 1
         lookahead = Lookahead(
             self.state.cluster, self.asides, self._expected_ends(), settings.releases, settings.grace_s
         )
