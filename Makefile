@@ -28,4 +28,4 @@ bench: ## measure the platform: starting environments, `up`, the API; JSON and a
 	@REMOTEGPU_DEV=1 $(REMOTEGPUD) bench $(ARGS)
 
 bench-scheduler: ## measure the scheduler: make bench-scheduler TRACES=DIR; packing a trace, decision cycles, queue sets
-	@REMOTEGPU_DEV=1 TRACES="$(TRACES)" $(REMOTEGPUD) bench scheduler decision-cycle queue-sets
+	@REMOTEGPU_DEV=1 TRACES="$(TRACES)" $(REMOTEGPUD) bench scheduler end-estimate decision-cycle queue-sets

@@ -35,7 +35,7 @@ MAX_BATCH = 500
 """Placements that are admitted in one transaction."""
 MAX_WAITS = 1000
 """Reasons that are written in one transaction."""
-MAX_TURNS = 3
+MAX_TURNS = 2
 """How often a cycle records what effects have come to, while they keep coming, before it decides."""
 MAX_ROUNDS = 8
 """How often a cycle decides anew because the store refused something."""
@@ -110,14 +110,7 @@ class Scheduler:
             LostLeadershipError: another controller leads; this one must be given up.
         """
         tally = _Tally()
-        self._record_results()
-        now = self.clock()
-        complete, self._unsure = self._unsure, True
-        self._learn(now, complete=complete)
-        self._start_wanted(now)
-        if self.effects.unrecorded:  # what has come to its end at once makes room in this very cycle
-            self._record_results()
-            self._learn(now, complete=False)
+        now = self._catch_up()
         self._start_drops(now)
         self._decide(now, tally)
         self._write_waits(now)
@@ -132,15 +125,28 @@ class Scheduler:
         )
 
     def _catch_up(self) -> datetime:
-        """Record, take in and start until nothing has ended meanwhile: what that frees is there to be decided on."""
+        """Take in what has changed and start what is due, until nothing has ended meanwhile that is not recorded: what
+        that frees is there to be decided on.
+        """
         complete, self._unsure = self._unsure, True
-        for turn in range(MAX_TURNS):
-            self._record_results()
-            now = self.clock()
-            self._learn(now, complete=complete and turn == 0)
-            self._start_wanted(now)
+        now = self._look(complete=complete)
+        for _ in range(MAX_TURNS):
             if not self.effects.unrecorded:
                 break
+            self._record_results()
+            now = self._look(complete=False)
+        return now
+
+    def _look(self, *, complete: bool) -> datetime:
+        """Take in what has changed, and start what is due."""
+        now = self.clock()
+        wanted = complete or (self.recorder is not None and self.recorder.wants_complete)
+        changes = self.store.changes(complete=wanted)
+        if self.recorder is not None:
+            self.recorder.updated(changes, now)
+        self.decider.update(changes, now)
+        self._note(changes)
+        self._start_wanted(now)
         return now
 
     def _record_results(self) -> None:
@@ -162,13 +168,6 @@ class Scheduler:
     def _take_back(self, result: Result, now: datetime) -> None:
         if result.take_back is not None and self.effects.begin(result.key, now):
             self.executor.take_back(result.take_back)
-
-    def _learn(self, now: datetime, *, complete: bool) -> None:
-        changes = self.store.changes(complete=complete or (self.recorder is not None and self.recorder.wants_complete))
-        if self.recorder is not None:
-            self.recorder.updated(changes, now)
-        self.decider.update(changes, now)
-        self._note(changes)
 
     def _note(self, changes: Changes) -> None:
         if changes.complete:

@@ -49,6 +49,7 @@ class Attempts:
     _possible: dict[Demand, bool] = field(default_factory=dict)
     _ends: list[ExpectedEnd] | None = None
     _leaving: list[Held] | None = None
+    _looked_ahead: int = 0
     _alone: bool = False  # what is kept for the request itself is lifted: where it finds a place, others do not
 
     def of(self, request: Request, *, limits: bool = True) -> Found | Waits:
@@ -92,13 +93,21 @@ class Attempts:
         found = self._find(request)
         if found is not None:
             return found
-        waits = self._being_cleared(request) or self._preempt(request)
-        if waits is not None:
-            return waits
+        return self._being_cleared(request) or self._wait(request)
+
+    def _wait(self, request: Request) -> Waits:
+        """For what ends by itself in a moment; else for who gives way; else for whatever ends."""
         epoch = self.state.epoch(request)
         if not self._fits_group(request):
-            return Waits(verdicts.group_is_full(self.state, request, epoch, self._retry))
-        return self._look_ahead(request, Blocked(Code.NO_CAPACITY, "", epoch, until=self._retry))
+            return self._preempt(request) or Waits(verdicts.group_is_full(self.state, request, epoch, self._retry))
+        waits = self._look_ahead(request, Blocked(Code.NO_CAPACITY, "", epoch, until=self._retry))
+        grace = timedelta(seconds=self.state.settings.grace_s)
+        if waits.kept is not None and waits.kept.certain and waits.kept.since <= self.now + grace:
+            return waits
+        preempts = self._preempt(request)
+        if preempts is None or preempts.kept is not None:
+            return preempts or waits
+        return replace(preempts, kept=waits.kept)  # it is patient, but keeps what it would have to fall back on
 
     def _fits_group(self, request: Request) -> bool:
         milli, preemptible = request.demand.gpu_milli, request.preemptible
@@ -171,23 +180,26 @@ class Attempts:
         return Waits(verdicts.preempting(kept, state.epoch(request), self.now, self._retry), kept, sacrifice.victims)
 
     def _cleared(self, request: Request, sacrifice: Sacrifice) -> Kept:
-        """The place as it is kept until those who are in it have left."""
-        state, hosts, fits = self.state, {part.host_id for part in sacrifice.parts}, self._fits_group(request)
+        """The place as it is kept until those who are in it, or have the quota, have left."""
+        hosts, fits = {part.host_id for part in sacrifice.parts}, self._fits_group(request)
         victims = frozenset(victim.request.allocation_id for victim in sacrifice.victims)
-        awaited = {
-            held.request.allocation_id: state.holdings.leaving_since(held.request.allocation_id) or self.now
+        leaving = {
+            held.request.allocation_id
             for held in self._leaving_soon()
             if not fits or any(part.host_id in hosts for part in held.parts)
         }
-        begun = self.now if victims else max(awaited.values(), default=self.now)
-        since = begun + timedelta(seconds=state.settings.grace_s)
-        return Kept(request, sacrifice.parts, since, True, victims, victims.union(awaited))
+        ends = [end.at for end in self._expected_ends() if end.allocation_id in leaving]
+        if victims:
+            ends.append(self.now + timedelta(seconds=self.state.settings.grace_s))
+        return Kept(request, sacrifice.parts, max(ends, default=self.now), True, victims, victims | leaving)
 
     def _look_ahead(self, request: Request, verdict: Blocked) -> Waits:
         """A place and a time to keep for it, if it is one of the first who wait for one."""
         settings = self.state.settings
-        if self.asides.waiting >= settings.kept_places or not self.is_possible(request.demand):
+        enough = self.asides.waiting >= settings.kept_places or self._looked_ahead >= 2 * settings.kept_places
+        if enough or not self.is_possible(request.demand):
             return Waits(verdict)
+        self._looked_ahead += 1
         lookahead = Lookahead(
             self.state.cluster, self.asides, self._expected_ends(), settings.releases, settings.grace_s
         )

@@ -1,13 +1,13 @@
 """One decision cycle: every line's first request in order, until nothing more starts or the work has its bound."""
 
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from scheduler.engine import booked
 from scheduler.engine.attempt import Attempts, Waits
 from scheduler.engine.backlog import Line
-from scheduler.engine.blocked import KEPT, LIMITS, Blocked, Code
+from scheduler.engine.blocked import KEPT, LIMITS, Blocked, Code, Epoch
 from scheduler.engine.explanation import Explanation
 from scheduler.engine.kept import Asides, Kept
 from scheduler.engine.limits import can_ever_fit, cost_micro
@@ -39,7 +39,8 @@ class Cycle:
     _waiting: list[Line] = field(default_factory=list)
     _untold: dict[int, tuple[Line, Request]] = field(default_factory=dict)  # with new verdicts, by id of the object
     _unfinished: bool = False
-    _released: int = 0
+    _loosened: bool = False  # something is kept no longer from those who come later
+    _released: int = 0  # at the beginning
 
     def __post_init__(self) -> None:
         self._order = Order(self.state, self.now)
@@ -124,11 +125,9 @@ class Cycle:
         ]
         state = self.state
         pending = [(sought, verdict) for _, sought, verdict in untold]
-        verdicts = told(state, self._asides, pending, released=state.released != self._released)
+        verdicts = told(state, self._asides, pending, released=self._loosened or state.released != self._released)
         for (line, _, _), verdict in zip(untold, verdicts, strict=True):
             line.verdict = verdict
-        if any(line.current.code in KEPT and line.current.epoch.released != state.released for line in self._waiting):
-            self._unfinished = True  # what was kept from them is so no longer
 
     def _keep_what_is_cleared(self) -> None:
         """Reservations, and what others leave for somebody: that is for nobody else, whoever comes first."""
@@ -141,7 +140,7 @@ class Cycle:
     def _starts(self, line: Line, request: Request) -> bool:
         """Whether the first of the line has been placed. If not, the line has a verdict, and its turn is over."""
         epoch = self.state.epoch(line.kind)
-        if line.verdict is not None and line.verdict.stands(epoch, self.now):
+        if line.verdict is not None and self._stands(line.verdict, epoch):
             return False
         line.unreached = self._attempts.searches >= self.state.settings.searches
         if line.unreached:
@@ -161,7 +160,8 @@ class Cycle:
         if waits.kept is None:
             self._stop_keeping(request)
         elif waits.kept != state.kept.get(request.allocation_id):
-            state.keep(waits.kept)
+            self._stop_keeping(request, at=waits.kept.parts)
+            state.kept[request.allocation_id] = waits.kept
             self._disturb(waits.kept.parts)
         line.verdict = replace(waits.verdict, epoch=state.epoch(line.kind))  # its own doings do not concern it
         self._untold[id(line)] = line, waits.sought or request
@@ -200,15 +200,26 @@ class Cycle:
         most = self.state.capacity.most(request.group)
         return most is None or request.demand.gpu_milli <= most
 
-    def _stop_keeping(self, request: Request) -> None:
-        self.state.stop_keeping(request.allocation_id)
+    def _stop_keeping(self, request: Request, *, at: Sequence[Part] = ()) -> None:
+        """What was kept for it is for others again, unless it is just these places that it has or keeps now."""
+        kept = self.state.kept.pop(request.allocation_id, None)
         self._asides.drop(request)
+        if kept is None or kept.parts == at:
+            return
+        if kept.awaits:  # that stood against those before it too
+            self.state.released += 1
+            self._unfinished = True
+        self._loosened = True
+
+    def _stands(self, verdict: Blocked, epoch: Epoch) -> bool:
+        """Nothing that it rests on has changed, nor what those before keep."""
+        return verdict.stands(epoch, self.now) and not (self._loosened and verdict.code in KEPT)
 
     def _place(self, request: Request, parts: tuple[Part, ...]) -> None:
         state = self.state
         state.backlog.remove(request.allocation_id)
         state.said.pop(request.allocation_id, None)
-        self._stop_keeping(request)
+        self._stop_keeping(request, at=parts)
         state.holdings.put(Held(request, AllocationState.PLACING, 0, parts, self.now), self.now)
         state.pace.started(request.demand.models, self.now)
         state.spend(request.customer_id, cost_micro(state, request, parts))

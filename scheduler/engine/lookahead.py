@@ -1,7 +1,7 @@
 """The earliest time at which a request could start: what is held is given back in the order of its expected end."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from scheduler.cluster.cluster import Cluster
@@ -15,11 +15,12 @@ _ROUNDS = 4
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """`certain` if it rests on enforced limits alone."""
+    """`certain` if it rests on enforced limits alone; then `sooner` is when it might start by estimates."""
 
     at: datetime
     parts: tuple[Part, ...]
     certain: bool
+    sooner: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +36,17 @@ class Lookahead:
     def earliest_start(self, request: Request, now: datetime) -> Start | None:
         """When and where the request fits, if nothing starts before; None if not after `most` ends.
 
-        A time that is certain is preferred to an earlier one that is not: only then can its place be kept for sure.
+        A place that it has for certain at a time is preferred to one that it might have earlier: it can be kept.
         """
         certain = [end for end in self.ends if end.certain]
         start = self._beside_what_is_kept(request, certain, now)
-        if start is None and len(certain) < len(self.ends):
-            start = self._beside_what_is_kept(request, self.ends, now)
-        return start
+        if len(certain) == len(self.ends):
+            return start
+        before = self.ends if start is None else [end for end in self.ends if end.at < start.at]
+        estimated = self._beside_what_is_kept(request, before, now)
+        if start is None or estimated is None:
+            return start or estimated
+        return replace(start, sooner=estimated.at)
 
     def _beside_what_is_kept(self, request: Request, ends: Sequence[ExpectedEnd], now: datetime) -> Start | None:
         """What is kept for a time after its own end is not in its way: the later it starts, the less that is."""

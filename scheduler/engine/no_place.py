@@ -35,10 +35,13 @@ def told(
     for request, verdict in pending:
         if (key := _key(request)) not in known:
             known[key] = _no_place(state, request, verdict, kept.get(key))
-    return [
-        replace(verdict, code=known[key].code, detail=known[key].detail, figures=known[key].figures)
-        for key, verdict in ((_key(request), verdict) for request, verdict in pending)
-    ]
+    return [_as(known[_key(request)], verdict) for request, verdict in pending]
+
+
+def _as(known: Blocked, verdict: Blocked) -> Blocked:
+    """The same is told, with a time of its own."""
+    figures = {**(known.figures or {}), **(verdict.figures or {})}
+    return replace(verdict, code=known.code, detail=known.detail, figures=figures)
 
 
 def _key(request: Request) -> Hashable:

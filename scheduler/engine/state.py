@@ -81,13 +81,6 @@ class State:
     def customer_changed(self, customer_id: int) -> None:
         self.customer_changes[customer_id] = self.customer_changes.get(customer_id, 0) + 1
 
-    def keep(self, kept: Kept) -> None:
-        """From now on this place is kept for the request, instead of any other."""
-        before = self.kept.get(kept.request.allocation_id)
-        self.kept[kept.request.allocation_id] = kept
-        if before is not None and before.parts != kept.parts:
-            self.released += 1
-
     def stop_keeping(self, allocation_id: int) -> None:
         if self.kept.pop(allocation_id, None) is not None:
             self.released += 1

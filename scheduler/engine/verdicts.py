@@ -44,4 +44,7 @@ def patient(epoch: Epoch, until: datetime) -> Blocked:
 
 
 def with_start(verdict: Blocked, start: Start) -> Blocked:
-    return replace(verdict, eta=start.at, eta_basis="limits" if start.certain else "estimate")
+    if start.sooner is None:
+        return replace(verdict, eta=start.at, eta_basis="limits" if start.certain else "estimate")
+    figures = {"latest_at": round(start.at.timestamp())}  # in seconds since the epoch
+    return replace(verdict, figures=figures, eta=start.sooner, eta_basis="estimate")

@@ -85,7 +85,7 @@ class Course:
 
     def granted(self, uid: str, now_ms: int) -> None:
         """One of its hosts has the lease; a repeated grant of a host must not be counted."""
-        story = self.stories[_number(uid)]
+        story = self.stories[number_of(uid)]
         self._granted[uid] = self._granted.get(uid, 0) + 1
         if self._granted[uid] < story.work.demand.nodes:
             return
@@ -100,7 +100,7 @@ class Course:
 
     def ended(self, uid: str, now_ms: int) -> None:
         """All of its hosts have ended it: it is finished if its time was over, and starts again from zero if not."""
-        story = self.stories[_number(uid)]
+        story = self.stories[number_of(uid)]
         del self._granted[uid]
         if story.started_ms is not None:
             story.ran_ms += now_ms - story.started_ms
@@ -111,7 +111,7 @@ class Course:
             self.finished += 1
         else:
             story.preemptions += 1
-            self._again.append(self._attempt(_number(uid)))
+            self._again.append(self._attempt(number_of(uid)))
 
     def _used(self, now_ms: int, change: int) -> None:
         last_ms, used = self.use[-1]
@@ -125,6 +125,6 @@ class Course:
         return Attempt(str(UUID(int=number * _MOST_ATTEMPTS + story.preemptions)), story.work)
 
 
-def _number(uid: str) -> int:
-    """Of the piece of work, by its arrival."""
+def number_of(uid: str) -> int:
+    """The place in the trace of the work that an attempt is of."""
     return UUID(uid).int // _MOST_ATTEMPTS

@@ -41,7 +41,7 @@ class Trace:
         return sum(len(host.devices) for host in self.hosts)
 
 
-def as_request(work: Work, allocation_id: int, allocation_uid: str) -> Request:
+def as_request(work: Work, allocation_id: int, allocation_uid: str, *, begun: datetime = EPOCH) -> Request:
     """A piece of work as it waits. What was preempted comes back with the time of its first arrival."""
     return Request(
         allocation_id=allocation_id,
@@ -49,7 +49,7 @@ def as_request(work: Work, allocation_id: int, allocation_uid: str) -> Request:
         customer_id=work.customer_id,
         workspace_id=work.customer_id,
         demand=work.demand,
-        queued_at=moment(work.arrives_ms),
+        queued_at=begun + timedelta(milliseconds=work.arrives_ms),
         priority=work.priority,
         group=work.group,
         preemptible=work.preemptible,

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Callable
 
-from tests.bench import api_list, decision_cycle, environment_start, launcher, queue_sets, scheduler
+from tests.bench import api_list, decision_cycle, end_estimate, environment_start, launcher, queue_sets, scheduler
 from tests.bench.figures import Figure, report
 
 BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
@@ -11,6 +11,7 @@ BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
     "launcher": launcher.run,
     "api-list": api_list.run,
     "scheduler": scheduler.run,
+    "end-estimate": end_estimate.run,
     "decision-cycle": decision_cycle.run,
     "queue-sets": queue_sets.run,
 }

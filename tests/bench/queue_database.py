@@ -32,8 +32,8 @@ from deploy.postgres import EmbeddedPostgres
 from scheduler.ports import Store
 from scheduler.simulated_database import SimulatedDatabase
 from scheduler.simulated_store import MemoryStore
-from scheduler.simulator.course import Attempt
-from scheduler.simulator.trace import Trace, as_request
+from scheduler.simulator.course import number_of
+from scheduler.simulator.trace import EPOCH, Trace, as_request
 from scheduler.states import AdminState, AllocationState, DeviceStatus, EndReason
 from scheduler.views import CapacityGroup, HostView
 
@@ -41,22 +41,25 @@ _MICRO = 10**15  # a balance that never ends
 _ACTOR = "bench"
 
 
-class QueueDatabase(Protocol):
-    """`queue` and `end` are what users do: each is one transaction. `store` is the loop's."""
+class QueueWriter(Protocol):
+    """What users do: each is one transaction. `begun` is when the trace's time began."""
 
-    @property
-    def store(self) -> Store: ...
+    begun: datetime
 
-    def queue(self, attempts: Sequence[Attempt], begun: datetime) -> None: ...
+    def queue(self, uids: Sequence[str]) -> None:
+        """Attempts at work of the trace, by their uids."""
 
     def end(self, uids: Sequence[str]) -> None: ...
 
 
 @dataclass
 class InMemory:
+    """All of it in this process: `store` is the loop's, the rest are the users'."""
+
     trace: Trace
     database: SimulatedDatabase = field(default_factory=SimulatedDatabase)
     ids: dict[str, int] = field(default_factory=dict)
+    begun: datetime = EPOCH
 
     def __post_init__(self) -> None:
         for host in self.trace.hosts:
@@ -64,10 +67,10 @@ class InMemory:
         self.database.set_groups(self.trace.groups)
         self.store: Store = MemoryStore(self.database, utc_now, idle_life=timedelta(0))
 
-    def queue(self, attempts: Sequence[Attempt], begun: datetime) -> None:
-        for attempt in attempts:
-            self.ids[attempt.uid] = len(self.ids) + 1
-            self.database.submit(as_request(attempt.work, self.ids[attempt.uid], attempt.uid))
+    def queue(self, uids: Sequence[str]) -> None:
+        for uid in uids:
+            self.ids[uid] = len(self.ids) + 1
+            self.database.submit(as_request(self.trace.work[number_of(uid)], self.ids[uid], uid, begun=self.begun))
 
     def end(self, uids: Sequence[str]) -> None:
         for uid in uids:
@@ -84,20 +87,29 @@ class _Owner:
     group_id: int
 
 
-class InPostgres:
-    def __init__(self, database: Database, trace: Trace) -> None:
-        self._database = database
-        self._owners = database.transact(lambda session: _set_up(session, trace))
-        with database.engine.connect() as connection:
-            leadership = acquire(connection)
-            assert leadership is not None
-            connection.detach()  # nobody else is there to lead
-        settings = Settings(database_url="postgresql://unused", secrets_dir=Path("/nonexistent"), stop_grace_s=0)
-        self.store: Store = PostgresStore(database, settings, epoch=leadership.epoch)
+@dataclass
+class PostgresWriter:
+    """As the platform's API writes them, many at a time."""
 
-    def queue(self, attempts: Sequence[Attempt], begun: datetime) -> None:
+    database: Database
+    trace: Trace
+    begun: datetime = EPOCH
+
+    def __post_init__(self) -> None:
+        # In the order in which `_set_up` has made them: that of the trace's groups.
+        query = (
+            select(Customer.id, Workspace.id, User.id, CapacityGroupRow.id)
+            .join(Workspace, Workspace.customer_id == Customer.id)
+            .join(User, User.customer_id == Customer.id)
+            .join(CapacityGroupRow, CapacityGroupRow.customer_id == Customer.id)
+            .order_by(CapacityGroupRow.id)
+        )
+        with self.database.session() as session:
+            self._owners = [_Owner(*row) for row in session.execute(query)]
+
+    def queue(self, uids: Sequence[str]) -> None:
         """A row each, and its event."""
-        rows = [self._row(attempt, begun) for attempt in attempts]
+        rows = [self._row(uid) for uid in uids]
 
         def work(session: Session) -> None:
             insert_rows(session, Allocation, rows)
@@ -106,7 +118,7 @@ class InPostgres:
             insert_rows(session, AllocationEvent, [{"allocation_id": number, **event} for number in ids])
             notify(session)
 
-        self._database.transact(work)
+        self.database.transact(work)
 
     def end(self, uids: Sequence[str]) -> None:
         def work(session: Session) -> None:
@@ -119,13 +131,13 @@ class InPostgres:
             ]
             move_all(session, steps, AllocationState.RELEASING, actor=_ACTOR, end_reason=EndReason.COMPLETED)
 
-        self._database.transact(work)
+        self.database.transact(work)
 
-    def _row(self, attempt: Attempt, begun: datetime) -> dict[str, Any]:  # Any: columns by name
-        work, owner = attempt.work, self._owners[attempt.work.customer_id]
-        shape = work.demand.shape
+    def _row(self, uid: str) -> dict[str, Any]:  # Any: columns by name
+        work = self.trace.work[number_of(uid)]
+        owner, shape = self._owners[work.customer_id - 1], work.demand.shape
         return {
-            "uid": UUID(attempt.uid),
+            "uid": UUID(uid),
             "customer_id": owner.customer_id,
             "workspace_id": owner.workspace_id,
             "user_id": owner.user_id,
@@ -141,13 +153,16 @@ class InPostgres:
             "disconnect_s": 60,
             "priority": work.priority,
             "preemptible": work.preemptible,
-            "queued_at": begun + timedelta(milliseconds=work.arrives_ms),
+            "queued_at": self.begun + timedelta(milliseconds=work.arrives_ms),
         }
 
 
 @contextmanager
-def in_postgres(trace: Trace) -> Iterator[InPostgres]:
-    """A server of its own that waits for the disk at each commit, as any that the launcher starts does."""
+def in_postgres(trace: Trace) -> Iterator[tuple[str, PostgresStore]]:
+    """A server of its own that waits for the disk at each commit, as any that the launcher starts does.
+
+    Its database with all that the work belongs to, by URL, and the store of the one who leads there.
+    """
     directory = Path(tempfile.mkdtemp(prefix="rgb-", dir="/var/tmp"))
     directory.chmod(0o711)
     server = EmbeddedPostgres(directory / "pg")
@@ -157,7 +172,8 @@ def in_postgres(trace: Trace) -> Iterator[InPostgres]:
         database = Database(server.url("bench"))
         try:
             migrate(database.engine)
-            yield InPostgres(database, trace)
+            database.transact(lambda session: _set_up(session, trace))
+            yield server.url("bench"), _lead(database)
         finally:
             database.close()
     finally:
@@ -165,12 +181,22 @@ def in_postgres(trace: Trace) -> Iterator[InPostgres]:
         shutil.rmtree(directory)
 
 
-def _set_up(session: Session, trace: Trace) -> dict[int, _Owner]:
+def _lead(database: Database) -> PostgresStore:
+    with database.engine.connect() as connection:
+        leadership = acquire(connection)
+        assert leadership is not None
+        connection.detach()  # nobody else is there to lead
+    settings = Settings(database_url="postgresql://unused", secrets_dir=Path("/nonexistent"), stop_grace_s=0)
+    return PostgresStore(database, settings, epoch=leadership.epoch)
+
+
+def _set_up(session: Session, trace: Trace) -> None:
     for host in trace.hosts:
         _add_host(session, host)
     for model in sorted({device.model for host in trace.hosts for device in host.devices}):
         create_price(session, gpu_model=model, price_micro_per_gpu_hour=1_000_000)
-    return {number: _add_owner(session, group) for number, group in enumerate(trace.groups, start=1)}
+    for group in trace.groups:
+        _add_owner(session, group)
 
 
 def _add_host(session: Session, view: HostView) -> None:
@@ -199,7 +225,7 @@ def _add_host(session: Session, view: HostView) -> None:
     session.add_all(Gpu(**row) for row in rows)
 
 
-def _add_owner(session: Session, group: CapacityGroup) -> _Owner:
+def _add_owner(session: Session, group: CapacityGroup) -> None:
     customer = Customer(name=group.name)
     session.add(customer)
     session.flush()
@@ -218,4 +244,3 @@ def _add_owner(session: Session, group: CapacityGroup) -> _Owner:
     session.add_all([workspace, user, row])
     session.flush()
     top_up(session, customer_id=customer.id, amount_micro=_MICRO, actor="cli", key="bench")
-    return _Owner(customer.id, workspace.id, user.id, row.id)

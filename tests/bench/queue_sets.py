@@ -5,15 +5,11 @@
 
 import argparse
 import json
-import queue
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +18,15 @@ from api.clock import utc_now
 from scheduler.engine.engine import Engine
 from scheduler.engine.settings import EngineSettings
 from scheduler.loop import Scheduler
-from scheduler.simulator.course import Attempt, Course
+from scheduler.ports import Store
+from scheduler.simulator.course import Course
 from scheduler.simulator.figures import run_figures
 from scheduler.simulator.queue_sets import read_queue_sets
 from scheduler.simulator.timer_fabric import TimerFabric
 from scheduler.simulator.trace import Trace
 from tests.bench.figures import Figure, median
-from tests.bench.queue_database import InMemory, QueueDatabase, in_postgres
+from tests.bench.queue_database import InMemory, in_postgres
+from tests.bench.queue_users import Inline, Users, beside
 
 CONFIGS = Path(scheduler.simulator.__file__).parent / "configs"
 _PAUSE_S = 0.005  # between cycles, as the controller's
@@ -41,110 +39,37 @@ _WAITS_S = {"large": 16.5, "medium": 76.8, "small": 215.0}
 
 
 @dataclass(slots=True)
-class Users:
-    """Queue work and ask for ends, beside the loop: all that has come up meanwhile in one transaction each."""
-
-    database: QueueDatabase
-    begun: datetime
-    wake: threading.Event
-    _asked: "queue.SimpleQueue[tuple[Sequence[Attempt], Sequence[str]]]" = field(default_factory=queue.SimpleQueue)
-    _failed: list[BaseException] = field(default_factory=list)
-
-    def ask(self, attempts: Sequence[Attempt], ends: Sequence[str]) -> None:
-        """
-        Raises:
-            RuntimeError: something that was asked before has failed.
-        """
-        if self._failed:
-            raise RuntimeError("the users' thread has failed") from self._failed[0]
-        if attempts or ends:
-            self._asked.put((attempts, ends))
-
-    def run(self) -> None:
-        try:
-            while True:
-                attempts, ends = self._next()
-                if not attempts and not ends:
-                    return
-                self.do(attempts, ends)
-        except BaseException as error:  # told to the thread that asks
-            self._failed.append(error)
-            self.wake.set()
-
-    def do(self, attempts: Sequence[Attempt], ends: Sequence[str]) -> None:
-        if attempts:
-            self.database.queue(attempts, self.begun)
-        if ends:
-            self.database.end(ends)
-        self.wake.set()
-
-    def close(self) -> None:
-        self._asked.put(((), ()))
-
-    def _next(self) -> tuple[Sequence[Attempt], Sequence[str]]:
-        attempts, ends = map(list, self._asked.get())
-        while not self._asked.empty():
-            more_attempts, more_ends = self._asked.get()
-            attempts += more_attempts
-            ends += more_ends
-        return attempts, ends
-
-
-@contextmanager
-def _beside(users: Users) -> Iterator[Users]:
-    thread = threading.Thread(target=users.run, name="users")
-    thread.start()
-    try:
-        yield users
-    finally:
-        users.close()
-        thread.join()
-
-
-@dataclass(slots=True)
 class RealTime:
-    """A trace in real time, over a database; `run` returns when all of it has ended and is recorded."""
+    """A trace in real time; `run` returns when all of it has ended and is recorded."""
 
     trace: Trace
-    database: QueueDatabase
     course: Course = field(init=False)
-    wake: threading.Event = field(default_factory=threading.Event)
     begun_s: float = 0.0
     cycles_s: list[float] = field(default_factory=list)
 
-    def run(self, *, beside: bool) -> float:
-        """Seconds that it took. `beside`: users have a thread of their own.
+    def run(self, store: Store, users: Users) -> float:
+        """Seconds that it took.
 
         Raises:
             TimeoutError
         """
         self.course = Course(self.trace)
-        engine = Engine(EngineSettings(grace_s=0))
-        fabric = TimerFabric(self.course, self._now_ms)
-        loop = Scheduler(self.database.store, fabric, engine, utc_now, lambda effect: effect())
-        users = Users(self.database, utc_now(), self.wake)
         self.begun_s = time.monotonic()
-        if beside:
-            with _beside(users):
-                self._until_done(loop, users.ask)
-        else:
-            self._until_done(loop, users.do)
-        return time.monotonic() - self.begun_s
-
-    def _until_done(self, loop: Scheduler, ask: Callable[[Sequence[Attempt], Sequence[str]], None]) -> None:
+        users.begin(utc_now())
+        fabric = TimerFabric(self.course, self._now_ms)
+        loop = Scheduler(store, fabric, Engine(EngineSettings(grace_s=0)), utc_now, lambda effect: effect())
         unfinished = True
         while unfinished or not self.course.done:
-            self.wake.clear()
             now_ms = self._now_ms()
-            ask(self.course.attempts(now_ms), self.course.ends(now_ms))
+            users.ask([attempt.uid for attempt in self.course.attempts(now_ms)], self.course.ends(now_ms))
             begun = time.monotonic()
             unfinished = loop.cycle().unfinished
             self.cycles_s.append(time.monotonic() - begun)
             time.sleep(_PAUSE_S)
-            if not unfinished:
-                self.wake.wait(self._rest_s())
+            users.wait(0.0 if unfinished else self._rest_s())
             if time.monotonic() - self.begun_s > _LIMIT_S:
                 raise TimeoutError(f"{self.course.finished} of {len(self.trace.work)} are finished")
+        return time.monotonic() - self.begun_s
 
     def _rest_s(self) -> float:
         due = self.course.next_ms
@@ -156,13 +81,13 @@ class RealTime:
 
 def measure(config: Path, store: str) -> dict[str, Any]:  # Any: JSON
     trace = read_queue_sets(config)
+    real_time = RealTime(trace)
     if store == "memory":
-        real_time = RealTime(trace, InMemory(trace))
-        wall_s = real_time.run(beside=False)
+        memory = InMemory(trace)
+        wall_s = real_time.run(memory.store, Inline(memory))
     else:
-        with in_postgres(trace) as database:
-            real_time = RealTime(trace, database)
-            wall_s = real_time.run(beside=True)
+        with in_postgres(trace) as (url, postgres), beside(url, trace) as users:
+            wall_s = real_time.run(postgres, users)
     return {
         "wall_s": wall_s,
         "cycles": len(real_time.cycles_s),

@@ -1,12 +1,10 @@
 """The scheduler on public traces, beside what its peers have published: `make bench-scheduler TRACES=DIR`."""
 
-import os
-from pathlib import Path
-
 from scheduler.packing.scoring import PackingPolicy
 from scheduler.simulator.fill import fill
 from scheduler.simulator.openb import Node, Task, read_nodes, read_tasks
 from tests.bench.figures import Figure, median
+from tests.bench.traces import directory
 
 _SEEDS = range(3)
 # Weng et al., USENIX ATC 2023: percent of GPUs allocated when requests reach all of them, mean of ten seeds.
@@ -16,11 +14,8 @@ _REQUIRED = 95.5
 
 
 def run() -> list[Figure]:
-    directory = Path(os.environ.get("TRACES", ""))
-    if not os.environ.get("TRACES"):
-        raise SystemExit("name the directory of the openb trace: make bench-scheduler TRACES=DIR")
-    nodes = read_nodes(directory / "openb_node_list_gpu_node.csv")
-    tasks = read_tasks(directory / "openb_pod_list_default.csv")
+    nodes = read_nodes(directory() / "openb_node_list_gpu_node.csv")
+    tasks = read_tasks(directory() / "openb_pod_list_default.csv")
     ours = _filled(nodes, tasks, PackingPolicy.FRAGMENTATION)
     figures = [Figure("fill, fragmentation", median(ours), "% of GPUs", _REQUIRED, False, {"seeds": ours})]
     for policy, published in _PUBLISHED.items():

@@ -17,6 +17,13 @@ def eta(there: EngineWorld, number: int) -> tuple[float | None, str]:
     return None if reason.eta is None else (reason.eta - at(0)).total_seconds(), reason.eta_basis
 
 
+def latest(there: EngineWorld, number: int) -> float | None:
+    """When it starts for certain."""
+    figures = there.reasons[number].figures or {}
+    told, basis = eta(there, number)
+    return figures["latest_at"] - at(0).timestamp() if "latest_at" in figures else told if basis == "limits" else None
+
+
 def test_it_starts_when_enough_limits_have_passed() -> None:
     there = world(FOUR)
     for index, limit_s in enumerate((50, 100, 200, 400)):
@@ -34,14 +41,15 @@ def test_without_limits_it_is_an_estimate() -> None:
     assert eta(there, 1) == (300, "estimate")
 
 
-def test_a_time_that_is_certain_is_told_rather_than_an_earlier_estimate() -> None:
-    """Only for that time a place can be kept for sure."""
+def test_beside_an_estimate_it_is_told_when_it_starts_at_the_latest() -> None:
+    """Only for a time that is certain a place can be kept for sure."""
     there = world(TWO, host(2, A100, A100))
     there.run(10, (1, 10), (1, 11), limit_s=1000)
     there.run(11, (2, 20), (2, 21), since_s=100)
     there.submit(1, gpus=2)
     there.decide()
-    assert eta(there, 1) == (1000 + GRACE_S, "limits")
+    assert eta(there, 1) == (100, "estimate")
+    assert latest(there, 1) == 1000 + GRACE_S
 
 
 def test_what_is_late_promises_nothing_any_more() -> None:
@@ -119,7 +127,7 @@ def test_the_first_keeps_its_place_when_unlimited_work_runs_elsewhere() -> None:
     there.run(12, *((2, gpu_id) for gpu_id in range(20, 24)), since_s=1)
     there.submit(2, gpus=2, customer_id=2)
     assert there.starts() == []
-    assert eta(there, 1) == (110, "limits")
+    assert latest(there, 1) == 110
 
 
 def test_who_is_first_in_the_order_has_a_place_kept_even_if_others_had_theirs_before() -> None:

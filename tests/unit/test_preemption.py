@@ -107,6 +107,28 @@ def test_what_leaves_already_is_waited_for() -> None:
     there.leave(11)
     there.submit(1, priority=5)
     assert there.evicts() == []
+    assert (there.reasons[1].eta, there.reasons[1].eta_basis) == (at(GRACE_S), "limits")
+    there.pass_time(GRACE_S)
+    assert there.starts() == [1]
+
+
+def test_what_ends_by_itself_in_a_moment_is_waited_for() -> None:
+    there = world(TWO)
+    there.run(10, (1, 10), preemptible=True)
+    there.run(11, (1, 11), limit_s=60, since_s=61)
+    there.submit(1, priority=5)
+    assert there.evicts() == []
+    there.pass_time(GRACE_S)
+    assert there.evicts() == [10], "it is late"
+
+
+def test_the_quota_that_is_given_back_already_is_waited_for() -> None:
+    there = cohort(CapacityGroup("red", None, 2000))
+    there.run(10, (1, 10), group="red", priority=1)
+    there.run(11, (1, 11), group="red", priority=1)
+    there.leave(10)
+    there.submit(1, group="red", priority=2)
+    assert there.evicts() == []
     assert there.reasons[1].detail == "What ends now makes room for it."
     there.pass_time(GRACE_S)
     assert there.starts() == [1]
