@@ -1,12 +1,15 @@
 """The engine's memory: changes, what was refused, limits, bounded work, and that no order makes a difference."""
 
 import random
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from scheduler.engine.engine import Engine
+from scheduler.packing.scoring import Spread
+from scheduler.packing.shape import Shape
 from scheduler.plan import Plan
 from scheduler.ports import Changes, WaitReason
 from scheduler.states import AllocationState
@@ -27,6 +30,17 @@ def test_what_was_placed_counts_until_the_store_says_otherwise() -> None:
     assert len(engine.decide(at(0)).placements) == 1
     engine.update(Changes(queued=[a_request(2, queued_at=at(1))]), at(1))
     assert engine.decide(at(1)).placements == []
+
+
+def test_what_was_evicted_leaves_until_the_store_says_otherwise() -> None:
+    there = world(host(1, A100))
+    victim = there.run(10, (1, 10), preemptible=True)
+    there.submit(1, priority=5)
+    assert there.evicts() == [10]
+    assert there.engine.decide(there.now).evictions == []
+    there.engine.update(Changes(held=[victim]), there.now)  # the store did not do it
+    there.now += timedelta(seconds=SETTINGS.refresh_s)
+    assert [eviction.allocation_id for eviction in there.engine.decide(there.now).evictions] == [10]
 
 
 def test_the_same_changes_again_make_no_difference() -> None:
@@ -87,6 +101,33 @@ def test_complete_changes_make_it_forget_everything() -> None:
             there.submit(number, gpus=1 + number % 3, customer_id=number % 2)
         there.tell_all()
     assert histories[0].decide() == histories[1].decide()
+
+
+@dataclass(frozen=True)
+class Learning(Spread):
+    """Notes the shapes that it is told of."""
+
+    seen: list[int] = field(default_factory=list)
+
+    def observe(self, shape: Shape) -> None:
+        self.seen.append(shape.gpus)
+
+
+def test_scoring_learns_from_each_request_once_in_the_order_of_arrival_and_anew_after_complete_changes() -> None:
+    made: list[Learning] = []
+
+    def scoring() -> Learning:
+        made.append(Learning())
+        return made[-1]
+
+    engine = Engine(SETTINGS, scoring)
+    queued = [a_request(number, queued_at=at(number), gpus=number) for number in (3, 1, 2)]
+    running = Held(a_request(4, queued_at=at(0), gpus=4), AllocationState.ACTIVE, 1, (), at(0))
+    for changes in (Changes(complete=True, held=[running], queued=queued), Changes(held=[running], queued=queued)):
+        engine.update(changes, at(9))
+        assert made[-1].seen == [4, 1, 2, 3]
+    engine.update(Changes(complete=True, queued=queued[:1]), at(9))
+    assert made[-1].seen == [3]
 
 
 def test_a_host_that_is_lost_takes_nothing_and_one_that_returns_does() -> None:
@@ -192,9 +233,10 @@ def test_a_limit_that_stands_against_it_does_so_until_something_about_the_custom
     assert [placement.allocation_id for placement in plan.placements] == [3], "it needs less"
     assert {number: reason.code for number, reason in plan.waits.items()} == {1: "quota", 4: "quota"}
     assert plan.waits[1].detail == "It would start now, but ..."
-    there.submit(5, gpus=1, customer_id=2)
+    there.run(20, (1, 13), customer_id=2)
     there.decide()
-    assert 1 not in there.engine.decide(there.now).waits
+    there.gone(20)
+    assert there.starts() == [], "what becomes free elsewhere is no reason to try again"
     there.set_customer(CustomerView(1, weight=2.0))
     there.decide()
     assert there.reasons[4].code == "no_capacity"

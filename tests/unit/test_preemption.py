@@ -159,9 +159,9 @@ def test_each_is_evicted_once_and_for_one_request() -> None:
 
 def test_what_is_cleared_for_one_is_not_taken_by_another() -> None:
     """Not even by one that comes before it by now."""
-    there = world(ONE, settings=replace(SETTINGS, ageing_step_s=5))
+    there = world(ONE, settings=replace(SETTINGS, ageing_step_s=6))
     there.run(10, (1, 10), preemptible=True)
-    there.submit(2, queued_at=at(-1), preemptible=True, customer_id=3)
+    there.submit(2, queued_at=at(-4), preemptible=True, customer_id=3)
     there.submit(1, priority=5)
     assert there.evicts() == [10]
     there.pass_time(GRACE_S)  # by now the other has aged more
@@ -202,6 +202,21 @@ def test_if_its_place_is_lost_others_are_looked_for() -> None:
     assert there.evicts() == [11]
 
 
+def test_if_its_place_becomes_too_small_it_does_not_wait_for_what_leaves_elsewhere() -> None:
+    there = world(TWO, host(2, A100, A100), host(3, H100))
+    there.run(10, (1, 10), preemptible=True)
+    there.run(11, (1, 11))
+    there.run(12, (2, 20), (2, 21), preemptible=True, since_s=1)
+    there.run(13, (3, 30))
+    there.leave(11, grace_s=0)
+    there.submit(1, gpus=2, priority=5, models=("A100",))
+    assert there.evicts() == [10]
+    there.pass_time(GRACE_S)
+    there.leave(13, grace_s=1e6)
+    there.set_host(ONE)
+    assert there.evicts() == [12]
+
+
 def test_a_request_waits_a_moment_before_others_give_way() -> None:
     there = world(ONE, settings=replace(SETTINGS, patience_s=5))
     there.run(10, (1, 10), preemptible=True)
@@ -210,6 +225,16 @@ def test_a_request_waits_a_moment_before_others_give_way() -> None:
     assert there.reasons[1].code == "preempting"
     there.pass_time(6)
     assert there.evicts() == [10]
+
+
+def test_while_it_waits_so_nobody_behind_it_takes_its_place() -> None:
+    there = world(FOUR, host(2, H100), settings=replace(SETTINGS, patience_s=5))
+    there.run(10, (1, 10), (1, 11), limit_s=100)
+    there.run(11, (2, 20), preemptible=True)
+    there.submit(1, gpus=4, priority=5)
+    there.submit(2, gpus=2)
+    assert there.starts() == []
+    assert there.codes()[1] == "preempting"
 
 
 def test_a_gang_gets_all_of_its_hosts_where_the_least_is_lost() -> None:
@@ -258,11 +283,28 @@ def test_nobody_is_evicted_for_who_must_stay_apart_from_others_there() -> None:
     assert there.starts() == [1]
 
 
+def test_others_of_its_set_that_wait_for_a_place_there_count_too() -> None:
+    there = world(TWO, host(2, A100))
+    for number, gpu_id, since_s in ((10, 10, 1), (11, 11, 2), (12, 20, 3)):
+        there.run(number, (gpu_id // 10, gpu_id), preemptible=True, since_s=since_s)
+    for number in (1, 2):
+        there.submit(number, priority=5, apart="replica")
+    assert there.evicts() == [10, 12]
+
+
 def test_what_a_reservation_holds_is_not_evicted() -> None:
     there = world(ONE)
     there.run(10, (1, 10), preemptible=True, reservation_id=5)
     there.submit(1, priority=5)
     assert there.evicts() == []
+
+
+def test_of_many_hosts_the_cheapest_is_found() -> None:
+    there = world(*(host(number, A100) for number in range(1, 100)))
+    for number in range(1, 100):
+        there.run(100 + number, (number, 10 * number), preemptible=True, since_s=1000 - number)
+    there.submit(1, priority=5)
+    assert there.evicts() == [199]
 
 
 def test_where_the_cheapest_may_not_go_yet_it_looks_further() -> None:
@@ -303,6 +345,16 @@ def test_a_group_that_borrows_itself_reclaims_nothing() -> None:
     for number, gpu_id in enumerate((10, 11, 20)):
         there.run(10 + number, (gpu_id // 10, gpu_id), group="red")
     there.submit(1, gpus=2, group="blue", priority=900)
+    assert there.evicts() == []
+
+
+def test_a_group_that_would_borrow_with_it_reclaims_nothing() -> None:
+    one = CapacityGroup("gold", "all", 1000)
+    there = cohort(replace(RED, nominal=1000), replace(BLUE, nominal=1000), one)
+    for number, gpu_id in enumerate((10, 11)):
+        there.run(10 + number, (1, gpu_id), group="red")
+    there.run(12, (2, 20), group="blue")
+    there.submit(1, group="blue")
     assert there.evicts() == []
 
 
@@ -362,6 +414,17 @@ def test_work_of_the_open_group_gives_way_to_itself_by_rank_under_a_quota() -> N
     assert there.evicts() == [11]
 
 
+def test_quota_that_was_given_back_for_it_is_its_own_whoever_comes() -> None:
+    there = cohort(CapacityGroup("red", None, 2000))
+    there.run(10, (1, 10), group="red", priority=1)
+    there.run(11, (1, 11), group="red", priority=9)
+    there.submit(1, group="red", priority=2)
+    assert there.evicts() == [10]
+    there.submit(2, group="red", gpus=2, priority=5, queued_at=at(-1e6), customer_id=2)
+    there.pass_time(GRACE_S)
+    assert there.starts() == [1]
+
+
 def test_no_more_is_reclaimed_from_a_host_than_was_borrowed() -> None:
     """Blue needs a whole host, and red has borrowed one device only: the rest of either host is red's own."""
     there = cohort(replace(RED, nominal=2000), replace(BLUE, nominal=2000))
@@ -369,6 +432,16 @@ def test_no_more_is_reclaimed_from_a_host_than_was_borrowed() -> None:
         there.run(10 + number, (gpu_id // 10, gpu_id), group="red", since_s=10 + number)
     there.submit(1, gpus=2, group="blue")
     assert there.evicts() == [10]
+
+
+def test_a_host_is_not_cleared_of_what_its_group_owns() -> None:
+    """Blue may have two devices, and red has one too many; but no host can be cleared with that one."""
+    there = cohort()
+    for number, gpu_id in enumerate((10, 11, 20)):
+        there.run(10 + number, (gpu_id // 10, gpu_id), group="red", since_s=12 - number)
+    there.run(13, (2, 21), priority=900)
+    there.submit(1, gpus=2, group="blue")
+    assert there.evicts() == []
 
 
 def test_memory_of_a_gpu_and_labels_are_met_by_what_is_cleared() -> None:
