@@ -13,6 +13,7 @@ from scheduler.engine.limits import within_limits
 from scheduler.engine.lookahead import Lookahead
 from scheduler.engine.preemption import Preemption, Sacrifice
 from scheduler.engine.state import State
+from scheduler.engine.staying import stay_or_move
 from scheduler.money import MILLI_PER_GPU
 from scheduler.quota import NOTHING
 from scheduler.views import Held, Part, Request
@@ -207,6 +208,8 @@ class Attempts:
         start = lookahead.earliest_start(request, self.now)
         if start is None:
             return Waits(verdict)
+        kept = self.state.kept.get(request.allocation_id)
+        start = stay_or_move(self.state.cluster, self.state.holdings, kept, start, self._expected_ends())
         return Waits(verdicts.with_start(verdict, start), Kept(request, start.parts, start.at, start.certain))
 
     def is_possible(self, demand: Demand) -> bool:
