@@ -1,4 +1,4 @@
-"""Whether a request stays with the place that is kept for it, where it is not certain when that will be free.
+"""Whether a place that is kept for a request is free, and whether it stays with a place that is not certain.
 
 Estimates change all the time. A request that followed them would wait now here and now there, and what has ended in one
 place would be given to others meanwhile: a large one might never start. So it moves only to where less is in its way.
@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scheduler.cluster.cluster import Cluster
+from scheduler.cluster.pools import NOBODY
 from scheduler.demand import Demand
 from scheduler.engine.expected_ends import ExpectedEnd
 from scheduler.engine.holdings import Holdings
 from scheduler.engine.kept import Kept
 from scheduler.engine.lookahead import Start
-from scheduler.views import Part
+from scheduler.views import Part, Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,27 @@ def stay_or_move(
         return start
     at = max((end.at for end in ends if end.allocation_id in here.allocations), default=start.at)
     return Start(max(at, start.at), kept.parts, False)
+
+
+def is_free(cluster: Cluster, request: Request, parts: Sequence[Part]) -> bool:
+    """Whether the request could start on exactly these devices now."""
+    shape, apart = request.demand.shape, cluster.hosts_apart(request.demand, request.customer_id)
+    for part in parts:
+        host = cluster.host(part.host_id)
+        rooms = cluster.rooms(part.host_id, request.demand) if host is not None and host.schedulable else []
+        if not rooms or part.host_id in apart:
+            return False
+        if rooms[0].cpu_milli < shape.cpu_milli or rooms[0].memory_bytes < shape.memory_bytes:
+            return False
+        usable = {
+            device.gpu_id
+            for room in rooms
+            for device in room.devices
+            if device.free_milli >= shape.milli and device.owner in (NOBODY, request.customer_id)
+        }
+        if not usable.issuperset(gpu_id for gpu_id, _ in part.devices):
+            return False
+    return True
 
 
 def _way(cluster: Cluster, holdings: Holdings, demand: Demand, parts: Sequence[Part]) -> _Way | None:

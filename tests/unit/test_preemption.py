@@ -310,3 +310,15 @@ def test_memory_of_a_gpu_and_labels_are_met_by_what_is_cleared() -> None:
     there.run(11, (2, 20), preemptible=True, since_s=100)
     there.submit(1, priority=5, gpu_memory_bytes=80 * GIB, selectors=(Selector("zone", Operator.IN, ("b",)),))
     assert there.evicts() == [11]
+
+
+def test_what_is_kept_for_others_for_later_does_not_keep_it_from_what_was_cleared() -> None:
+    """The other one waits for CPU of the whole host, which is in its way already now."""
+    there = world(TWO, settings=replace(SETTINGS, ageing_step_s=6))
+    there.run(10, (1, 10), preemptible=True, priority=1)
+    there.run(11, (1, 11), cpu_milli=40_000, priority=9)
+    there.submit(1, priority=5)
+    assert there.evicts() == [10]
+    there.submit(2, cpu_milli=60_000, queued_at=at(-4), customer_id=2)
+    there.pass_time(GRACE_S)
+    assert there.starts() == [1]
