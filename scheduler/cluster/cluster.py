@@ -184,10 +184,14 @@ class Cluster:
         rows = self._pools.rows.get(host_id)
         return self._pools.pool(rows[0]).host if rows else None
 
+    def hosts_apart(self, demand: Demand, customer_id: int) -> frozenset[int]:
+        """The hosts that have another of the request's set, by id, or a place that is kept for one."""
+        return frozenset() if demand.apart is None else frozenset(self._claims.apart(customer_id, demand.apart))
+
     def shortage(self, demand: Demand, customer_id: int) -> Shortage:
         """Why it does not fit, in figures."""
         self._claims.flush()
-        apart = () if demand.apart is None else self._claims.apart(customer_id, demand.apart)
+        apart = self.hosts_apart(demand, customer_id)
         return shortage(self._pools, self._matching, demand, customer_id=customer_id, apart=apart)
 
     def _allowed(self, demand: Demand, customer_id: int) -> Mask:

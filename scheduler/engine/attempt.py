@@ -13,6 +13,7 @@ from scheduler.engine.limits import within_limits
 from scheduler.engine.lookahead import Lookahead
 from scheduler.engine.preemption import Preemption, Sacrifice
 from scheduler.engine.state import State
+from scheduler.engine.staying import is_free, stay_or_move
 from scheduler.money import MILLI_PER_GPU
 from scheduler.quota import NOTHING
 from scheduler.views import Held, Part, Request
@@ -90,7 +91,7 @@ class Attempts:
         if request.reservation_id is not None:
             inside = booked.place_inside(self.state, request, self.asides, self.now)
             return Waits(inside) if isinstance(inside, Blocked) else inside
-        found = self._find(request)
+        found = self._cleared_place(request) or self._find(request)
         if found is not None:
             return found
         return self._being_cleared(request) or self._wait(request)
@@ -117,6 +118,14 @@ class Attempts:
     def _is_cleared(self, request: Request) -> bool:
         kept = self.state.kept.get(request.allocation_id)
         return kept is not None and bool(kept.awaits)
+
+    def _cleared_place(self, request: Request) -> Found | None:
+        """What others have left for it, as soon as it is free: nothing that is kept for anybody stands against that."""
+        kept = self.state.kept.get(request.allocation_id)
+        if not self._alone or kept is None or not kept.awaits or not self._fits_group(request):
+            return None
+        with self.asides.cleared():
+            return kept.parts if is_free(self.state.cluster, request, kept.parts) else None
 
     def _find(self, request: Request) -> Found | None:
         """A place beside what is kept for others; or in it, for what is sure to have ended by then."""
@@ -207,6 +216,8 @@ class Attempts:
         start = lookahead.earliest_start(request, self.now)
         if start is None:
             return Waits(verdict)
+        kept = self.state.kept.get(request.allocation_id)
+        start = stay_or_move(self.state.cluster, self.state.holdings, kept, start, self._expected_ends())
         return Waits(verdicts.with_start(verdict, start), Kept(request, start.parts, start.at, start.certain))
 
     def is_possible(self, demand: Demand) -> bool:

@@ -46,10 +46,7 @@ class Epoch:
 
 @dataclass(frozen=True, slots=True)
 class Blocked:
-    """A verdict on a line. `until`: it is to be looked at again then, whatever else has happened.
-
-    `by_store`: it is not the engine's own, but the store's, which knows better.
-    """
+    """A verdict on a line. `until`: it is to be looked at again then, whatever else has happened."""
 
     code: Code
     detail: str
@@ -58,7 +55,6 @@ class Blocked:
     until: datetime | None = None
     eta: datetime | None = None
     eta_basis: str = "unknown"
-    by_store: bool = False
 
     def stands(self, epoch: Epoch, now: datetime) -> bool:
         before = self.epoch

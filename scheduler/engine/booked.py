@@ -63,11 +63,11 @@ def place_inside(state: State, request: Request, asides: Asides, now: datetime) 
 def _inside(state: State, request: Request, reservation: Reservation) -> tuple[Part, ...] | None:
     """On hosts of one model, in the order of the reservation."""
     demand, by_model = request.demand, dict[str, list[Part]]()
-    hosts = set(state.cluster.hosts_for(demand))
+    hosts = set(state.cluster.hosts_for(demand)) - state.cluster.hosts_apart(demand, request.customer_id)
     for part in reservation.parts:
         for room in state.cluster.rooms(part.host_id, demand) if part.host_id in hosts else ():
             devices = _devices(room, part, request)
-            if devices is not None and not _is_apart(state, request, part.host_id):
+            if devices is not None:
                 by_model.setdefault(room.model, []).append(Part(part.host_id, devices))
     found = [parts[: demand.nodes] for _, parts in sorted(by_model.items()) if len(parts) >= demand.nodes]
     return tuple(found[0]) if found else None
@@ -87,13 +87,6 @@ def _devices(room: Room, part: Part, request: Request) -> tuple[tuple[int, int],
     ]
     chosen = sorted(free, key=lambda device: device.free_milli)[: shape.gpus]
     return tuple((device.gpu_id, shape.milli) for device in chosen) if len(chosen) == shape.gpus else None
-
-
-def _is_apart(state: State, request: Request, host_id: int) -> bool:
-    return request.demand.apart is not None and any(
-        held.request.customer_id == request.customer_id and held.request.demand.apart == request.demand.apart
-        for held in state.holdings.on_host(host_id)
-    )
 
 
 def _why_not_inside(state: State, request: Request, reservation: Reservation) -> str:

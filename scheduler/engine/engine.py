@@ -1,16 +1,15 @@
 """The engine: keeps what the store says in memory, and decides. Deterministic, and with no clock of its own."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from datetime import datetime
 
 from scheduler.cluster.cluster import Cluster
 from scheduler.engine.backlog import place
 from scheduler.engine.blocked import LIMITS, Blocked, Code
 from scheduler.engine.cycle import Cycle
-from scheduler.engine.limits import cost_micro, needs_no_less
+from scheduler.engine.limits import cost_micro
 from scheduler.engine.settings import EngineSettings
-from scheduler.engine.state import State
+from scheduler.engine.state import Refusal, State
 from scheduler.engine.what_if import what_if
 from scheduler.packing.scoring import Fragmentation, Scoring
 from scheduler.plan import Plan
@@ -49,21 +48,11 @@ class Engine:
         return what_if(self._state, request, now)
 
     def refused(self, reasons: Mapping[int, WaitReason]) -> None:
-        state = self._state
-        limited = [
-            (line, verdict)
-            for line in state.backlog.lines.values()
-            if (verdict := line.verdict) is not None
-            and verdict.by_store
-            and verdict.epoch.customer == state.epoch(line.kind).customer
-        ]
-        refused = [(self._take_back(allocation_id), reason) for allocation_id, reason in sorted(reasons.items())]
-        # What the store said of others stands: else two of a customer would be tried in turn, for ever.
-        for line, verdict in limited:
-            line.verdict = replace(verdict, epoch=state.epoch(line.kind))
-        for request, reason in refused:
+        for allocation_id, reason in sorted(reasons.items()):
+            request = self._take_back(allocation_id)
             if request is not None and reason.code in LIMITS:
-                self._limit(request, reason)
+                verdict = Blocked(Code(reason.code), reason.detail, self._state.epoch(request), reason.figures)
+                self._state.refusals.setdefault(request.customer_id, []).append(Refusal(request, verdict))
 
     def _take_in_the_world(self, changes: Changes) -> None:
         state = self._state
@@ -120,22 +109,17 @@ class Engine:
             self._state.customer_changed(held.request.customer_id)
 
     def _take_back(self, allocation_id: int) -> Request | None:
-        """Undo a placement; the request waits again."""
+        """Undo a placement; the request waits again. Nothing about its customer is new by that, to the store."""
         state = self._state
         held = state.holdings.get(allocation_id)
         if held is None:
             return None
-        self._give_back(allocation_id, held.since)
-        state.spend(held.request.customer_id, -cost_micro(state, held.request, held.parts))
-        state.backlog.put(held.request, held.since)
-        return held.request
-
-    def _limit(self, request: Request, reason: WaitReason) -> None:
-        """It stands against the request, and its customer's others that need no less."""
-        verdict = Blocked(Code(reason.code), reason.detail, self._state.epoch(request), reason.figures, by_store=True)
-        for line in self._state.backlog.lines.values():
-            if line.kind.customer_id == request.customer_id and needs_no_less(line.kind, request):
-                line.verdict = verdict
+        request = held.request
+        state.holdings.drop(allocation_id, held.since)
+        state.look_again(request.customer_id)
+        state.spend(request.customer_id, -cost_micro(state, request, held.parts))
+        state.backlog.put(request, held.since)
+        return request
 
     def _empty(self) -> State:
         return State.empty(self._settings, Cluster(self._scoring(), topology=self._settings.topology))

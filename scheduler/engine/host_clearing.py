@@ -1,6 +1,6 @@
 """What would have to leave one host so that one part of a request fits there, at the least cost."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from scheduler.cluster.pools import NOBODY
@@ -28,6 +28,15 @@ class _Space:
     memory_bytes: int
     free: dict[int, int]  # thousandths by gpu id
     owner: dict[int, int]  # the customer that has a part of a device
+
+    @staticmethod
+    def of(room: Room) -> "_Space":
+        return _Space(
+            room.cpu_milli,
+            room.memory_bytes,
+            {device.gpu_id: device.free_milli for device in room.devices},
+            {device.gpu_id: device.owner for device in room.devices},
+        )
 
     def add(self, victim: Held, host_id: int, sign: int = 1) -> None:
         shape = victim.request.demand.shape
@@ -59,15 +68,45 @@ class _Space:
 def clear_host(
     room: Room, demand: Demand, customer_id: int, victims: Sequence[Held], costs: Mapping[int, float]
 ) -> Clearing | None:
-    """The cheapest way to make room among the devices of one model of a host. `costs` are by allocation id."""
-    space = _Space(
-        room.cpu_milli,
-        room.memory_bytes,
-        {device.gpu_id: device.free_milli for device in room.devices},
-        {device.gpu_id: device.owner for device in room.devices},
-    )
-    chosen: list[Held] = []
-    for victim in sorted(victims, key=lambda victim: _price(victim, space, room.host_id, costs)):
+    """A cheap way to make room among the devices of one model of a host. `costs` are by allocation id.
+
+    Victims are taken by what each costs for what it gives, until the request fits, and then those that are not needed
+    are spared; and again by what each costs alone, since one that gives much may give too much. The cheaper way is it.
+    """
+    gives = {victim.request.allocation_id: _freed(victim, room) for victim in victims}
+
+    def for_what_it_gives(number: int) -> tuple[float, int]:
+        return costs[number] / gives[number] if gives[number] else float("inf"), number
+
+    def alone(number: int) -> tuple[float, int]:
+        return costs[number], number
+
+    best: Clearing | None = None
+    for price in (for_what_it_gives, alone):
+        found = _in_order(room, demand, customer_id, _sorted(victims, price), costs)
+        if found is None or not found.victims:
+            return found
+        if best is None or found.cost < best.cost:
+            best = found
+    return best
+
+
+def _sorted(victims: Sequence[Held], price: Callable[[int], tuple[float, int]]) -> list[Held]:
+    return sorted(victims, key=lambda victim: price(victim.request.allocation_id))
+
+
+def _freed(victim: Held, room: Room) -> int:
+    """Thousandths of the room's devices."""
+    wanted = {device.gpu_id for device in room.devices}
+    there = [part for part in victim.parts if part.host_id == room.host_id]
+    return sum(milli for part in there for gpu_id, milli in part.devices if gpu_id in wanted)
+
+
+def _in_order(
+    room: Room, demand: Demand, customer_id: int, victims: Sequence[Held], costs: Mapping[int, float]
+) -> Clearing | None:
+    space, chosen = _Space.of(room), list[Held]()
+    for victim in victims:
         if space.fits(demand, customer_id):
             break
         space.add(victim, room.host_id)
@@ -78,15 +117,6 @@ def clear_host(
     taken = space.devices(demand, customer_id)[: demand.shape.gpus]
     part = Part(room.host_id, tuple((gpu_id, demand.shape.milli) for gpu_id in sorted(taken)))
     return Clearing(part, room.model, tuple(needed), sum(costs[victim.request.allocation_id] for victim in needed))
-
-
-def _price(victim: Held, space: _Space, host_id: int, costs: Mapping[int, float]) -> tuple[float, int]:
-    """What is lost for each thousandth of a wanted device that comes free; those that free none come last."""
-    number = victim.request.allocation_id
-    freed = sum(
-        milli for part in victim.parts if part.host_id == host_id for gpu, milli in part.devices if gpu in space.free
-    )
-    return (costs[number] / freed if freed else float("inf")), number
 
 
 def _without_spare(

@@ -62,6 +62,7 @@ class _Place:
     demand: Demand
     parts: tuple[Part, ...]
     since: datetime
+    cleared: bool = False  # others have been told to leave it
 
 
 @dataclass(slots=True)
@@ -99,7 +100,8 @@ class Asides:
         request = kept.request
         if _key(request) not in self._places and not kept.awaits:
             self.waiting += 1
-        self._set(_key(request), _Place(request.customer_id, request.demand, kept.parts, kept.since))
+        place = _Place(request.customer_id, request.demand, kept.parts, kept.since, bool(kept.awaits))
+        self._set(_key(request), place)
 
     def drop(self, request: Request) -> None:
         """Nothing is kept for it any more."""
@@ -148,6 +150,15 @@ class Asides:
         with self.cluster.trial():
             for key, place in self._places.items():
                 if key[0] == "request" or key[1] == reservation.reservation_id or place.since >= reservation.ends_at:
+                    self.cluster.clear_aside(key)
+            yield
+
+    @contextmanager
+    def cleared(self) -> Iterator[None]:
+        """Only what others have cleared, and reservations, stand against one for whom others have left."""
+        with self.cluster.trial():
+            for key, place in self._places.items():
+                if key[0] == "request" and not place.cleared:
                     self.cluster.clear_aside(key)
             yield
 

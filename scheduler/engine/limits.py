@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from scheduler.engine.backlog import Kind
 from scheduler.engine.blocked import Blocked, Code
 from scheduler.engine.holdings import resources
 from scheduler.engine.state import State
@@ -22,6 +21,9 @@ def within_limits(state: State, request: Request, *, kept: Resources, until: dat
     epoch = state.epoch(request)
     if customer.disabled:
         return Blocked(Code.QUOTA, "The customer is disabled.", epoch)
+    for refusal in state.refusals.get(request.customer_id, ()):
+        if _needs_no_less(request, refusal.request):
+            return replace(refusal.verdict, epoch=epoch)
     held, asked = state.holdings.of_customer(request.customer_id), resources(request.demand)
     if found := lack(customer.limits, held=held, asked=asked):
         figures = {f"{found.resource}_limit": found.limit, "in_use": found.held, "wanted": found.asked}
@@ -38,15 +40,15 @@ def can_ever_fit(limits: Limits, request: Request) -> bool:
     return lack(limits, held=NOTHING, asked=resources(request.demand)) is None
 
 
-def needs_no_less(kind: Kind, request: Request) -> bool:
-    """Whether a limit that stands against the request stands against that kind too."""
-    wanted, refused = resources(kind.demand), resources(request.demand)
+def _needs_no_less(request: Request, other: Request) -> bool:
+    """Whether a limit that stands against the other one stands against the request too."""
+    wanted, refused = resources(request.demand), resources(other.demand)
     return (
         wanted.gpus >= refused.gpus
         and wanted.cpu_milli >= refused.cpu_milli
         and wanted.memory_bytes >= refused.memory_bytes
-        and kind.demand.gpu_milli * kind.hold_s >= request.demand.gpu_milli * request.hold_s
-        and kind.demand.models == request.demand.models
+        and request.demand.gpu_milli * request.hold_s >= other.demand.gpu_milli * other.hold_s
+        and request.demand.models == other.demand.models
     )
 
 

@@ -65,7 +65,7 @@ class Preemption:
                 victims = sorted(found.victims, key=self._dearness)
                 unlawful = self._unlawful(request, victims)
                 if not unlawful:
-                    return Sacrifice(tuple(victims), found.parts) if self._enough(request, victims) else None
+                    return Sacrifice(tuple(victims), found.parts)
                 spared |= unlawful
         return None
 
@@ -91,13 +91,6 @@ class Preemption:
             return None
         parts, more = found
         return Sacrifice(self._needed(request, for_quota, more, parts), parts)
-
-    def _enough(self, request: Request, victims: Sequence[Held]) -> bool:
-        """Whether it really fits when they have gone: nobody is evicted for nothing."""
-        with self.cluster.trial():
-            for victim in victims:
-                self.cluster.release(victim.request.allocation_id)
-            return self.cluster.find(request.demand, request.customer_id) is not None
 
     def _unlawful(self, request: Request, victims: Sequence[Held]) -> set[int]:
         """Those that it may not evict once those before have gone, since their group has stopped to borrow by then."""
@@ -182,13 +175,13 @@ class Preemption:
         """The cheapest clearings, and whether something was spared because it has not run for long enough."""
         clearings: list[Clearing] = []
         young = False
+        apart = self.cluster.hosts_apart(request.demand, request.customer_id)
         for host_id in hosts:
-            there = self.holdings.on_host(host_id)
-            if _is_apart(request, there, absent):
+            if host_id in apart:
                 continue
             allowed = [
                 victim
-                for victim in there
+                for victim in self.holdings.on_host(host_id)
                 if victim.request.allocation_id not in absent
                 and _is_settled(victim)
                 and self._rules.allow(request, victim.request)
@@ -253,17 +246,6 @@ class Preemption:
 
 def _is_settled(held: Held) -> bool:
     return held.state is AllocationState.ACTIVE and held.request.reservation_id is None
-
-
-def _is_apart(request: Request, there: Sequence[Held], absent: Set[int]) -> bool:
-    """Whether another of its set, that will stay, is on the host."""
-    return request.demand.apart is not None and any(
-        held.request.customer_id == request.customer_id
-        and held.request.demand.apart == request.demand.apart
-        and held.state is not AllocationState.RELEASING
-        and held.request.allocation_id not in absent
-        for held in there
-    )
 
 
 def _cheapest(clearings: Sequence[Clearing], demand: Demand, cluster: Cluster) -> list[Clearing] | None:

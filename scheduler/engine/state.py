@@ -6,7 +6,7 @@ from datetime import datetime
 from scheduler.cluster.cluster import Cluster
 from scheduler.demand import Demand
 from scheduler.engine.backlog import Backlog, Kind, Line
-from scheduler.engine.blocked import Epoch
+from scheduler.engine.blocked import Blocked, Epoch
 from scheduler.engine.capacity import Capacity
 from scheduler.engine.fair_share import FairShare
 from scheduler.engine.holdings import Holdings
@@ -15,6 +15,14 @@ from scheduler.engine.pace import Pace
 from scheduler.engine.settings import EngineSettings
 from scheduler.ports import WaitReason
 from scheduler.views import CapacityGroup, CustomerView, Request, Reservation
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A limit by which the store has refused a request: it knows better than the engine."""
+
+    request: Request
+    verdict: Blocked
 
 
 @dataclass(slots=True)
@@ -32,6 +40,7 @@ class State:
     reservations: dict[int, Reservation] = field(default_factory=dict)
     kept: dict[int, Kept] = field(default_factory=dict)  # by the id of the request that it is kept for
     released: int = 0  # rises whenever something is kept no longer: others may have it
+    refusals: dict[int, list[Refusal]] = field(default_factory=dict)  # by customer, until something about it changes
     spent: dict[int, int] = field(default_factory=dict)  # of balances, in micro-units, since the last update
     models_of: dict[Demand, tuple[str, ...]] = field(default_factory=dict)
     said: dict[int, WaitReason] = field(default_factory=dict)
@@ -79,6 +88,11 @@ class State:
         self.spent[customer_id] = self.spent.get(customer_id, 0) + micro
 
     def customer_changed(self, customer_id: int) -> None:
+        self.refusals.pop(customer_id, None)
+        self.look_again(customer_id)
+
+    def look_again(self, customer_id: int) -> None:
+        """Verdicts on requests of the customer do not stand any more."""
         self.customer_changes[customer_id] = self.customer_changes.get(customer_id, 0) + 1
 
     def stop_keeping(self, allocation_id: int) -> None:

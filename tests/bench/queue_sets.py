@@ -8,8 +8,8 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +20,14 @@ from scheduler.engine.settings import EngineSettings
 from scheduler.loop import Scheduler
 from scheduler.ports import Store
 from scheduler.simulator.course import Course
-from scheduler.simulator.figures import run_figures
+from scheduler.simulator.figures import RunFigures
 from scheduler.simulator.queue_sets import read_queue_sets
-from scheduler.simulator.timer_fabric import TimerFabric
-from scheduler.simulator.trace import Trace
 from tests.bench.figures import Figure, median
 from tests.bench.queue_database import InMemory, in_postgres
-from tests.bench.queue_users import Inline, Users, beside
+from tests.bench.queue_users import Clock, InProcess, World, beside
 
 CONFIGS = Path(scheduler.simulator.__file__).parent / "configs"
 _PAUSE_S = 0.005  # between cycles, as the controller's
-_TICK_S = 1.0
 _LIMIT_S = 900.0
 _RUNS = 3
 _WALL_S = {"baseline": 75.0, "large": 60.0}
@@ -38,62 +35,45 @@ _WALL_S = {"baseline": 75.0, "large": 60.0}
 _WAITS_S = {"large": 16.5, "medium": 76.8, "small": 215.0}
 
 
-@dataclass(slots=True)
-class RealTime:
-    """A trace in real time; `run` returns when all of it has ended and is recorded."""
+def play(store: Store, begin: Callable[[], World]) -> tuple[RunFigures, float, list[float]]:
+    """What became of a trace that is played in real time, once all of it has ended and is recorded; how many seconds
+    that took, and every cycle.
 
-    trace: Trace
-    course: Course = field(init=False)
-    begun_s: float = 0.0
-    cycles_s: list[float] = field(default_factory=list)
-
-    def run(self, store: Store, users: Users) -> float:
-        """Seconds that it took.
-
-        Raises:
-            TimeoutError
-        """
-        self.course = Course(self.trace)
-        self.begun_s = time.monotonic()
-        users.begin(utc_now())
-        fabric = TimerFabric(self.course, self._now_ms)
-        loop = Scheduler(store, fabric, Engine(EngineSettings(grace_s=0)), utc_now, lambda effect: effect())
-        unfinished = True
-        while unfinished or not self.course.done:
-            now_ms = self._now_ms()
-            users.ask([attempt.uid for attempt in self.course.attempts(now_ms)], self.course.ends(now_ms))
-            begun = time.monotonic()
-            unfinished = loop.cycle().unfinished
-            self.cycles_s.append(time.monotonic() - begun)
-            time.sleep(_PAUSE_S)
-            users.wait(0.0 if unfinished else self._rest_s())
-            if time.monotonic() - self.begun_s > _LIMIT_S:
-                raise TimeoutError(f"{self.course.finished} of {len(self.trace.work)} are finished")
-        return time.monotonic() - self.begun_s
-
-    def _rest_s(self) -> float:
-        due = self.course.next_ms
-        return _TICK_S if due is None else min(_TICK_S, max(0.0, (due - self._now_ms()) / 1000))
-
-    def _now_ms(self) -> int:
-        return int((time.monotonic() - self.begun_s) * 1000)
+    Raises:
+        TimeoutError
+    """
+    begun_s = time.monotonic()
+    world = begin()
+    loop = Scheduler(store, world.fabric, Engine(EngineSettings(grace_s=0)), utc_now, lambda effect: effect())
+    cycles_s: list[float] = []
+    figures, unfinished = world.go_on(), False
+    while figures is None or unfinished:
+        begun = time.monotonic()
+        unfinished = loop.cycle().unfinished
+        cycles_s.append(time.monotonic() - begun)
+        time.sleep(_PAUSE_S)
+        if not unfinished and figures is None:
+            world.wait()
+        figures = world.go_on() or figures
+        if time.monotonic() > begun_s + _LIMIT_S:
+            raise TimeoutError(f"the trace is not over after {_LIMIT_S:.0f} s")
+    return figures, time.monotonic() - begun_s, cycles_s
 
 
 def measure(config: Path, store: str) -> dict[str, Any]:  # Any: JSON
     trace = read_queue_sets(config)
-    real_time = RealTime(trace)
     if store == "memory":
         memory = InMemory(trace)
-        wall_s = real_time.run(memory.store, Inline(memory))
+        figures, wall_s, cycles_s = play(memory.store, lambda: InProcess(memory, Course(trace), Clock()))
     else:
-        with in_postgres(trace) as (url, postgres), beside(url, trace) as users:
-            wall_s = real_time.run(postgres, users)
+        with in_postgres(trace) as (url, postgres), beside(url, trace) as begin:
+            figures, wall_s, cycles_s = play(postgres, begin)
     return {
         "wall_s": wall_s,
-        "cycles": len(real_time.cycles_s),
-        "in_cycles_s": sum(real_time.cycles_s),
-        "longest_cycle_s": max(real_time.cycles_s),
-        **asdict(run_figures(real_time.course)),
+        "cycles": len(cycles_s),
+        "in_cycles_s": sum(cycles_s),
+        "longest_cycle_s": max(cycles_s),
+        **asdict(figures),
     }
 
 

@@ -1,73 +1,115 @@
-"""Users of the queue sets: they queue work and ask for its end, in a process of their own as the platform's API is."""
+"""The world of the queue sets: users who queue work and ask for its end in time, and the clock by which work runs.
+
+Over PostgreSQL it is a process of its own, as the platform's API and its hosts are: the loop's process only grants and
+ends.
+"""
 
 import multiprocessing
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from multiprocessing.connection import Connection
 from typing import Protocol
 
+from api.clock import utc_now
 from api.db import Database
+from scheduler.simulator.course import Course
+from scheduler.simulator.figures import RunFigures, run_figures
+from scheduler.simulator.timer_fabric import TimerFabric
 from scheduler.simulator.trace import Trace
 from tests.bench.queue_database import PostgresWriter, QueueWriter
 
-_Asked = tuple[Sequence[str], Sequence[str]]  # uids to queue, and to end
 _READY_S = 60.0
+_TICK_S = 1.0
 
 
-class Users(Protocol):
-    def begin(self, at: datetime) -> None:
-        """The trace's time begins. To be called once, before anything is asked."""
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """Since when a trace's time runs. The monotonic clock is the same in all processes of a machine."""
 
-    def ask(self, queued: Sequence[str], ended: Sequence[str]) -> None: ...
+    begun: datetime = field(default_factory=utc_now)
+    begun_s: float = field(default_factory=time.monotonic)
 
-    def wait(self, timeout_s: float) -> None:
-        """Until something that was asked has been written, or so long."""
+    def now_ms(self) -> int:
+        return int((time.monotonic() - self.begun_s) * 1000)
+
+
+class World(Protocol):
+    """`fabric` runs the work of the trace."""
+
+    @property
+    def fabric(self) -> TimerFabric: ...
+
+    def go_on(self) -> RunFigures | None:
+        """Let happen what is due; the figures, once all work has ended."""
+
+    def wait(self) -> None:
+        """Until something has been written, or for a moment."""
 
 
 @dataclass(slots=True)
-class Inline:
+class InProcess:
     """For what is in memory: everything is written at once."""
 
     writer: QueueWriter
+    course: Course
+    clock: Clock
+    fabric: TimerFabric = field(init=False)
 
-    def begin(self, at: datetime) -> None:
-        self.writer.begun = at
+    def __post_init__(self) -> None:
+        self.writer.begun = self.clock.begun
+        self.fabric = TimerFabric(self.course, self.clock.now_ms)
 
-    def ask(self, queued: Sequence[str], ended: Sequence[str]) -> None:
-        self.writer.queue(queued)
-        self.writer.end(ended)
+    def go_on(self) -> RunFigures | None:
+        _write_what_is_due(self.course, self.writer, self.clock.now_ms())
+        return run_figures(self.course) if self.course.done else None
 
-    def wait(self, timeout_s: float) -> None:
-        time.sleep(timeout_s)
+    def wait(self) -> None:
+        time.sleep(_rest_s(self.course, self.clock))
+
+
+@dataclass(slots=True)
+class _Told:
+    """Tells the other process what is granted and ended."""
+
+    connection: Connection
+
+    def granted(self, uid: str, now_ms: int) -> None:
+        self.connection.send(("granted", uid, now_ms))
+
+    def ended(self, uid: str, now_ms: int) -> None:
+        self.connection.send(("ended", uid, now_ms))
 
 
 @dataclass(slots=True)
 class Beside:
     connection: Connection
+    clock: Clock
+    fabric: TimerFabric = field(init=False)
 
-    def begin(self, at: datetime) -> None:
-        self.connection.send(at)
+    def __post_init__(self) -> None:
+        self.connection.send(self.clock)
+        self.fabric = TimerFabric(_Told(self.connection), self.clock.now_ms)
 
-    def ask(self, queued: Sequence[str], ended: Sequence[str]) -> None:
-        if queued or ended:
-            self.connection.send((queued, ended))
-
-    def wait(self, timeout_s: float) -> None:
+    def go_on(self) -> RunFigures | None:
         """
         Raises:
             EOFError: the other process has failed.
         """
-        if self.connection.poll(timeout_s):
-            while self.connection.poll():
-                self.connection.recv()
+        figures: RunFigures | None = None
+        while self.connection.poll():
+            figures = self.connection.recv()
+        return figures
+
+    def wait(self) -> None:
+        self.connection.poll(_TICK_S)
 
 
 @contextmanager
-def beside(url: str, trace: Trace) -> Iterator[Users]:
-    """Users who write to that database."""
+def beside(url: str, trace: Trace) -> Iterator[Callable[[], World]]:
+    """A world that writes to that database; the time of the trace begins when it is called."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs, url, trace), daemon=True)
@@ -77,34 +119,43 @@ def beside(url: str, trace: Trace) -> Iterator[Users]:
         if not ours.poll(_READY_S):
             raise TimeoutError("the users' process does not begin")
         ours.recv()
-        yield Beside(ours)
+        yield lambda: Beside(ours, Clock())
     finally:
         ours.close()
         process.join(_READY_S)
 
 
 def _serve(connection: Connection, url: str, trace: Trace) -> None:
-    database = Database(url)
+    database, course = Database(url), Course(trace)
     writer = PostgresWriter(database, trace)
     connection.send(None)
     try:
-        writer.begun = connection.recv()
-        while True:
-            queued, ended = _all_of(connection)
-            if queued:
-                writer.queue(queued)
-            if ended:
-                writer.end(ended)
-            connection.send(None)
+        clock: Clock = connection.recv()
+        writer.begun = clock.begun
+        while not course.done:
+            while connection.poll():
+                what, uid, now_ms = connection.recv()
+                (course.granted if what == "granted" else course.ended)(uid, now_ms)
+            if _write_what_is_due(course, writer, clock.now_ms()):
+                connection.send(None)
+            connection.poll(_rest_s(course, clock))
+        connection.send(run_figures(course))
     except (EOFError, BrokenPipeError):
+        pass
+    finally:
         database.close()
 
 
-def _all_of(connection: Connection) -> _Asked:
-    """All that has come up meanwhile: one transaction for as much as there is."""
-    queued, ended = map(list, connection.recv())
-    while connection.poll():
-        more_queued, more_ended = connection.recv()
-        queued += more_queued
-        ended += more_ended
-    return queued, ended
+def _write_what_is_due(course: Course, writer: QueueWriter, now_ms: int) -> bool:
+    """What has come up meanwhile, in one transaction for what is queued and one for what ends; whether anything has."""
+    queued, ended = [attempt.uid for attempt in course.attempts(now_ms)], course.ends(now_ms)
+    if queued:
+        writer.queue(queued)
+    if ended:
+        writer.end(ended)
+    return bool(queued or ended)
+
+
+def _rest_s(course: Course, clock: Clock) -> float:
+    due = course.next_ms
+    return _TICK_S if due is None else min(_TICK_S, max(0.0, (due - clock.now_ms()) / 1000))

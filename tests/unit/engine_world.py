@@ -135,6 +135,14 @@ class EngineWorld:
         self.reasons.update(plan.waits)
         return plan
 
+    def refuse(self, code: str, *numbers: int) -> None:
+        """The store did not take what the last cycle has started."""
+        for number in numbers:
+            self.queued[number] = self.held.pop(number).request
+        told = [held for held in self._changes.held if held.request.allocation_id not in numbers]
+        self._changes = replace(self._changes, held=told)
+        self.engine.refused({number: WaitReason(code, f"It was refused for {code}.", 1) for number in numbers})
+
     def starts(self) -> list[int]:
         """What the next cycle starts, in its order."""
         return [placement.allocation_id for placement in self.decide().placements]

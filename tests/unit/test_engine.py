@@ -1,12 +1,15 @@
 """The engine's memory: changes, what was refused, limits, bounded work, and that no order makes a difference."""
 
 import random
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from scheduler.engine.engine import Engine
+from scheduler.packing.scoring import Spread
+from scheduler.packing.shape import Shape
 from scheduler.plan import Plan
 from scheduler.ports import Changes, WaitReason
 from scheduler.states import AllocationState
@@ -27,6 +30,18 @@ def test_what_was_placed_counts_until_the_store_says_otherwise() -> None:
     assert len(engine.decide(at(0)).placements) == 1
     engine.update(Changes(queued=[a_request(2, queued_at=at(1))]), at(1))
     assert engine.decide(at(1)).placements == []
+
+
+def test_what_was_evicted_leaves_until_the_store_says_otherwise() -> None:
+    there = world(host(1, A100))
+    victim = there.run(10, (1, 10), preemptible=True)
+    there.submit(1, priority=5)
+    assert there.evicts() == [10]
+    there.engine.update(Changes(hosts=[host(1, A100)]), there.now)  # so that everything is looked at again
+    assert there.engine.decide(there.now).evictions == []
+    there.engine.update(Changes(held=[victim]), there.now)  # the store did not do it
+    there.now += timedelta(seconds=SETTINGS.refresh_s)
+    assert [eviction.allocation_id for eviction in there.engine.decide(there.now).evictions] == [10]
 
 
 def test_the_same_changes_again_make_no_difference() -> None:
@@ -87,6 +102,33 @@ def test_complete_changes_make_it_forget_everything() -> None:
             there.submit(number, gpus=1 + number % 3, customer_id=number % 2)
         there.tell_all()
     assert histories[0].decide() == histories[1].decide()
+
+
+@dataclass(frozen=True)
+class Learning(Spread):
+    """Notes the shapes that it is told of."""
+
+    seen: list[int] = field(default_factory=list)
+
+    def observe(self, shape: Shape) -> None:
+        self.seen.append(shape.gpus)
+
+
+def test_scoring_learns_from_each_request_once_in_the_order_of_arrival_and_anew_after_complete_changes() -> None:
+    made: list[Learning] = []
+
+    def scoring() -> Learning:
+        made.append(Learning())
+        return made[-1]
+
+    engine = Engine(SETTINGS, scoring)
+    queued = [a_request(number, queued_at=at(number), gpus=number) for number in (3, 1, 2)]
+    running = Held(a_request(4, queued_at=at(0), gpus=4), AllocationState.ACTIVE, 1, (), at(0))
+    for changes in (Changes(complete=True, held=[running], queued=queued), Changes(held=[running], queued=queued)):
+        engine.update(changes, at(9))
+        assert made[-1].seen == [4, 1, 2, 3]
+    engine.update(Changes(complete=True, queued=queued[:1]), at(9))
+    assert made[-1].seen == [3]
 
 
 def test_a_host_that_is_lost_takes_nothing_and_one_that_returns_does() -> None:
@@ -180,24 +222,29 @@ def test_what_was_refused_is_undone_and_decided_anew() -> None:
 
 
 def test_a_limit_that_stands_against_it_does_so_until_something_about_the_customer_changes() -> None:
-    there = world(FOUR)
-    for number in (1, 2):
-        there.submit(number, gpus=2)
-    there.submit(3, gpus=1)
-    there.submit(4, gpus=3, cpu_milli=2000)
-    first = there.decide()
-    assert [placement.allocation_id for placement in first.placements] == [1, 2]
-    there.engine.refused({1: WaitReason("quota", "It would start now, but ...", 1)})
-    plan = there.engine.decide(there.now)
-    assert [placement.allocation_id for placement in plan.placements] == [3], "it needs less"
-    assert {number: reason.code for number, reason in plan.waits.items()} == {1: "quota", 4: "quota"}
-    assert plan.waits[1].detail == "It would start now, but ..."
-    there.submit(5, gpus=1, customer_id=2)
+    there = world(FOUR, host(2, *[A100] * 4))
+    there.submit(1, gpus=2)
+    there.run(20, (2, 20), customer_id=2)
     there.decide()
-    assert 1 not in there.engine.decide(there.now).waits
+    there.refuse("quota", 1)
+    assert there.starts() == []
+    assert (there.reasons[1].code, there.reasons[1].detail) == ("quota", "It was refused for quota.")
+    there.gone(20)
+    assert there.starts() == [], "what becomes free elsewhere is no reason to try again"
     there.set_customer(CustomerView(1, weight=2.0))
+    assert there.starts() == [1]
+
+
+def test_a_limit_stands_against_what_needs_no_less() -> None:
+    there = world(FOUR, host(2, *[A100] * 4))
+    there.submit(1, gpus=2)
     there.decide()
-    assert there.reasons[4].code == "no_capacity"
+    there.refuse("quota", 1)
+    there.submit(2, gpus=2, cpu_milli=2000)
+    there.submit(3, gpus=1)
+    there.submit(4, gpus=2, customer_id=2)
+    assert there.starts() == [3, 4]
+    assert there.codes() == {1: "quota", 2: "quota"}
 
 
 def test_two_that_are_refused_together_both_wait() -> None:
@@ -205,8 +252,9 @@ def test_two_that_are_refused_together_both_wait() -> None:
     there.submit(1, gpus=2)
     there.submit(2, gpus=1)
     there.decide()
-    there.engine.refused({number: WaitReason("balance", "too little", 1) for number in (1, 2)})
-    assert there.engine.decide(there.now).placements == []
+    there.refuse("balance", 1, 2)
+    assert there.starts() == []
+    assert there.codes() == {1: "balance", 2: "balance"}
 
 
 def test_two_that_are_refused_in_turn_are_not_tried_for_ever() -> None:
@@ -227,9 +275,6 @@ def test_what_is_not_placed_can_not_be_refused() -> None:
     there.engine.refused({99: WaitReason("quota", "", 1)})
     there.submit(1)
     assert there.starts() == [1]
-
-
-# Limits
 
 
 def test_a_cycle_has_a_bound_and_the_next_begins_with_what_it_did_not_reach() -> None:

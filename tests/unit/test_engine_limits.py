@@ -83,6 +83,17 @@ def test_what_starts_together_is_paid_together() -> None:
     assert [placement.allocation_id for placement in there.engine.decide(there.now).placements] == [2]
 
 
+def test_what_was_spent_is_as_the_store_says_from_then_on() -> None:
+    there = world(FOUR)
+    there.set_customer(payer(250, **{A100: 3600}))
+    for number in (1, 2, 3):
+        there.submit(number, hold_s=100)
+    assert there.starts() == [1, 2]
+    for number in (1, 2):
+        there.gone(number)  # and what was held for them has been given back
+    assert there.starts() == [3]
+
+
 def test_it_takes_a_model_that_can_be_paid() -> None:
     there = world(host(1, H100, H100), host(2, A100, A100))
     there.set_customer(payer(100, **{A100: 3600, H100: 36_000}))

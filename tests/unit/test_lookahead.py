@@ -202,3 +202,51 @@ def test_cpu_and_memory_count_as_devices_do() -> None:
     there.submit(1, cpu_milli=30_000)
     there.decide()
     assert eta(there, 1) == (110, "limits")
+
+
+def test_it_stays_where_less_is_in_its_way_whatever_estimates_say() -> None:
+    """Else what ends where it waits would be given to others, and it might never start."""
+    there = world(TWO, host(2, A100, A100))
+    for number, gpu_id in enumerate((10, 11)):
+        there.run(10 + number, (1, gpu_id), since_s=100)
+    for number, gpu_id in enumerate((20, 21)):
+        there.run(20 + number, (2, gpu_id), since_s=500)
+    there.submit(1, gpus=2)
+    there.decide()
+    assert eta(there, 1) == (100, "estimate")
+    there.gone(20)
+    there.gone(21)
+    there.run(22, (2, 20), (2, 21), since_s=-49)  # it will just have begun
+    there.gone(10)
+    there.pass_time(50)
+    there.submit(2, customer_id=2)
+    assert there.starts() == []
+    assert eta(there, 1) == (50 + 150, "estimate")
+    there.gone(11)
+    assert there.starts() == [1]
+
+
+def test_it_moves_to_where_less_is_in_its_way() -> None:
+    there = world(TWO, host(2, A100, A100))
+    for number, gpu_id in enumerate((10, 11)):
+        there.run(10 + number, (1, gpu_id), since_s=100)
+    for number, gpu_id in enumerate((20, 21)):
+        there.run(20 + number, (2, gpu_id), since_s=500)
+    there.submit(1, gpus=2)
+    there.decide()
+    there.gone(20)
+    there.gone(21)
+    assert there.starts() == [1]
+
+
+def test_it_leaves_a_place_that_is_lost() -> None:
+    there = world(TWO, host(2, A100, A100))
+    for number, gpu_id in enumerate((10, 11)):
+        there.run(10 + number, (1, gpu_id), since_s=100)
+    for number, gpu_id in enumerate((20, 21)):
+        there.run(20 + number, (2, gpu_id), since_s=500)
+    there.submit(1, gpus=2)
+    there.decide()
+    there.set_host(replace(TWO, why_not="it is draining"))
+    there.decide()
+    assert eta(there, 1) == (500, "estimate")

@@ -5,8 +5,7 @@ from dataclasses import replace
 import pytest
 
 from scheduler.demand import Operator, Selector
-from scheduler.views import CapacityGroup
-from tests.unit.engine_world import GRACE_S, SETTINGS, EngineWorld, at, world
+from tests.unit.engine_world import GRACE_S, SETTINGS, at, world
 from tests.unit.simulated_world import A100, GIB, H100, host
 
 ONE, TWO, FOUR = host(1, A100), host(1, A100, A100), host(1, *[A100] * 4)
@@ -122,18 +121,6 @@ def test_what_ends_by_itself_in_a_moment_is_waited_for() -> None:
     assert there.evicts() == [10], "it is late"
 
 
-def test_the_quota_that_is_given_back_already_is_waited_for() -> None:
-    there = cohort(CapacityGroup("red", None, 2000))
-    there.run(10, (1, 10), group="red", priority=1)
-    there.run(11, (1, 11), group="red", priority=1)
-    there.leave(10)
-    there.submit(1, group="red", priority=2)
-    assert there.evicts() == []
-    assert there.reasons[1].detail == "What ends now makes room for it."
-    there.pass_time(GRACE_S)
-    assert there.starts() == [1]
-
-
 def test_what_does_not_leave_is_not_waited_for_for_ever() -> None:
     there = world(TWO)
     there.run(10, (1, 10), preemptible=True)
@@ -159,9 +146,9 @@ def test_each_is_evicted_once_and_for_one_request() -> None:
 
 def test_what_is_cleared_for_one_is_not_taken_by_another() -> None:
     """Not even by one that comes before it by now."""
-    there = world(ONE, settings=replace(SETTINGS, ageing_step_s=5))
+    there = world(ONE, settings=replace(SETTINGS, ageing_step_s=6))
     there.run(10, (1, 10), preemptible=True)
-    there.submit(2, queued_at=at(-1), preemptible=True, customer_id=3)
+    there.submit(2, queued_at=at(-4), preemptible=True, customer_id=3)
     there.submit(1, priority=5)
     assert there.evicts() == [10]
     there.pass_time(GRACE_S)  # by now the other has aged more
@@ -202,6 +189,21 @@ def test_if_its_place_is_lost_others_are_looked_for() -> None:
     assert there.evicts() == [11]
 
 
+def test_if_its_place_becomes_too_small_it_does_not_wait_for_what_leaves_elsewhere() -> None:
+    there = world(TWO, host(2, A100, A100), host(3, H100))
+    there.run(10, (1, 10), preemptible=True)
+    there.run(11, (1, 11))
+    there.run(12, (2, 20), (2, 21), preemptible=True, since_s=1)
+    there.run(13, (3, 30))
+    there.leave(11, grace_s=0)
+    there.submit(1, gpus=2, priority=5, models=("A100",))
+    assert there.evicts() == [10]
+    there.pass_time(GRACE_S)
+    there.leave(13, grace_s=1e6)
+    there.set_host(ONE)
+    assert there.evicts() == [12]
+
+
 def test_a_request_waits_a_moment_before_others_give_way() -> None:
     there = world(ONE, settings=replace(SETTINGS, patience_s=5))
     there.run(10, (1, 10), preemptible=True)
@@ -210,6 +212,16 @@ def test_a_request_waits_a_moment_before_others_give_way() -> None:
     assert there.reasons[1].code == "preempting"
     there.pass_time(6)
     assert there.evicts() == [10]
+
+
+def test_while_it_waits_so_nobody_behind_it_takes_its_place() -> None:
+    there = world(FOUR, host(2, H100), settings=replace(SETTINGS, patience_s=5))
+    there.run(10, (1, 10), (1, 11), limit_s=100)
+    there.run(11, (2, 20), preemptible=True)
+    there.submit(1, gpus=4, priority=5)
+    there.submit(2, gpus=2)
+    assert there.starts() == []
+    assert there.codes()[1] == "preempting"
 
 
 def test_a_gang_gets_all_of_its_hosts_where_the_least_is_lost() -> None:
@@ -258,11 +270,28 @@ def test_nobody_is_evicted_for_who_must_stay_apart_from_others_there() -> None:
     assert there.starts() == [1]
 
 
+def test_others_of_its_set_that_wait_for_a_place_there_count_too() -> None:
+    there = world(TWO, host(2, A100))
+    for number, gpu_id, since_s in ((10, 10, 1), (11, 11, 2), (12, 20, 3)):
+        there.run(number, (gpu_id // 10, gpu_id), preemptible=True, since_s=since_s)
+    for number in (1, 2):
+        there.submit(number, priority=5, apart="replica")
+    assert there.evicts() == [10, 12]
+
+
 def test_what_a_reservation_holds_is_not_evicted() -> None:
     there = world(ONE)
     there.run(10, (1, 10), preemptible=True, reservation_id=5)
     there.submit(1, priority=5)
     assert there.evicts() == []
+
+
+def test_of_many_hosts_the_cheapest_is_found() -> None:
+    there = world(*(host(number, A100) for number in range(1, 100)))
+    for number in range(1, 100):
+        there.run(100 + number, (number, 10 * number), preemptible=True, since_s=1000 - number)
+    there.submit(1, priority=5)
+    assert there.evicts() == [199]
 
 
 def test_where_the_cheapest_may_not_go_yet_it_looks_further() -> None:
@@ -275,105 +304,21 @@ def test_where_the_cheapest_may_not_go_yet_it_looks_further() -> None:
     assert there.evicts() == [179]
 
 
-# Capacity groups
-
-RED, BLUE = CapacityGroup("red", "all", 2000), CapacityGroup("blue", "all", 2000)
-
-
-def cohort(*groups: CapacityGroup, hosts: int = 2) -> EngineWorld:
-    return world(*(host(number, A100, A100) for number in range(1, hosts + 1)), groups=groups or (RED, BLUE))
-
-
-def test_what_was_borrowed_is_reclaimed_preemptible_or_not_and_no_more() -> None:
-    there = cohort()
-    for number, gpu_id in enumerate((10, 11, 20, 21)):
-        there.run(10 + number, (gpu_id // 10, gpu_id), group="red", priority=900, since_s=10 + number)
-    there.submit(1, group="blue")
-    plan = there.decide()
-    assert [eviction.allocation_id for eviction in plan.evictions] == [10]
-    assert plan.evictions[0].reason == "It gives back what capacity group blue owns, and needs now."
-    for number in (2, 3):
-        there.submit(number, group="blue")
-    assert there.evicts() == [11], "the rest is red's own"
-    assert there.codes()[3] == "capacity_group"
-
-
-def test_a_group_that_borrows_itself_reclaims_nothing() -> None:
-    there = cohort(RED, CapacityGroup("blue", "all", 1000))
-    for number, gpu_id in enumerate((10, 11, 20)):
-        there.run(10 + number, (gpu_id // 10, gpu_id), group="red")
-    there.submit(1, gpus=2, group="blue", priority=900)
-    assert there.evicts() == []
-
-
-def test_a_group_that_does_not_reclaim_waits() -> None:
-    there = cohort(RED, replace(BLUE, reclaim_within_cohort=False))
-    for number, gpu_id in enumerate((10, 11, 20, 21)):
-        there.run(10 + number, (gpu_id // 10, gpu_id), group="red")
-    there.submit(1, group="blue")
-    assert there.evicts() == []
-
-
-@pytest.mark.parametrize(("allowed", "evicts"), [(True, [10]), (False, [])])
-def test_inside_a_group_the_lower_priority_gives_way_if_the_group_says_so(allowed: bool, evicts: list[int]) -> None:
-    there = cohort(CapacityGroup("red", None, 2000, preempt_lower_priority=allowed), hosts=1)
-    there.run(10, (1, 10), group="red", priority=1)
-    there.run(11, (1, 11), group="red", priority=2)
-    there.submit(1, group="red", priority=2)
-    assert there.evicts() == evicts
-
-
-def test_what_a_group_uses_of_its_own_does_not_give_way_to_other_groups() -> None:
-    """Or the two would evict each other in turn: by rank, and by reclaiming."""
-    there = cohort(replace(RED, nominal=1000), replace(BLUE, nominal=0), hosts=0)
-    there.set_host(ONE)
-    there.run(10, (1, 10), group="red", preemptible=True)
-    there.submit(1, group="blue", priority=900)
-    assert there.evicts() == []
-    there.submit(2, priority=900)
-    assert there.evicts() == []
-
-
-def test_what_a_group_has_borrowed_gives_way_by_rank() -> None:
-    there = cohort(replace(RED, nominal=0), replace(BLUE, nominal=0), CapacityGroup("gold", "all", 1000), hosts=0)
-    there.set_host(ONE)
-    there.run(10, (1, 10), group="red", preemptible=True)
-    there.submit(1, group="blue", priority=900)
-    assert there.evicts() == [10]
-
-
-def test_preemptible_work_beyond_the_open_group_gives_way_to_what_a_group_owns() -> None:
-    there = cohort(CapacityGroup("red", None, 3000))
-    for number, gpu_id in enumerate((10, 11, 20, 21)):
-        there.run(10 + number, (gpu_id // 10, gpu_id), preemptible=number > 0, priority=900, since_s=10 + number)
-    there.submit(1, group="red")
-    assert there.evicts() == [11]
-    for number in range(2, 5):
-        there.submit(number, group="red")
-    assert there.evicts() == [12, 13]
-    assert there.codes()[4] == "capacity_group"
-
-
-def test_work_of_the_open_group_gives_way_to_itself_by_rank_under_a_quota() -> None:
-    there = cohort(CapacityGroup("red", None, 2000))
-    there.run(10, (1, 10), preemptible=True)
-    there.run(11, (1, 11), preemptible=True)
-    there.submit(1, priority=5)
-    assert there.evicts() == [11]
-
-
-def test_no_more_is_reclaimed_from_a_host_than_was_borrowed() -> None:
-    """Blue needs a whole host, and red has borrowed one device only: the rest of either host is red's own."""
-    there = cohort(replace(RED, nominal=2000), replace(BLUE, nominal=2000))
-    for number, gpu_id in enumerate((10, 20, 21)):
-        there.run(10 + number, (gpu_id // 10, gpu_id), group="red", since_s=10 + number)
-    there.submit(1, gpus=2, group="blue")
-    assert there.evicts() == [10]
-
-
 def test_memory_of_a_gpu_and_labels_are_met_by_what_is_cleared() -> None:
     there = world(ONE, replace(host(2, A100), labels={"zone": "b"}))
     there.run(10, (1, 10), preemptible=True, since_s=1)
     there.run(11, (2, 20), preemptible=True, since_s=100)
     there.submit(1, priority=5, gpu_memory_bytes=80 * GIB, selectors=(Selector("zone", Operator.IN, ("b",)),))
     assert there.evicts() == [11]
+
+
+def test_what_is_kept_for_others_for_later_does_not_keep_it_from_what_was_cleared() -> None:
+    """The other one waits for CPU of the whole host, which is in its way already now."""
+    there = world(TWO, settings=replace(SETTINGS, ageing_step_s=6))
+    there.run(10, (1, 10), preemptible=True, priority=1)
+    there.run(11, (1, 11), cpu_milli=40_000, priority=9)
+    there.submit(1, priority=5)
+    assert there.evicts() == [10]
+    there.submit(2, cpu_milli=60_000, queued_at=at(-4), customer_id=2)
+    there.pass_time(GRACE_S)
+    assert there.starts() == [1]
