@@ -1,21 +1,22 @@
 """What a batch of placements is judged by, read under the locks: requests, hosts, devices, limits, prices, money."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
-from uuid import UUID
 
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from api.allocations.devices import Shares, load_shares
+from api.allocations.feasibility import read_version
 from api.allocations.groups import Groups, load_idle
 from api.allocations.views import REQUEST_COLUMNS, request_of, why_not_schedulable
 from api.billing.holds import Wallets, lock_wallets
 from api.billing.prices import PriceList, load_prices
 from api.quotas.service import held_by, limits_of
 from api.settings import Settings
+from scheduler.demand import Version
 from scheduler.ports import Placement
 from scheduler.quota import Limits, Resources
 from scheduler.states import AllocationState
@@ -31,7 +32,8 @@ _REQUESTS = text(
     " where a.id = any(:ids) order by a.id for update of a"
 )
 _HOSTS = text(
-    "select id, uid, name, admin_state, device_status, cpu_milli, memory_bytes from hosts where id = any(:ids)"
+    "select id, uid, name, admin_state, device_status, cpu_milli, memory_bytes, labels,"
+    " facts ->> 'driver_version' as driver, facts ->> 'cuda_version' as cuda from hosts where id = any(:ids)"
     " order by id for share"
 )
 _GPUS = text(
@@ -42,6 +44,11 @@ _USED = text(
     "select held.host_id, sum(a.cpu_milli)::bigint, sum(a.memory_bytes)::bigint from (select distinct d.host_id,"
     " s.allocation_id from gpus d join allocation_devices s on s.gpu_id = d.id and upper_inf(s.period)"
     " where d.host_id = any(:ids)) held join allocations a on a.id = held.allocation_id group by held.host_id"
+)
+_APART = text(
+    "select distinct d.host_id, a.customer_id, a.apart from gpus d join allocation_devices s on s.gpu_id = d.id"
+    " and upper_inf(s.period) join allocations a on a.id = s.allocation_id"
+    " where d.host_id = any(:ids) and a.apart = any(:words)"
 )
 _RESERVED = text(
     "select gpu_id, reservation_id, upper(period) from reservation_devices"
@@ -68,6 +75,9 @@ class HostStanding:
     why_not: str | None
     cpu_milli: int
     memory_bytes: int
+    labels: Mapping[str, str]
+    driver: Version
+    cuda: Version
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +100,8 @@ class CustomerStanding:
 
 @dataclass(slots=True)
 class Standing:
-    """`used` (CPU, memory by host), `held` (by customer), `shares`, `groups` and `wallets` change with each placement
-    that is found good."""
+    """`used` (CPU, memory by host), `held` (by customer), `apart`, `shares`, `groups` and `wallets` change with each
+    placement that is found good."""
 
     now: datetime
     settings: Settings
@@ -106,6 +116,7 @@ class Standing:
     wallets: Wallets
     used: dict[int, tuple[int, int]]
     held: dict[int, Resources]
+    apart: set[tuple[int, int, str]]  # host, customer, and the word of something that it has there
 
 
 def load_standing(session: Session, placements: Sequence[Placement], *, settings: Settings, now: datetime) -> Standing:
@@ -117,7 +128,7 @@ def load_standing(session: Session, placements: Sequence[Placement], *, settings
     parts = [part for placement in placements for part in placement.parts]
     host_ids = sorted({part.host_id for part in parts})
     gpu_ids = sorted({gpu_id for part in parts for gpu_id, _ in part.devices})
-    hosts = {host_id: _host(*values) for host_id, *values in session.execute(_HOSTS, {"ids": host_ids}).all()}
+    hosts = {row.id: _host(row) for row in session.execute(_HOSTS, {"ids": host_ids}).all()}
     gpus = {gpu_id: GpuStanding(*values) for gpu_id, *values in session.execute(_GPUS, {"ids": gpu_ids}).all()}
     customers = _customers(session, rows)
     prices = load_prices(session, at=now)
@@ -137,6 +148,7 @@ def load_standing(session: Session, placements: Sequence[Placement], *, settings
         groups=load_idle(session, host_ids),
         used={host_id: (cpu, memory) for host_id, cpu, memory in session.execute(_USED, {"ids": host_ids}).all()},
         held=held_by(session, [key for key, customer in customers.items() if _is_limited(customer.limits)]),
+        apart=_load_apart(session, requests.values(), host_ids),
         wallets=lock_wallets(session, _payers(customers, gpus, prices)),
     )
 
@@ -157,10 +169,26 @@ def _locked(row: Any) -> Locked:
     )
 
 
-def _host(
-    uid: UUID, name: str, admin_state: str, device_status: str, cpu_milli: int, memory_bytes: int
-) -> HostStanding:
-    return HostStanding(str(uid), name, why_not_schedulable(admin_state, device_status), cpu_milli, memory_bytes)
+def _host(row: Any) -> HostStanding:
+    return HostStanding(
+        uid=str(row.uid),
+        name=row.name,
+        why_not=why_not_schedulable(row.admin_state, row.device_status),
+        cpu_milli=row.cpu_milli,
+        memory_bytes=row.memory_bytes,
+        labels=row.labels,
+        driver=read_version(row.driver),
+        cuda=read_version(row.cuda),
+    )
+
+
+def _load_apart(session: Session, requests: Iterable[Locked], host_ids: Sequence[int]) -> set[tuple[int, int, str]]:
+    """Of the words that these requests have: few do, and without one nothing is asked."""
+    words = sorted({word for locked in requests if (word := locked.request.demand.apart) is not None})
+    if not words:
+        return set()
+    rows = session.execute(_APART, {"ids": host_ids, "words": words})
+    return {(host_id, customer_id, word) for host_id, customer_id, word in rows}
 
 
 def _customers(session: Session, rows: Sequence[Any]) -> dict[int, CustomerStanding]:

@@ -7,14 +7,16 @@ from datetime import datetime, timedelta
 from api.allocations.devices import Share
 from api.allocations.groups import Taken, Wanted
 from api.allocations.leases import Terms, admitted
-from api.allocations.standing import CustomerStanding, Locked, Standing
+from api.allocations.standing import CustomerStanding, HostStanding, Locked, Standing
 from api.billing.holds import HoldOrder
 from api.billing.prices import Price
 from api.clock import to_ms
+from scheduler.demand import Demand
 from scheduler.gpu_model import matches
 from scheduler.host_protocol import DeviceShare
 from scheduler.ports import Admitted, Placement, WaitReason
 from scheduler.quota import Resources, shortage
+from scheduler.selectors import write
 from scheduler.states import AllocationState
 from scheduler.views import Part, Request
 
@@ -125,6 +127,7 @@ def _check_parts(standing: Standing, request: Request, placement: Placement) -> 
         raise _obstacle("its volume lives on another host")
     for host_id in host_ids:
         _check_host(standing, request, host_id)
+    _check_level(standing, demand, host_ids)
     gpus = [(part.host_id, standing.gpus.get(gpu_id)) for part in placement.parts for gpu_id, _ in part.devices]
     if any(gpu is None or not gpu.usable or gpu.host_id != host_id for host_id, gpu in gpus):
         raise _obstacle("a device has failed")
@@ -145,10 +148,30 @@ def _check_host(standing: Standing, request: Request, host_id: int) -> None:
         raise _obstacle("a host has left")
     if host.why_not:
         raise _obstacle(f"host {host.name} takes no new work: {host.why_not}")
+    _check_kind(request.demand, host)
+    if (host_id, request.customer_id, request.demand.apart) in standing.apart:
+        raise _obstacle(f"host {host.name} has another one of {request.demand.apart}")
     cpu_milli, memory_bytes = standing.used.get(host_id, (0, 0))
     shape = request.demand.shape
     if cpu_milli + shape.cpu_milli > host.cpu_milli or memory_bytes + shape.memory_bytes > host.memory_bytes:
         raise _obstacle(f"host {host.name} has not enough CPU or memory left")
+
+
+def _check_kind(demand: Demand, host: HostStanding) -> None:
+    """What operators and new drivers change of a host while requests wait."""
+    for selector in demand.selectors:
+        if not selector.matches(host.labels):
+            raise _obstacle(f"host {host.name} does not fulfil {write(selector)!r} any more")
+    if host.driver < demand.driver or host.cuda < demand.cuda:
+        raise _obstacle(f"the driver of host {host.name} is older than was asked for")
+
+
+def _check_level(standing: Standing, demand: Demand, host_ids: Sequence[int]) -> None:
+    if demand.within is None:
+        return
+    values = {standing.hosts[host_id].labels.get(demand.within) for host_id in host_ids}
+    if len(values) != 1 or None in values:
+        raise _obstacle(f"the hosts chosen do not share a {demand.within} any more")
 
 
 def _check_devices(standing: Standing, request: Request, devices: Sequence[tuple[int, int]]) -> None:
@@ -206,11 +229,13 @@ def _order(standing: Standing, locked: Locked, price: Price, until: datetime) ->
 
 
 def _use_capacity(standing: Standing, request: Request, host_ids: Sequence[int]) -> dict[int, tuple[int, int]]:
-    """Count its CPU and memory, and answer what is left on each host."""
+    """Count its CPU, memory and word, and answer what is left on each host."""
     shape, room = request.demand.shape, {}
     for host_id in host_ids:
         cpu_milli, memory_bytes = standing.used.get(host_id, (0, 0))
         used = standing.used[host_id] = cpu_milli + shape.cpu_milli, memory_bytes + shape.memory_bytes
+        if request.demand.apart is not None:
+            standing.apart.add((host_id, request.customer_id, request.demand.apart))
         host = standing.hosts[host_id]
         room[host_id] = host.cpu_milli - used[0], host.memory_bytes - used[1]
     return room

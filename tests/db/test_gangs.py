@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import update
 
 from api.allocations.store import PostgresStore
 from api.allocations.tables import Allocation
@@ -94,6 +95,26 @@ def test_it_starts_on_all_its_hosts_or_none(world: World, hosts: list[Host], wro
     assert refusal(store, Placement(allocation.id, parts)).code == "no_capacity"
     assert len(world.fleet.open_device_rows()) == before
     assert world.fleet.allocation(allocation.id).state == "queued"
+
+
+def test_it_starts_within_its_level_or_nowhere(world: World, hosts: list[Host]) -> None:
+    for host, rack in zip(hosts, ("r1", "r1", "r2"), strict=True):
+        _label(world, host, rack=rack)
+    store = world.fleet.lead()
+    allocation = gang(world, within="rack")
+    one, two, three = (world.fleet.part(host, 0, 1) for host in hosts)
+    assert "share a rack" in refusal(store, Placement(allocation.id, (one, three))).detail
+    for host in hosts:
+        _label(world, host)
+    assert "share a rack" in refusal(store, Placement(allocation.id, (one, two))).detail, "none has a rack"
+    for host in hosts:
+        _label(world, host, rack="r3")
+    admit(store, Placement(allocation.id, (one, three)))
+
+
+def _label(world: World, host: Host, **labels: str) -> None:
+    query = update(Host).where(Host.id == host.id).values(labels=labels)
+    world.fleet.database.transact(lambda session: session.execute(query))
 
 
 def test_its_group_is_not_handed_on(world: World, hosts: list[Host]) -> None:

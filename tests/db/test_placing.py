@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from psycopg.errors import ExclusionViolation
-from sqlalchemy import text
+from sqlalchemy import text, update
 from sqlalchemy.dialects.postgresql import Range
 from sqlalchemy.exc import IntegrityError
 
@@ -16,6 +16,7 @@ from api.billing.verify import check
 from api.clock import utc_now
 from api.db import Database
 from api.errors import ApiError, Unprocessable
+from api.machines.tables import Host
 from api.quotas.tables import Quota
 from scheduler.ports import Admitted, Dropped, Eviction, LostLeadershipError, Placed, PlacementFailed, WaitReason
 from scheduler.states import AllocationState, EndReason
@@ -272,6 +273,53 @@ def test_what_changed_since_the_snapshot_is_seen_at_admission(fleet: Fleet, chan
     fleet.database.transact(lambda session: session.execute(text(change)))
     assert refusal(fleet.lead(), fleet.placement(allocation, host, 0)).code == "no_capacity"
     assert fleet.open_device_rows() == []
+
+
+def set_kind(fleet: Fleet, **columns: object) -> None:
+    """`labels` or `facts` of all hosts."""
+    fleet.database.transact(lambda session: session.execute(update(Host).values(**columns)))
+
+
+@pytest.mark.parametrize(
+    ("asked", "change", "said"),
+    [
+        ({"selectors": ["region=eu"]}, {"labels": {"region": "us"}}, "'region=eu'"),
+        ({"selectors": ["region=eu,!spot"]}, {"labels": {"region": "eu", "spot": ""}}, "'!spot'"),
+        ({"driver": "550.54"}, {"facts": {"driver_version": "550.53.9", "cuda_version": "12.4"}}, "driver"),
+        ({"cuda": "12.4"}, {"facts": {"driver_version": "550.54", "cuda_version": "12"}}, "driver"),
+        ({"cuda": "12.4"}, {"facts": {}}, "driver"),
+    ],
+)
+def test_a_host_that_is_of_another_kind_by_now_is_refused(
+    fleet: Fleet, asked: dict[str, object], change: dict[str, object], said: str
+) -> None:
+    host = fleet.host()
+    fleet.price()
+    set_kind(fleet, labels={"region": "eu"}, facts={"driver_version": "550.54", "cuda_version": "12.4"})
+    acme = fleet.customer()
+    before, after = fleet.submit(acme, **asked), fleet.submit(acme, **asked)
+    store = fleet.lead()
+    admit(store, fleet.placement(before, host, 0))
+    set_kind(fleet, **change)
+    refused = refusal(store, fleet.placement(after, host, 1))
+    assert (refused.code, said in refused.detail) == ("no_capacity", True), refused.detail
+    assert {row.allocation_id for row in fleet.open_device_rows()} == {before.id}
+
+
+def test_what_is_to_be_apart_shares_no_host(fleet: Fleet) -> None:
+    first, second = fleet.host(), fleet.host("h2")
+    fleet.price()
+    acme, other = fleet.customer(), fleet.customer("other")
+    web, again, third = (fleet.submit(acme, apart="web") for _ in range(3))
+    batch, rival = fleet.submit(acme, apart="batch"), fleet.submit(other, apart="web")
+    store = fleet.lead()
+    one, two = store.admit([fleet.placement(web, first, 0), fleet.placement(again, first, 1)])
+    assert isinstance(one, Admitted)
+    assert isinstance(two, WaitReason) and "h1 has another one of web" in two.detail
+    assert refusal(store, fleet.placement(third, first, 1)).code == "no_capacity"
+    for index, allocation in enumerate((batch, rival), start=1):
+        admit(store, fleet.placement(allocation, first, index))
+    admit(store, fleet.placement(again, second, 0))
 
 
 @pytest.mark.parametrize(
