@@ -9,13 +9,17 @@ _GIB = 2**30
 _MAX_GPUS = 1024
 _MAX_CPUS = 4096
 _MAX_MEMORY_GIB = 65_536
+_MAX_DISK_GIB = 1_048_576
 _MAX_PRIORITY = 1000
 _MAX_HOURS = 8784
+_MIN_DISK_GIB = Decimal("0.25")
 MORE_OPTIONS = (
-    "gpu_memory_gib", "labels", "cuda", "priority", "time_limit_h", "preemptible", "reservation", "capacity_group",
+    "other_models", "gpu_memory_gib", "disk_gib", "labels", "driver", "cuda", "apart", "priority", "time_limit_h",
+    "min_runtime_h", "preemptible", "reservation", "capacity_group",
 )  # fmt: skip
 """Fields that the form hides at first."""
-_WORDS = ("cuda", "reservation", "capacity_group")
+_TIMES = (("time_limit_h", "Time limit", "time_limit_s"), ("min_runtime_h", "Minimum runtime", "min_runtime_s"))
+_WORDS = ("driver", "cuda", "apart", "reservation", "capacity_group")
 
 
 def parse_form(form: dict[str, list[str]]) -> dict[str, Any]:
@@ -30,10 +34,14 @@ def parse_form(form: dict[str, list[str]]) -> dict[str, Any]:
     if not image:
         raise SpawnRefused("Choose an image.", reason="invalid")
     options: dict[str, Any] = {"image": image, **_gpus(form)}
-    model = _field(form, "gpu_model")
-    if model:
-        options["gpu_model"] = model
-    return options | _size(form) | _scheduling(form)
+    return options | _models(form) | _size(form) | _scheduling(form)
+
+
+def _models(form: dict[str, list[str]]) -> dict[str, list[str]]:
+    """The one that was chosen, and those that would do as well."""
+    texts = [_field(form, "gpu_model"), *_field(form, "other_models").split(",")]
+    models = [text.strip() for text in texts if text.strip()]
+    return {"gpu_models": models} if models else {}
 
 
 def _gpus(form: dict[str, list[str]]) -> dict[str, int]:
@@ -56,6 +64,9 @@ def _size(form: dict[str, list[str]]) -> dict[str, int]:
     memory = _number(form, "memory_gib", label="Memory", least=Decimal("0.5"), most=_MAX_MEMORY_GIB)
     if memory is not None:
         options["memory_bytes"] = int(memory * _GIB)
+    disk = _number(form, "disk_gib", label="Disk", least=_MIN_DISK_GIB, most=_MAX_DISK_GIB)
+    if disk is not None:
+        options["disk_bytes"] = int(disk * _GIB)
     return options
 
 
@@ -72,9 +83,10 @@ def _scheduling(form: dict[str, list[str]]) -> dict[str, Any]:
         options["priority"] = int(priority)
     if _field(form, "preemptible"):
         options["preemptible"] = True
-    hours = _number(form, "time_limit_h", label="Time limit", least=Decimal("0.01"), most=_MAX_HOURS)
-    if hours is not None:
-        options["time_limit_s"] = int(hours * 3600)
+    for name, label, option in _TIMES:
+        hours = _number(form, name, label=label, least=Decimal("0.01"), most=_MAX_HOURS)
+        if hours is not None:
+            options[option] = int(hours * 3600)
     return options
 
 

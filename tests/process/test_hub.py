@@ -110,7 +110,7 @@ def test_an_environment_from_the_form_to_the_browser_and_back(
     wait_ready(hub, "lab")
     environment = platform.environments["ada", "lab"]
     assert environment.options == {
-        "image": "base", "gpus": 1, "gpu_model": "A100-80GB", "cpu_milli": 2000, "memory_bytes": 2 * 2**30
+        "image": "base", "gpus": 1, "gpu_models": ["A100-80GB"], "cpu_milli": 2000, "memory_bytes": 2 * 2**30
     }  # fmt: skip
     assert environment.ready.wait(10)
     lab = browser.get("/user/ada/lab/lab")
@@ -204,11 +204,11 @@ def test_the_form_hides_and_sends_more_options(browser: httpx.Client, hub: HubPr
     page = browser.get("/hub/spawn/ada/choosy").text
     assert "From 0 to 500" in page and "2030-01-01 09:00 UTC, 2 GPUs" in page and ">gold</option>" in page
     assert '<details class="mb-3">' in page
-    more = {"labels": "region=eu", "priority": "7", "gpus": "0.5", "capacity_group": "gold"}
+    more = {"labels": "region=eu", "priority": "7", "gpus": "0.5", "capacity_group": "gold", "apart": "web"}
     start_by_form(browser, "choosy", FORM | more)
     options = platform.environments["ada", "choosy"].options
     assert (options["gpu_milli"], options["selectors"], options["priority"]) == (500, ["region=eu"], 7)
-    assert options["capacity_group"] == "gold"
+    assert (options["capacity_group"], options["apart"]) == ("gold", "web")
     stop_by_rest(hub, "choosy")
 
 

@@ -122,6 +122,17 @@ def test_a_plan_is_told(platform: Recorder) -> None:
     assert "allow it" in said
 
 
+def test_a_plan_may_be_of_several_hosts(platform: Recorder) -> None:
+    platform.answers["POST", "/customer/allocations/plan"] = {
+        "when": "never", "wait": {"code": "too_many_nodes", "detail": "At most 1 could take it."}, "eta": None,
+        "limits": [], "hosts": [], "costs": [],
+    }  # fmt: skip
+    said = ran("env", "plan", "--gpus", "8", "--nodes", "4", "--within", "rack")
+    assert platform.sent[0][2] == {"gpus": 8, "nodes": 4, "within": "rack", "image": "base"}
+    assert "At most 1 could take it." in said
+    assert run("env", "plan", "--nodes", "0").exit_code == 2
+
+
 def test_a_reservation_is_made_listed_and_cancelled(platform: Recorder) -> None:
     platform.answers["POST", "/customer/reservations"] = {"items": [RESERVATION]}
     said = ran(

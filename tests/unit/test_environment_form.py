@@ -1,8 +1,12 @@
 """The environment form's fields as options of a start."""
 
+from pathlib import Path
+
 import pytest
 
-from hub.environment_form import parse_form
+import hub
+from api.environments.schemas import EnvironmentCreate
+from hub.environment_form import MORE_OPTIONS, parse_form
 from hub.spawn_errors import SpawnRefused
 
 
@@ -13,7 +17,7 @@ def form(**fields: str) -> dict[str, list[str]]:
 def test_units_are_converted() -> None:
     options = parse_form(form(gpu_model="A100-80GB", cpus="1.5", memory_gib="0.5"))
     assert options == {
-        "image": "base", "gpus": 1, "gpu_model": "A100-80GB", "cpu_milli": 1500, "memory_bytes": 2**29
+        "image": "base", "gpus": 1, "gpu_models": ["A100-80GB"], "cpu_milli": 1500, "memory_bytes": 2**29
     }  # fmt: skip
 
 
@@ -26,16 +30,34 @@ def test_a_share_of_a_gpu_is_in_thousandths() -> None:
 
 
 def test_more_options_are_those_that_were_filled_in() -> None:
-    empty = dict.fromkeys(("labels", "cuda", "gpu_memory_gib", "time_limit_h", "reservation", "capacity_group"), "")
-    assert parse_form(form(**empty, priority="0")) == {"image": "base", "gpus": 1}
+    assert parse_form(form(**dict.fromkeys(MORE_OPTIONS, "") | {"priority": "0"})) == {"image": "base", "gpus": 1}
     filled = form(
-        labels=" region=eu, !spot", cuda="12.4", gpu_memory_gib="40", time_limit_h="1.5", reservation="r1",
+        gpu_model="A100", other_models="H100, B200,", labels=" region=eu, !spot", driver="550.54", cuda="12.4",
+        apart="web", gpu_memory_gib="40", disk_gib="0.25", time_limit_h="1.5", min_runtime_h="0.5", reservation="r1",
         capacity_group="gold", priority="7", preemptible="1",
     )  # fmt: skip
     assert parse_form(filled) == {
-        "image": "base", "gpus": 1, "selectors": ["region=eu, !spot"], "cuda": "12.4", "gpu_memory_bytes": 40 * 2**30,
-        "time_limit_s": 5400, "reservation": "r1", "capacity_group": "gold", "priority": 7, "preemptible": True,
+        "image": "base", "gpus": 1, "gpu_models": ["A100", "H100", "B200"], "selectors": ["region=eu, !spot"],
+        "driver": "550.54", "cuda": "12.4", "apart": "web", "gpu_memory_bytes": 40 * 2**30, "disk_bytes": 2**28,
+        "time_limit_s": 5400, "min_runtime_s": 1800, "reservation": "r1", "capacity_group": "gold", "priority": 7,
+        "preemptible": True,
     }  # fmt: skip
+
+
+def test_any_model_may_be_narrowed_down() -> None:
+    assert parse_form(form(gpu_model="", other_models="H100"))["gpu_models"] == ["H100"]
+
+
+def test_what_may_be_asked_on_the_page_is_what_the_platform_takes() -> None:
+    """All of it but `workspace`, which is the user's, and `gpu_model`, which `gpu_models` says too."""
+    every = dict.fromkeys(MORE_OPTIONS, "1") | {"gpus": "0.5", "cpus": "1", "memory_gib": "1"}
+    assert parse_form(form(**every)).keys() == EnvironmentCreate.model_fields.keys() - {
+        "name",
+        "workspace",
+        "gpu_model",
+    }
+    template = (Path(hub.__file__).parent / "templates" / "spawn.html").read_text()
+    assert all(f'"{name}"' in template for name in MORE_OPTIONS)
 
 
 def test_an_existing_environment_starts_as_it_was() -> None:
@@ -49,6 +71,7 @@ def test_an_existing_environment_starts_as_it_was() -> None:
     + [{"memory_gib": value} for value in ("0", "1e30", "-Infinity")]
     + [{"priority": value} for value in ("-1", "1.5", "1001")]
     + [{"time_limit_h": value} for value in ("0", "9000", "soon")]
+    + [{"min_runtime_h": "-1"}, {"disk_gib": "0.1"}]
     + [{"image": ""}],
 )
 def test_bad_fields_are_refused(fields: dict[str, str]) -> None:

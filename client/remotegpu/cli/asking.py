@@ -14,6 +14,11 @@ _ASKING = "What it may run on"
 _QUEUEING = "How it is queued"
 
 Gpus = Annotated[str, typer.Option("--gpus", help="How many GPUs; 0.46 is that share of one.")]
+Nodes = Annotated[int, typer.Option("--nodes", min=1, help="On so many hosts, the GPUs on each of them.")]
+Within = Annotated[
+    str | None,
+    typer.Option("--within", help="The host label whose value all hosts must share, as rack.", rich_help_panel=_ASKING),
+]
 Models = Annotated[
     list[str] | None,
     typer.Option("--gpu-model", help="For example A100 or A100-80GB; several, repeated or A100,H100: any of them."),

@@ -130,6 +130,8 @@ def plan(
     context: typer.Context,
     image: Image = "base",
     gpus: asking.Gpus = "1",
+    nodes: asking.Nodes = 1,
+    within: asking.Within = None,
     gpu_model: asking.Models = None,
     cpus: Cpus = None,
     memory_size: Memory = None,
@@ -158,8 +160,9 @@ def plan(
     cpu_milli, memory_bytes = parse_cpus(cpus), parse_memory(memory_size)
     with connected(context) as client:
         found = client.allocations.plan(
-            gpus=count, image=image, cpu_milli=cpu_milli, memory_bytes=memory_bytes, **options
-        )
+            gpus=count, nodes=nodes, within=within, image=image, cpu_milli=cpu_milli, memory_bytes=memory_bytes,
+            **options,
+        )  # fmt: skip
         if as_json:
             print_json(found)
         else:
