@@ -3,6 +3,7 @@
 import re
 import shutil
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,6 +14,7 @@ from api.db import Database
 from api.identity.tables import User
 from api.internal.pki import Authority
 from api.machines.enrolment import create_token
+from api.machines.tables import Host
 from api.principal import Principal, Role
 from deploy.instance import Instance
 from deploy.programs import database_url
@@ -56,7 +58,7 @@ def ensure_local_hosts(instance: Instance) -> str:
     missing = [host for host in wanted if host.name not in instance.host_names()]
     if not missing:
         return f"{len(wanted)} have joined"
-    token = _new_token(instance, uses=len(missing))
+    tokens = _new_tokens(instance, [host.name for host in missing])
     for host in missing:
         directory = instance.hosts / host.name
         shutil.rmtree(directory, ignore_errors=True)  # of a join that did not come to its end
@@ -64,7 +66,7 @@ def ensure_local_hosts(instance: Instance) -> str:
             join(
                 directory,
                 address=instance.internal_url,
-                token=token,
+                token=tokens[host.name],
                 name=host.name,
                 simulate=host.simulate,
                 host_address=instance.address,
@@ -76,20 +78,25 @@ def ensure_local_hosts(instance: Instance) -> str:
     return f"joined {', '.join(host.name for host in missing)}"
 
 
-def _new_token(instance: Instance, *, uses: int) -> str:
-    """An enrolment token made in the database, in the first administrator's name: nobody has signed in yet."""
+def _new_tokens(instance: Instance, names: Sequence[str]) -> dict[str, str]:
+    """Enrolment tokens made in the database, in the first administrator's name: nobody has signed in yet."""
     database = Database(database_url(instance), pool_size=1)
     authority = Authority(instance.secrets)
     try:
-        return database.transact(partial(_create_token, authority=authority, uses=uses))
+        return database.transact(partial(_create_tokens, authority=authority, names=names))
     finally:
         database.close()
 
 
-def _create_token(session: Session, *, authority: Authority, uses: int) -> str:
+def _create_tokens(session: Session, *, authority: Authority, names: Sequence[str]) -> dict[str, str]:
+    """For a host whose directory was lost one with which it joins again."""
     admin = session.scalars(select(User).where(User.role == Role.ADMIN).order_by(User.id).limit(1)).one()
     principal = Principal(admin.id, admin.uid, admin.username, Role.ADMIN, None)
-    _, text = create_token(
-        session, authority, principal, description="hosts of this machine", uses=uses, expires_in_s=_TOKEN_S
-    )
-    return text
+    known = {host.name: host for host in session.scalars(select(Host).where(Host.name.in_(names)))}
+    return {
+        name: create_token(
+            session, authority, principal, description=f"{name}, of this machine", uses=1, expires_in_s=_TOKEN_S,
+            host=known.get(name),
+        )[1]
+        for name in names
+    }  # fmt: skip

@@ -38,19 +38,21 @@ ModelQuery = Annotated[
 def list_enrolment_tokens(
     database: DatabaseDep, limit: LimitQuery = 50, cursor: CursorQuery = None
 ) -> Page[EnrolmentTokenOut]:
+    query = select(EnrolmentToken, Host.uid).outerjoin(Host, Host.id == EnrolmentToken.host_id)
     with database.session() as session:
-        rows, following = page_rows(session, select(EnrolmentToken), key=EnrolmentToken.id, cursor=cursor, limit=limit)
-    return Page(items=[_token(row.EnrolmentToken) for row in rows], next_cursor=following)
+        rows, following = page_rows(session, query, key=EnrolmentToken.id, cursor=cursor, limit=limit)
+    return Page(items=[_token(row.EnrolmentToken, row.uid) for row in rows], next_cursor=following)
 
 
-@router.post("/admin/machines/enrolment-tokens", status_code=201, responses=problems(409))
+@router.post("/admin/machines/enrolment-tokens", status_code=201, responses=problems(404, 409))
 def create_enrolment_token(
     body: EnrolmentTokenIn, database: DatabaseDep, settings: SettingsDep, principal: PrincipalDep, once: OnceDep
 ) -> EnrolmentTokenCreated:
-    """A token with which hosts may join. It is shown this once."""
+    """A token with which hosts may join, or one joins again. It is shown this once."""
     authority = Authority(settings.secrets_dir)
 
     def create(session: Session) -> EnrolmentTokenCreated:
+        host = service.find(session, body.machine_id) if body.machine_id is not None else None
         token, text = enrolment.create_token(
             session,
             authority,
@@ -58,8 +60,9 @@ def create_enrolment_token(
             description=body.description,
             uses=body.uses,
             expires_in_s=body.expires_in_s,
+            host=host,
         )
-        return EnrolmentTokenCreated(**_token(token).model_dump(), token=text)
+        return EnrolmentTokenCreated(**_token(token, body.machine_id).model_dump(), token=text)
 
     return database.transact(lambda session: once.run(session, EnrolmentTokenCreated, partial(create, session)))
 
@@ -136,10 +139,11 @@ def list_offers(
     return Page(items=offers[begin : begin + limit], next_cursor=following)
 
 
-def _token(token: EnrolmentToken) -> EnrolmentTokenOut:
+def _token(token: EnrolmentToken, machine_id: UUID | None) -> EnrolmentTokenOut:
     return EnrolmentTokenOut(
         id=token.uid,
         description=token.description,
+        machine_id=machine_id,
         uses_left=token.uses_left,
         created_at=token.created_at,
         expires_at=token.expires_at,

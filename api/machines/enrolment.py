@@ -8,6 +8,7 @@ from datetime import timedelta
 from uuid import UUID
 
 from sqlalchemy import select, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from api.audit import service as audit
@@ -28,12 +29,23 @@ class Enrolled:
 
 
 def create_token(
-    session: Session, authority: Authority, principal: Principal, *, description: str, uses: int, expires_in_s: int
+    session: Session,
+    authority: Authority,
+    principal: Principal,
+    *,
+    description: str,
+    uses: int,
+    expires_in_s: int,
+    host: Host | None = None,
 ) -> tuple[EnrolmentToken, str]:
-    """A token and its text, `rgpu_join_<secret>.<SHA-256 of the CA certificate>`; only a hash is kept."""
+    """A token and its text, `rgpu_join_<secret>.<SHA-256 of the CA certificate>`; only a hash is kept.
+
+    With `host`, that one joins again with it; without, hosts that the platform does not know.
+    """
     secret = secrets.token_urlsafe(32)
     token = EnrolmentToken(
         token_hash=_hash(secret),
+        host_id=host.id if host is not None else None,
         description=description,
         uses_left=uses,
         expires_at=utc_now() + timedelta(seconds=expires_in_s),
@@ -46,7 +58,7 @@ def create_token(
         action="enrolment_token.create",
         target=f"enrolment_token:{token.uid}",
         address=principal.address,
-        details={"uses": uses, "expires_in_s": expires_in_s},
+        details={"uses": uses, "expires_in_s": expires_in_s, "machine": str(host.uid) if host is not None else None},
     )
     return token, f"{PREFIX}{secret}.{authority.fingerprint}"
 
@@ -81,23 +93,19 @@ def enrol(
     labels: Mapping[str, str],
     address: str | None,
 ) -> Enrolled:
-    """Take a use of the token and give the host `name` a certificate; a host of that name joins again.
+    """Take a use of the token and give the host `name` a certificate.
 
-    A host that joins again loses its earlier certificates: its key may have been lost with its disk.
+    A name that is taken is joined again only with a token for that host: no other token, and no machine that happens
+    to be called the same, puts out one that works. A host that joins again loses its earlier certificates: its key
+    may have been lost with its disk.
 
     Raises:
-        Unauthenticated: the token is unknown, revoked, expired, used up, or for another CA.
-        Conflict: the host was retired.
+        Unauthenticated: the token is unknown, revoked, expired, used up, for another CA or another host.
+        Conflict: `host_exists`, or the host was retired.
         Unprocessable: the signing request can't be used.
     """
     token = _redeem(session, authority, token_text)
-    host = session.scalar(select(Host).where(Host.name == name).with_for_update())
-    joined_before = host is not None
-    if host is None:
-        host = Host(name=name)
-        session.add(host)
-    elif host.admin_state == AdminState.RETIRED:
-        raise Conflict("A host of that name was retired; make it available first.", code="host_retired")
+    host = _known(session, token, name) if token.host_id is not None else _new(session, name)
     host.labels = dict(labels)
     session.flush()
     session.execute(
@@ -107,7 +115,7 @@ def enrol(
     )
     issued = issue(session, authority, host, csr_pem)
     actor = f"enrolment_token:{token.uid}"
-    session.add(HostEvent(host_id=host.id, actor=actor, kind="enrolled", reason="again" if joined_before else ""))
+    session.add(HostEvent(host_id=host.id, actor=actor, kind="enrolled", reason="again" if token.host_id else ""))
     audit.record(session, actor=actor, action="host.enrol", target=f"host:{host.uid}", address=address)
     return Enrolled(host.uid, issued)
 
@@ -116,14 +124,40 @@ def issue(session: Session, authority: Authority, host: Host, csr_pem: str) -> I
     """A certificate for a host, recorded so that it can be revoked.
 
     Raises:
+        Conflict: the host was retired.
         Unprocessable: the signing request can't be used.
     """
+    if host.admin_state == AdminState.RETIRED:
+        raise Conflict("The host was retired; make it available first.", code="host_retired")
     try:
         issued = authority.sign_request(csr_pem, common_name=f"host:{host.uid}")
     except InvalidRequestError as error:
         raise Unprocessable(f"{error}.".capitalize(), code="bad_csr") from error
     session.add(Certificate(serial=issued.serial, role="host", host_id=host.id, expires_at=issued.expires_at))
     return issued
+
+
+def _known(session: Session, token: EnrolmentToken, name: str) -> Host:
+    host = session.get_one(Host, token.host_id, with_for_update=True)
+    if host.name != name:
+        raise Unauthenticated(f"The enrolment token is for the host {host.name} alone.", code="wrong_host")
+    return host
+
+
+def _new(session: Session, name: str) -> Host:
+    host = Host(name=name)
+    try:
+        with session.begin_nested():
+            session.add(host)
+            session.flush()
+    except IntegrityError as error:
+        raise Conflict(
+            f"A host named {name} has joined before. Choose another name, or, if this is that machine, make a token for"
+            f" it: `remotegpu admin machine token --machine {name}`.",
+            code="host_exists",
+        ) from error
+    session.refresh(host)
+    return host
 
 
 def _redeem(session: Session, authority: Authority, text: str) -> EnrolmentToken:

@@ -88,11 +88,15 @@ class EnrolmentTokenIn(BaseModel):
     description: Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f]{0,200}$")] = ""
     uses: int = Field(1, ge=1, le=1000)
     expires_in_s: int = Field(DAY_S, ge=60, le=MAX_TOKEN_S)
+    machine_id: UUID | None = Field(
+        None, description="A machine that joins again with it; without, only machines with new names join"
+    )
 
 
 class EnrolmentTokenOut(BaseModel):
     id: UUID
     description: str
+    machine_id: UUID | None
     uses_left: int
     created_at: datetime
     expires_at: datetime

@@ -84,6 +84,7 @@ class EnrolmentToken(Base):
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     uid: Mapped[UUID] = mapped_column(unique=True, default=new_uid)
     token_hash: Mapped[bytes] = mapped_column(unique=True)
+    host_id: Mapped[int | None] = mapped_column(ForeignKey("hosts.id"))  # the host that joins again; null: a new one
     description: Mapped[str] = mapped_column(server_default="")
     uses_left: Mapped[int] = mapped_column(server_default=text("1"))
     created_at: Mapped[datetime] = mapped_column(Moment, server_default=text("now()"))

@@ -85,10 +85,10 @@ class Admin:
         """Replace all of its labels."""
         return self._transport.patch(f"/admin/machines/{machine_id}", Json, {"labels": labels})
 
-    def create_enrolment_token(self, *, description: str, uses: int = 1) -> Json:
-        return self._transport.post(
-            "/admin/machines/enrolment-tokens", Json, {"description": description, "uses": uses}
-        )
+    def create_enrolment_token(self, *, description: str, uses: int = 1, machine_id: str | None = None) -> Json:
+        """With `machine_id`, for a machine that joins again; without, for machines with new names."""
+        wanted = {"description": description, "uses": uses, "machine_id": machine_id}
+        return self._transport.post("/admin/machines/enrolment-tokens", Json, wanted)
 
     def end_allocation(self, allocation_id: str) -> Json:
         return self._transport.post(f"/admin/allocations/{allocation_id}/end", Json)

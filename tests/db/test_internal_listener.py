@@ -2,6 +2,7 @@
 
 import datetime
 import hashlib
+import shutil
 import ssl
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,8 @@ from api.internal.peer import PeerRegister
 from api.internal.pki import Authority, ensure_pki, make_request
 from api.machines.tables import Certificate, EnrolmentToken, Host
 from api.settings import Settings
+from deploy.hosts import ensure_local_hosts
+from deploy.instance import Instance
 from tests.db.conftest import Person
 from tests.db.fleet import Fleet
 from tests.db.listener import Listener
@@ -167,14 +170,60 @@ def test_a_host_that_joins_again_loses_its_old_certificate(
     listener: Listener, make_token: Callable[..., dict[str, Any]], database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(PeerRegister, "REMEMBERED_S", 0.0)
-    token = make_token(uses=2)["token"]
-    first = listener.enrol(token).json()["host_id"]
+    first = listener.enrol(make_token()["token"]).json()["host_id"]
     with listener.client("h1") as old:
-        assert listener.enrol(token).json()["host_id"] == first
+        again = make_token(machine_id=first)
+        assert again["machine_id"] == first
+        assert listener.enrol(again["token"]).json()["host_id"] == first
         assert code(old.put("/internal/host", json=FACTS)) == (401, "certificate_revoked")
     with listener.client("h1") as new:
         assert new.put("/internal/host", json=FACTS).status_code == 204
     assert [host.name for host in Fleet(database).rows(Host)] == ["h1"]
+
+
+def test_no_other_token_takes_over_the_name_of_a_host(
+    listener: Listener, make_token: Callable[..., dict[str, Any]], database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PeerRegister, "REMEMBERED_S", 0.0)
+    machine = listener.enrol(make_token()["token"]).json()["host_id"]
+    unused = make_token(uses=2)["token"]
+    with listener.client("h1") as host:
+        assert code(listener.enrol(unused)) == (409, "host_exists")
+        assert code(listener.enrol(make_token(machine_id=machine)["token"], "h2")) == (401, "wrong_host")
+        assert host.put("/internal/host", json=FACTS).status_code == 204
+    assert listener.enrol(unused, "h2").status_code == listener.enrol(unused, "h3").status_code == 200, (
+        "nothing used up"
+    )
+    assert {host.name for host in Fleet(database).rows(Host)} == {"h1", "h2", "h3"}
+
+
+def test_a_retired_host_gets_no_further_certificate(
+    listener: Listener, make_token: Callable[..., dict[str, Any]], app_client: TestClient, admin: Person
+) -> None:
+    machine = listener.enrol(make_token()["token"]).json()["host_id"]
+    path = f"/api/v1/admin/machines/{machine}"
+    _, csr = make_request("anything")
+    with listener.client("h1") as host:
+        for state in ("draining", "retired"):
+            assert app_client.patch(path, json={"admin_state": state}, headers=admin.headers).status_code == 200
+        assert code(host.post("/internal/certificate", json={"csr_pem": csr})) == (409, "host_retired")
+    assert code(listener.enrol(make_token(machine_id=machine)["token"])) == (409, "host_retired")
+
+
+def test_the_launchers_own_hosts_join_again_when_their_directories_are_lost(
+    listener: Listener, settings: Settings, admin: Person, database: Database, tmp_path: Path
+) -> None:
+    instance = Instance(
+        data=tmp_path,
+        internal_port=int(listener.url.rpartition(":")[2]),
+        simulate="2x1:A100-80GB",
+        database_url=settings.database_url,
+    )
+    instance.secrets.symlink_to(settings.secrets_dir)
+    assert ensure_local_hosts(instance) == "joined sim-1, sim-2"
+    shutil.rmtree(instance.hosts / "sim-1")
+    assert ensure_local_hosts(instance) == "joined sim-1"
+    assert sorted(host.name for host in Fleet(database).rows(Host)) == ["sim-1", "sim-2"]
 
 
 def test_the_pki_is_made_once_and_follows_the_names(tmp_path: Path) -> None:

@@ -137,9 +137,11 @@ def enrolment_token(
     context: typer.Context,
     description: Annotated[str, typer.Option("--description")] = "",
     uses: Annotated[int, typer.Option("--uses", help="How many machines may join with it.")] = 1,
+    machine: Annotated[str | None, typer.Option("--machine", help="A machine that is to join again.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Make a token with which a machine joins; it is shown once."""
     with connected(context) as client:
-        created = client.admin.create_enrolment_token(description=description, uses=uses)
+        machine_id = _machine(client, machine)["id"] if machine is not None else None
+        created = client.admin.create_enrolment_token(description=description, uses=uses, machine_id=machine_id)
         print_json(created) if as_json else console.print(created["token"], soft_wrap=True)
