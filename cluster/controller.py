@@ -26,6 +26,7 @@ from cluster.hostlink import Hostlink
 from cluster.leader import Leader, Parts
 from cluster.membership import Membership, watch
 from cluster.plan_desk import PlanDesk
+from cluster.scheduling_settings import SchedulingSettings
 from cluster.wakeup import Wakeup
 from scheduler.ports import LostLeadershipError
 
@@ -82,7 +83,7 @@ def lead(parts: Parts, wakeup: Wakeup, stopped: threading.Event) -> None:
         release(leadership)
 
 
-def run(settings: Settings, agent_class: type[object], stopped: threading.Event) -> int:
+def run(settings: Settings, scheduling: SchedulingSettings, agent_class: type[object], stopped: threading.Event) -> int:
     """The whole life of a controller; its exit code. `agent_class` is what it starts on every host."""
     database = Database(settings.database_url, pool_size=_POOL)
     await_database(database, timeout_s=_STARTUP_S)
@@ -104,7 +105,8 @@ def run(settings: Settings, agent_class: type[object], stopped: threading.Event)
     wakeup.start()
     log.info("standing by at %s", settings.hostlink_socket)
     try:
-        lead(Parts(database, settings, membership, agents, HubClient(settings), desk), wakeup, stopped)
+        parts = Parts(database, settings, scheduling, membership, agents, HubClient(settings), desk)
+        lead(parts, wakeup, stopped)
     except (LostLeadershipError, OperationalError) as error:
         log.error("no longer leading: %s", str(error).splitlines()[0])
         return EXIT_RESTART
@@ -138,7 +140,7 @@ def main(agent_class: type[object]) -> None:
     stopped = threading.Event()
     _stop_on_signals(stopped)
     try:
-        code = run(Settings(), agent_class, stopped)
+        code = run(Settings(), SchedulingSettings(), agent_class, stopped)
     except (RayUnavailableError, OperationalError) as error:
         log.error("could not start: %s", str(error).splitlines()[0])
         code = EXIT_RESTART

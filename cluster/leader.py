@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from sqlalchemy import func, select
@@ -28,9 +28,9 @@ from cluster.hosts import AgentHosts
 from cluster.membership import Membership
 from cluster.plan_desk import PlanDesk
 from cluster.recordings import RecordingFiles
+from cluster.scheduling_settings import SchedulingSettings, make_engine, recorded
 from cluster.wakeup import Wakeup
 from scheduler.engine.engine import Engine
-from scheduler.engine.settings import EngineSettings
 from scheduler.loop import Cycle, Scheduler
 from scheduler.plan_protocol import PlanAnswer, PlanQuestion
 from scheduler.ports import LostLeadershipError
@@ -52,6 +52,7 @@ class Parts:
 
     database: Database
     settings: Settings
+    scheduling: SchedulingSettings
     membership: Membership
     agents: Agents
     hub: Hub
@@ -108,12 +109,12 @@ class Leader:
     _rest_s: float = _TICK_S  # until the next cycle, if nothing happens
 
     def __post_init__(self) -> None:
-        half_life_s = self.parts.settings.fair_share_half_life_s
-        settings = EngineSettings(half_life_s=half_life_s, grace_s=self.parts.settings.stop_grace_s)
-        self._engine = Engine(settings)
+        packing = self.parts.scheduling.packing
+        settings = self.parts.scheduling.engine_settings(self.parts.settings)
+        self._engine = make_engine(settings, packing)
         directory = self.parts.settings.scheduler_recordings_dir
         self._recordings = None if directory is None else RecordingFiles(directory)
-        self._recorder = None if self._recordings is None else Recorder(self._recordings, asdict(settings))
+        self._recorder = None if self._recordings is None else Recorder(self._recordings, recorded(settings, packing))
 
     def run(self) -> None:
         """Act until stopped.

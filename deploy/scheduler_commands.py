@@ -1,15 +1,12 @@
 """`remotegpud scheduler`: what the scheduler has decided, looked at again."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
 from cluster.recordings import read_lines
-from scheduler.engine.engine import Engine
-from scheduler.engine.settings import EngineSettings
-from scheduler.json_values import Json, decode
+from cluster.scheduling_settings import engine_of
 from scheduler.recording import Difference, RecordingError, replay
 
 app = typer.Typer(no_args_is_help=True, help="Look at what the scheduler has decided.")
@@ -21,7 +18,7 @@ def replay_command(
 ) -> None:
     """Let a fresh engine decide a recording again: exit code 0 if it decides the same, 1 if not, 2 for a bad file."""
     try:
-        found = replay(read_lines(file), _engine)
+        found = replay(read_lines(file), engine_of)
     except RecordingError as error:
         _refuse(f"{file}, {error}")
     except OSError as error:
@@ -30,10 +27,6 @@ def replay_command(
         typer.echo(_told(file, found.difference), err=True)
         raise typer.Exit(1)
     typer.echo(f"The same: {found.plans:,} plans with {found.placements:,} placements, {found.evictions:,} evictions.")
-
-
-def _engine(settings: Mapping[str, Json]) -> Engine:
-    return Engine(decode(EngineSettings, settings))
 
 
 def _told(file: Path, difference: Difference) -> str:
