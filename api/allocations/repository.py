@@ -3,9 +3,9 @@
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, bindparam, case, cast, func, literal_column, select
+from sqlalchemy import ColumnElement, Select, any_, bindparam, case, cast, func, literal_column, select, union
 from sqlalchemy.dialects.postgresql import aggregate_order_by
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from api.allocations.schemas import AllocationDetail, AllocationEventOut, AllocationSummary
 from api.allocations.tables import Allocation, AllocationDevice, AllocationEvent
@@ -59,6 +59,21 @@ def _wait() -> ColumnElement[Any]:
         "eta_basis", func.coalesce(reason["eta_basis"].astext, "unknown"),
     )  # fmt: skip
     return case((Allocation.state == AllocationState.QUEUED, told))
+
+
+def _on_host() -> ColumnElement[bool]:
+    """On the host with the uid `host`, as the first of its hosts or another one: found by indexes, gangs by the devices
+    that they have or had there."""
+    allocation, host = aliased(Allocation), aliased(Host)
+    first = select(allocation.id).join(host, host.id == allocation.host_id).where(host.uid == bindparam("host"))
+    gangs = (
+        select(allocation.id)
+        .join(AllocationDevice, AllocationDevice.allocation_id == allocation.id)
+        .join(Gpu, Gpu.id == AllocationDevice.gpu_id)
+        .join(host, host.id == Gpu.host_id)
+        .where(host.uid == bindparam("host"), allocation.nodes > 1, host.id == any_(allocation.host_ids))
+    )
+    return Allocation.id.in_(union(first, gangs))
 
 
 ALL: Select[*tuple[Any, ...]] = (
@@ -122,7 +137,7 @@ LIST = JsonList(
         "user": Allocation.user_id == bindparam("user"),
         "state": Allocation.state == bindparam("state"),
         "customer": Customer.uid == bindparam("customer"),
-        "host": Host.uid == bindparam("host"),
+        "host": _on_host(),
     },
 )
 

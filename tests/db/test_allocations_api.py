@@ -10,9 +10,10 @@ from fastapi.testclient import TestClient
 from api.allocations.tables import Allocation
 from api.audit.tables import AuditEntry
 from api.billing.journal import top_up
+from api.clock import utc_now
 from api.db import Database
 from api.machines.tables import Host
-from scheduler.ports import WaitReason
+from scheduler.ports import Placement, PlacementFailed, WaitReason
 from tests.db.conftest import Person, Tenant
 from tests.db.fleet import DOLLAR, Fleet, activate, admit, decide, releasing
 
@@ -87,6 +88,27 @@ def test_a_placed_one_shows_its_devices_price_and_steps(
     assert ids(app_client, ADMIN, admin, host=str(host.uid), state="active") == [str(allocation.uid)]
     assert ids(app_client, ADMIN, admin, host=str(uuid4())) == []
     assert ids(app_client, ADMIN, admin, state="released") == []
+
+
+def test_a_gang_is_found_on_each_of_its_hosts(
+    app_client: TestClient, admin: Person, tenant: Tenant, fleet: Fleet, ask: Callable[..., Allocation]
+) -> None:
+    for name in ("h2", "h3"):
+        fleet.host(name)
+    uids = {host.name: str(host.uid) for host in fleet.rows(Host)}
+    hosts = {host.name: host for host in fleet.rows(Host)}
+    gang, single, waiting = ask(tenant, tenant.owner, nodes=2), ask(tenant, tenant.owner), ask(tenant, tenant.owner)
+    store = fleet.lead()
+    both = (fleet.part(hosts["h2"], 0), fleet.part(hosts["h1"], 0))
+    admit(store, Placement(gang.id, both))
+    admit(store, fleet.placement(single, hosts["h1"], 1))
+    found = {name: ids(app_client, ADMIN, admin, host=uid) for name, uid in uids.items()}
+    assert found == {"h1": [str(single.uid), str(gang.uid)], "h2": [str(gang.uid)], "h3": []}
+    assert str(waiting.uid) in ids(app_client, ADMIN, admin)
+    store.record([PlacementFailed(gang.id, 1, "no capacity", utc_now())])
+    admit(store, Placement(gang.id, (fleet.part(hosts["h2"], 0), fleet.part(hosts["h3"], 0))))
+    found = {name: ids(app_client, ADMIN, admin, host=uid) for name, uid in uids.items()}
+    assert found == {"h1": [str(single.uid)], "h2": [str(gang.uid)], "h3": [str(gang.uid)]}
 
 
 def test_an_administrator_ends_what_runs_once(
