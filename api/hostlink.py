@@ -46,6 +46,16 @@ class Hostlink:
             raise HostUnreachable(_detail(answer))
         return response.status_code, answer
 
+    def metrics(self) -> bytes | None:
+        """What the controller tells Prometheus; None if it does not answer now."""
+        if not self._socket.exists():
+            return None
+        try:
+            response = self._client.get("/metrics", timeout=CONNECT_TIMEOUT_S)
+        except httpx.HTTPError:
+            return None
+        return response.content if response.status_code == httpx.codes.OK else None
+
     def close(self) -> None:
         self._client.close()
 

@@ -191,10 +191,7 @@ class Leader:
         with metrics.CYCLE.time(), self._deciding:
             cycle = scheduler.cycle()
         self._rest_s = _rest(cycle, utc_now())
-        metrics.ADMISSIONS.inc(cycle.admitted)
-        metrics.EVICTIONS.inc(cycle.evicted)
-        for reason, count in cycle.reasons.items():
-            metrics.DECISIONS.labels(reason=reason).inc(count)
+        metrics.count(cycle)
 
     def _what_if(self, question: PlanQuestion) -> PlanAnswer:
         with self._deciding:

@@ -1,6 +1,8 @@
-"""What the controller tells Prometheus; served at `/metrics` of the host link."""
+"""What the controller tells Prometheus; served at `/metrics` of the host link, and from there by the API's."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from scheduler.loop import Cycle
 
 REGISTRY = CollectorRegistry()
 
@@ -12,7 +14,7 @@ CYCLE = Histogram(
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
     registry=REGISTRY,
 )
-QUEUE = Gauge("remotegpu_scheduler_queue_depth", "Requests waiting after the last cycle", registry=REGISTRY)
+QUEUE = Gauge("remotegpu_scheduler_queue_depth", "Requests that wait, counted every five seconds", registry=REGISTRY)
 ADMISSIONS = Counter("remotegpu_scheduler_admissions", "Allocations admitted", registry=REGISTRY)
 EVICTIONS = Counter("remotegpu_scheduler_evictions", "Allocations that had to give way", registry=REGISTRY)
 DECISIONS = Counter(
@@ -31,3 +33,11 @@ HOST_CALLS = Histogram(
     buckets=(0.005, 0.025, 0.1, 0.5, 1, 5, 15, 60),
     registry=REGISTRY,
 )
+
+
+def count(cycle: Cycle) -> None:
+    """Add what a cycle has done."""
+    ADMISSIONS.inc(cycle.admitted)
+    EVICTIONS.inc(cycle.evicted)
+    for reason, decisions in cycle.reasons.items():
+        DECISIONS.labels(reason=reason).inc(decisions)

@@ -35,7 +35,13 @@ def answering(path: Path) -> Iterator[ControllerSocket]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
-            held.asked.append((self.path, json.loads(body)))
+            self.answer(json.loads(body))
+
+        def do_GET(self) -> None:
+            self.answer(None)
+
+        def answer(self, asked: Any) -> None:  # Any: JSON
+            held.asked.append((self.path, asked))
             self.send_response(held.status)
             self.send_header("content-length", str(len(held.body)))
             self.end_headers()

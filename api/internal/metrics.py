@@ -1,9 +1,13 @@
-"""Prometheus metrics of the platform, read from the database at each scrape."""
+"""Prometheus metrics of the platform, read from the database at each scrape, and those of the controller beside it.
+
+The controller listens at a Unix socket alone, which Prometheus can't scrape.
+"""
 
 from collections.abc import Iterator
+from typing import cast
 
-from fastapi import APIRouter, Response
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from fastapi import APIRouter, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 from sqlalchemy import func, select
@@ -13,6 +17,7 @@ from api.allocations.tables import Allocation
 from api.db import Database
 from api.deps import DatabaseDep
 from api.environments.tables import Environment
+from api.hostlink import Hostlink
 from api.internal.peer import MonitoringPeer
 from api.machines.tables import Gpu, Host
 from scheduler.states import AllocationState, DeviceStatus, EnvironmentState
@@ -70,7 +75,10 @@ def _gpus(session: Session) -> Iterator[GaugeMetricFamily]:
 
 
 @router.get("/metrics")
-def get_metrics(peer: MonitoringPeer, database: DatabaseDep) -> Response:
+def get_metrics(peer: MonitoringPeer, database: DatabaseDep, request: Request) -> Response:
+    controller = cast(Hostlink, request.app.state.hostlink).metrics()
     registry = CollectorRegistry(auto_describe=False)
     registry.register(PlatformCollector(database))
-    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+    answers = Gauge("remotegpu_controller_up", "Whether the controller on this machine answers", registry=registry)
+    answers.set(controller is not None)
+    return Response(generate_latest(registry) + (controller or b""), media_type=CONTENT_TYPE_LATEST)

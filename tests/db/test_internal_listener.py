@@ -22,6 +22,7 @@ from api.machines.tables import Certificate, EnrolmentToken, Host
 from api.settings import Settings
 from deploy.hosts import ensure_local_hosts
 from deploy.instance import Instance
+from tests.controller_socket import answering
 from tests.db.conftest import Person
 from tests.db.fleet import Fleet
 from tests.db.listener import Listener
@@ -145,6 +146,19 @@ def test_each_role_has_its_own_endpoints(listener: Listener, make_token: Callabl
         assert code(hub.get("/internal/hub/options?username=x")) == (404, "no_such_user")
         metrics = monitoring.get("/metrics")
     assert 'remotegpu_hosts{device_status="unknown"} 1.0' in metrics.text
+
+
+def test_the_controllers_metrics_are_scraped_with_the_platforms(listener: Listener, settings: Settings) -> None:
+    with listener.client("monitoring") as monitoring:
+        assert "remotegpu_controller_up 0.0" in monitoring.get("/metrics").text
+        with answering(settings.hostlink_socket) as controller:
+            controller.body = b"remotegpu_scheduler_queue_depth 3.0\n"
+            told = monitoring.get("/metrics").text
+            assert controller.asked == [("/metrics", None)]
+            controller.status = 500
+            assert "queue_depth" not in monitoring.get("/metrics").text
+    assert "remotegpu_controller_up 1.0" in told and "remotegpu_hosts{" in told
+    assert told.endswith("\nremotegpu_scheduler_queue_depth 3.0\n")
 
 
 def test_a_certificate_of_another_ca_does_not_get_in(listener: Listener, tmp_path: Path) -> None:

@@ -142,6 +142,9 @@ def test_a_request_is_placed_and_released(start: Start, fleet: Fleet) -> None:
     await_state(fleet, allocation, AllocationState.RELEASED)
     assert not fleet.open_device_rows()
     assert (controller.metric("remotegpu_scheduler_admissions_total") or 0) >= 1
+    assert (controller.metric('remotegpu_scheduler_decisions_total{reason="placed"}') or 0) >= 1
+    assert (controller.metric("remotegpu_scheduler_cycle_seconds_count") or 0) >= 1
+    assert controller.metric("remotegpu_scheduler_queue_depth") == 0
 
 
 def test_the_standby_takes_over_from_a_killed_leader(start: Start, fleet: Fleet) -> None:
