@@ -1,5 +1,6 @@
 """Signing in to the Hub with the platform's own sign-in: one account, one session, one sign-out for both."""
 
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlencode
 
@@ -8,6 +9,7 @@ from traitlets import Unicode, default
 
 from hub.pages import page_handlers
 from hub.platform_client import PlatformError, PlatformUnreachable
+from hub.sessions import PasswordChanges, end_sessions, is_session
 
 CLIENT_ID = "remotegpu-hub"
 ADMIN_GROUP = "platform-admins"
@@ -40,6 +42,7 @@ class PlatformAuthenticator(GenericOAuthenticator):
     def __init__(self, **kwargs: Any) -> None:  # Any: traits
         # What makes it the platform's sign-in is not for a configuration to change.
         super().__init__(**(kwargs | _TRAITS))
+        self._password_changes = PasswordChanges()
 
     @default("authorize_url")
     def _authorize_url_default(self) -> str:
@@ -64,17 +67,42 @@ class PlatformAuthenticator(GenericOAuthenticator):
         return f"{self.platform_url}/oauth/logout?{urlencode(query)}"
 
     async def refresh_user(self, user: Any, handler: Any = None, **kwargs: Any) -> bool:  # Any: JupyterHub's
-        """Whether the platform still lets the user in: the Hub's own session would outlive a disabled account.
+        """Whether the platform still lets the user in: the Hub's own sessions would outlive a disabled account, and a
+        change of password.
 
         While the platform does not answer, who is in stays in.
         """
+        asked_by_session = is_session(user, handler)
         try:
-            await user.spawner.platform.options(user.name)
+            changed_at = await user.spawner.platform.password_changed_at(user.name)
+            let_in = not (self._end_older(user.name, user, changed_at) and asked_by_session)
         except PlatformError as error:
-            return error.code not in _SHUT_OUT
+            let_in = error.code not in _SHUT_OUT
         except PlatformUnreachable as error:
             self.log.warning("whether %s is still let in is not known: %s", user.name, error)
-        return True
+            let_in = True
+        if not let_in and handler is not None:
+            # JupyterHub reads this attribute of whom it shuts out, and has set it for tokens only.
+            vars(handler).setdefault("_token_authenticated", False)
+        return let_in
+
+    async def run_post_auth_hook(self, handler: Any, auth_model: Any) -> Any:
+        """Before the new session is made: a change of password before it must not be taken for one after it."""
+        changed_at = auth_model["auth_state"]["oauth_user"].get("password_changed_at")
+        name = auth_model["name"]
+        self._end_older(name, handler.find_user(name), datetime.fromisoformat(changed_at) if changed_at else None)
+        return await super().run_post_auth_hook(handler, auth_model)
+
+    def _end_older(self, name: str, user: Any, changed_at: datetime | None) -> bool:
+        """Whether that is a change of password that was not known here; then all of the user's sessions have ended.
+
+        `user` None: the Hub sees this one for the first time, and there is none to end.
+        """
+        news = self._password_changes.is_news(name, changed_at, now=datetime.now(UTC))
+        if news and user is not None:
+            self.log.info("%s has changed the password: all sessions end", name)
+            end_sessions(user)
+        return bool(news)
 
     def normalize_username(self, username: str) -> str:
         """The platform's usernames are DNS labels already, and its URLs are built from them as they are."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from hub.authenticator import ADMIN_GROUP, PlatformAuthenticator
 from hub.database import ask_again_after_restarts
 from hub.proxy_routes import PlatformProxy
+from hub.sessions import SESSION_DAYS
 from hub.settings import HubSettings
 from hub.spawner import PlatformSpawner
 
@@ -39,8 +40,7 @@ c.PlatformAuthenticator.platform_url = settings.public_url
 c.PlatformAuthenticator.hub_url = settings.hub_url
 c.PlatformAuthenticator.client_secret = settings.secret("hub_oidc_client_secret")
 
-# As long as the platform's own session: what it ends there by a change of password lives on here for no longer.
-c.JupyterHub.cookie_max_age_days = 0.5
+c.JupyterHub.cookie_max_age_days = SESSION_DAYS
 
 # With subdomains only: `__Host-` demands the path `/`, which on a shared host name leads to tenants' servers.
 c.JupyterHub.cookie_host_prefix_enabled = bool(settings.subdomain_host and settings.tls)

@@ -116,6 +116,16 @@ class PlatformClient:
         answer: Json = await self._call("GET", "/internal/hub/options", params={"username": username})
         return answer
 
+    async def password_changed_at(self, username: str) -> datetime | None:
+        """When this user, who is let in, changed the password; None: never.
+
+        Raises:
+            PlatformError: `account_disabled` or `no_such_user`: who is not let in any more.
+        """
+        answer = await self._call("GET", f"/internal/hub/users/{quote(username, safe='')}")
+        changed_at = answer["password_changed_at"]
+        return datetime.fromisoformat(changed_at) if changed_at else None
+
     async def servers(self, username: str) -> list[Json]:
         """The user's environments by name, however they were made; fields as in the platform's `ServerEntry`."""
         answer = await self._call("GET", f"/internal/hub/servers/{quote(username, safe='')}")

@@ -42,6 +42,12 @@ class StartOptions(BaseModel):
     gpus: int = 1
 
 
+class UserStanding(BaseModel):
+    """Sessions of the Hub from before `password_changed_at` are to end; null: the password is still the first one."""
+
+    password_changed_at: datetime | None
+
+
 class ImageOption(BaseModel):
     name: str
     description: str
@@ -62,6 +68,16 @@ class HubOptions(BaseModel):
     max_priority: int
     capacity_groups: list[str]
     reservations: list[ReservationOption]
+
+
+def standing(session: Session, username: str) -> UserStanding:
+    """What the Hub's sessions of a user, administrators too, depend on.
+
+    Raises:
+        NotFound, Forbidden: `no_such_user`, `account_disabled`.
+    """
+    user, _ = _user(session, username)
+    return UserStanding(password_changed_at=user.password_changed_at)
 
 
 def options(session: Session, username: str) -> HubOptions:
@@ -164,14 +180,19 @@ def _find(session: Session, username: str, name: str) -> Environment:
 
 
 def _tenant(session: Session, username: str) -> tuple[User, Customer]:
+    user, customer = _user(session, username)
+    if customer is None:
+        raise Forbidden("Administrators rent no GPUs; sign in as a customer's user.", code="no_customer")
+    return user, customer
+
+
+def _user(session: Session, username: str) -> tuple[User, Customer | None]:
     user = session.scalar(select(User).where(User.username == username))
     if user is None:
         raise NotFound("There is no such user.", code="no_such_user")
     customer = session.get_one(Customer, user.customer_id) if user.customer_id is not None else None
     if user.disabled_at is not None or (customer is not None and customer.disabled_at is not None):
         raise Forbidden("The account is disabled.", code="account_disabled")
-    if customer is None:
-        raise Forbidden("Administrators rent no GPUs; sign in as a customer's user.", code="no_customer")
     return user, customer
 
 

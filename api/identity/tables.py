@@ -28,6 +28,7 @@ class User(Base):
     display_name: Mapped[str] = mapped_column(server_default="")
     password_hash: Mapped[str]
     must_change_password: Mapped[bool] = mapped_column(server_default=text("false"))
+    password_changed_at: Mapped[datetime | None] = mapped_column(Moment)  # null: it is the first one
     role: Mapped[str]
     customer_id: Mapped[int | None] = mapped_column(ForeignKey("customers.id"), index=True)
     failed_logins: Mapped[int] = mapped_column(server_default=text("0"))

@@ -131,9 +131,10 @@ def of_customer(customer_id: int) -> Select[User]:
 
 
 def set_password(session: Session, user: User, password: FirstPassword, *, keep_session: UUID | None = None) -> None:
-    """Replace the password and end every session, but for the one that asks."""
+    """Replace the password and end every session, but for the one that asks. The Hub reads of it, and ends its own."""
     user.password_hash = password.hashed
     user.must_change_password = password.must_change
+    user.password_changed_at = utc_now()
     user.failed_logins = 0
     user.locked_until = None
     end_sessions(session, user, keep=keep_session)

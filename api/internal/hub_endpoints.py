@@ -15,7 +15,7 @@ from api.deps import DatabaseDep, SettingsDep
 from api.environments import hub_service, repository
 from api.environments.changes import ChangeFeed
 from api.environments.containers import Operation, call_container
-from api.environments.hub_service import HubOptions, StartOptions
+from api.environments.hub_service import HubOptions, StartOptions, UserStanding
 from api.environments.views import ServerList, ServerView, server_entry, server_view
 from api.errors import Conflict, NotFound
 from api.hostlink import Hostlink
@@ -64,6 +64,13 @@ def get_options(peer: HubPeer, database: DatabaseDep, username: Annotated[str, Q
     """What a user may start."""
     with database.session() as session:
         return hub_service.options(session, username)
+
+
+@router.get("/users/{username}")
+def get_user(username: Username, peer: HubPeer, database: DatabaseDep) -> UserStanding:
+    """Whether a user is still let in, and since when sessions count."""
+    with database.session() as session:
+        return hub_service.standing(session, username)
 
 
 @router.get("/servers/{username}")

@@ -43,8 +43,11 @@ def discovery(settings: SettingsDep) -> dict[str, Any]:
         "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post"],
         "code_challenge_methods_supported": ["S256"],
         "prompt_values_supported": ["none", "login"],
-        "claims_supported": ["sub", "preferred_username", "name", "email", "role", "customer", "auth_time", "nonce"],
-    }
+        "claims_supported": [
+            "sub", "preferred_username", "name", "email", "role", "customer", "password_changed_at",
+            "auth_time", "nonce",
+        ],
+    }  # fmt: skip
 
 
 @router.get("/oauth/jwks")

@@ -184,11 +184,13 @@ def claims_of(user: WebUser, scope: str) -> dict[str, Any]:
     names = scope.split()
     claims: dict[str, Any] = {"sub": str(user.principal.user_uid)}
     if "profile" in names:
+        changed_at = user.password_changed_at
         claims |= {
             "preferred_username": user.principal.username,
             "name": user.display_name or user.principal.username,
             "role": user.principal.role,
             "customer": user.customer_name,
+            "password_changed_at": changed_at.isoformat() if changed_at else None,
         }
     if "email" in names and user.email:
         claims |= {"email": user.email, "email_verified": False}

@@ -26,6 +26,7 @@ class WebUser:
     display_name: str
     customer_name: str | None
     must_change_password: bool
+    password_changed_at: datetime | None
     session_id: int
     session_uid: UUID
     signed_in_at: datetime
@@ -106,6 +107,7 @@ def _find(database: Database, token_hash: bytes | None, session_id: int | None, 
         display_name=user.display_name,
         customer_name=customer.name if customer else None,
         must_change_password=user.must_change_password,
+        password_changed_at=user.password_changed_at,
         session_id=web.id,
         session_uid=web.uid,
         signed_in_at=web.created_at,

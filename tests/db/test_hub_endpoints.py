@@ -5,6 +5,7 @@ operations go to one container under the current lease.
 import threading
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ import pytest
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
-from sqlalchemy import update
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
 
 from api.clock import utc_now
 from api.db import Database
 from api.environments.reconciler import EnvironmentReconciler
 from api.identity.tables import User
+from api.identity.users import FirstPassword, set_password
 from api.principal import Role
 from api.settings import Settings
 from scheduler.states import AllocationState, EnvironmentState
@@ -100,20 +103,32 @@ def test_options_are_what_the_user_may_start(hub: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("role", [Role.ADMIN, Role.OWNER])
-def test_the_hub_learns_that_an_account_is_disabled(
+def test_the_hub_learns_of_a_change_of_password_and_that_an_account_is_disabled(
     hub: httpx.Client, world: World, database: Database, role: Role
 ) -> None:
     """An administrator's too: they rent nothing, but see and stop everybody's servers there."""
-    name, expected = "acme-owner", (200, None)
+    name = "acme-owner"
     if role is Role.ADMIN:
-        name, expected = "chief", (403, "no_customer")
+        name = "chief"
         chief = User(username=name, role=role, password_hash="x")
         database.transact(lambda session: session.add(chief))
-    answer = hub.get("/internal/hub/options", params={"username": name})
-    assert (answer.status_code, answer.json().get("code")) == expected
+        assert code(hub.get("/internal/hub/options", params={"username": name})) == (403, "no_customer")
+    path = f"/internal/hub/users/{name}"
+    assert hub.get(path).json() == {"password_changed_at": None}
+    before = utc_now()
+
+    def change(session: Session) -> None:
+        set_password(
+            session, session.scalars(select(User).where(User.username == name)).one(), FirstPassword.own("new")
+        )
+
+    database.transact(change)
+    assert before <= datetime.fromisoformat(hub.get(path).json()["password_changed_at"]) <= utc_now()
     shut_out = update(User).where(User.username == name).values(disabled_at=utc_now())
     database.transact(lambda session: session.execute(shut_out))
+    assert code(hub.get(path)) == (403, "account_disabled")
     assert code(hub.get("/internal/hub/options", params={"username": name})) == (403, "account_disabled")
+    assert code(hub.get("/internal/hub/users/nobody")) == (404, "no_such_user")
 
 
 def test_a_server_from_the_hubs_page_is_an_environment(hub: httpx.Client, world: World) -> None:

@@ -89,7 +89,7 @@ def test_the_whole_flow(app: FastAPI, app_client: TestClient, tenant: Tenant) ->
     me = app_client.get("/oauth/userinfo", headers=headers).json()
     assert me == {
         "sub": uid, "preferred_username": "acme-owner", "name": "acme-owner", "role": "customer_owner",
-        "customer": "acme", "email": "acme-owner@example.test", "email_verified": False,
+        "customer": "acme", "password_changed_at": None, "email": "acme-owner@example.test", "email_verified": False,
     }  # fmt: skip
     # The Hub's token is good for nothing else, and the API's is no good here.
     assert app_client.get("/api/v1/auth/me", headers=headers).status_code == 401

@@ -86,6 +86,7 @@ class HubPlatform:
         self.tokens: dict[str, str] = {}
         self.client_secret = secrets.token_hex(16)
         self.shut_out: set[str] = set()  # names of users whose accounts are disabled
+        self.password_changed_at: str | None = None
         self.user = {"sub": "1", "preferred_username": "ada", "email": "ada@example.org", "role": "customer_owner"}
 
     def forget(self) -> None:
@@ -135,7 +136,7 @@ class HubPlatform:
         @app.get("/oauth/userinfo")
         def userinfo(authorization: str = Header()) -> Response:
             assert authorization.removeprefix("Bearer ") in self.tokens
-            return JSONResponse(self.user)
+            return JSONResponse(self.user | {"password_changed_at": self.password_changed_at})
 
         @app.get("/oauth/logout")
         def logout(post_logout_redirect_uri: str, client_id: str) -> Response:
@@ -151,6 +152,7 @@ class HubPlatform:
         app.middleware("http")(self._unless_away)
 
         app.get("/internal/hub/options")(self._options)
+        app.get("/internal/hub/users/{username}")(self._standing)
 
         @app.get("/internal/hub/servers/{username}")
         def servers(username: str) -> dict[str, Any]:
@@ -195,10 +197,12 @@ class HubPlatform:
 
         return app
 
-    def _options(self, username: str) -> Any:  # a Response, or JSON
+    def _standing(self, username: str) -> Response:
         if username in self.shut_out:
-            problem = {"status": 403, "code": "account_disabled", "detail": "The account is disabled."}
-            return JSONResponse(problem, status_code=403)
+            return _problem(403, "account_disabled", "The account is disabled.")
+        return JSONResponse({"password_changed_at": self.password_changed_at})
+
+    def _options(self, username: str) -> dict[str, Any]:
         model = {
             "gpu_model": "A100-80GB", "free": 2, "total": 4, "price_micro_per_gpu_hour": 1_500_000,
             "currency": "EUR", "simulated": True,

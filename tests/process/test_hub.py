@@ -4,6 +4,7 @@ import html
 import re
 import signal
 import time
+from datetime import UTC, datetime
 from urllib.parse import parse_qs, urlsplit
 
 import docker
@@ -61,6 +62,34 @@ def test_a_disabled_account_is_out_of_the_hub_too(
             assert browser.get("/hub/home", follow_redirects=False).status_code == home
     finally:
         platform.shut_out = set()
+
+
+def test_a_change_of_password_ends_the_hubs_sessions(
+    browser: httpx.Client, hub: HubProcesses, platform: HubPlatform
+) -> None:
+    """A stolen cookie is worth nothing from then on, also when its owner is signed in again."""
+    made = browser.post(f"/hub/api/users/ada/tokens?_xsrf={xsrf(browser)}", json={"note": "kept elsewhere"})
+    token = {"Authorization": f"token {made.raise_for_status().json()['token']}"}
+    with httpx.Client(base_url=hub.url, cookies=dict(browser.cookies), timeout=60) as thief:
+        assert thief.get("/hub/home").status_code == 200
+        try:
+            hub.stop_hub()  # so that it asks at once, not in a minute
+            platform.password_changed_at = datetime.now(UTC).isoformat()
+            hub.start_hub()
+            assert thief.get("/hub/home").status_code == 302
+            assert browser.get("/hub/home").url.path == "/hub/home", "the platform's session signs its owner in again"
+            assert thief.get("/hub/home").status_code == 302
+            thief.cookies = httpx.Cookies(dict(browser.cookies))
+            assert thief.get("/hub/home").status_code == 200
+            platform.password_changed_at = datetime.now(UTC).isoformat()
+            browser.cookies.clear()
+            assert browser.get("/hub/home").url.path == "/hub/home", "a sign-in is the first to tell of a change"
+            assert browser.get("/hub/home", follow_redirects=False).status_code == 200
+            assert thief.get("/hub/home").status_code == 302
+            assert httpx.get(f"{hub.url}/hub/api/user", headers=token, timeout=60).status_code == 200, "no session"
+        finally:
+            platform.password_changed_at = None
+    assert "AttributeError" not in hub.log()
 
 
 def test_pages_may_not_be_framed(browser: httpx.Client) -> None:
