@@ -34,6 +34,7 @@ class _Payload(OAuth2Payload):
     """The parameters of a request, each with all of its values: repeated ones are an error."""
 
     def __init__(self, pairs: list[tuple[str, str]]) -> None:
+        self.pairs = pairs
         self._values: defaultdict[str, list[str]] = defaultdict(list)
         for name, value in pairs:
             self._values[name].append(value)
@@ -48,7 +49,12 @@ class _Payload(OAuth2Payload):
 
 
 class _Request(OAuth2Request):
-    """A request whose body was read already. Headers stay Starlette's own object, which ignores case."""
+    """A request whose body was read already. Headers stay Starlette's own object, which ignores case.
+
+    Raises:
+        InvalidRequestError: a parameter has characters that OAuth has no place for (RFC 6749, appendix A). Authlib
+            would repeat them in its own errors, which may not hold them either, and fail.
+    """
 
     def __init__(self, request: Request, form: dict[str, str]) -> None:
         # Whether plain HTTP is good enough is the operator's decision, not Authlib's: it is told `https` always.
@@ -57,6 +63,8 @@ class _Request(OAuth2Request):
         self._args = dict(query)
         self._form = form
         self.payload = _Payload([*query, *form.items()])
+        if any(not " " <= character <= "~" for pair in self.payload.pairs for text in pair for character in text):
+            raise InvalidRequestError("A parameter has other characters than those of printable ASCII.")
 
     @property
     def args(self) -> dict[str, str]:
@@ -96,7 +104,11 @@ class Provider(AuthorizationServer):
 
     def token_response(self, request: Request, form: dict[str, str]) -> Response:
         """The token endpoint."""
-        return self.create_token_response(_Request(request, form))  # type: ignore[no-any-return]  # Authlib is untyped
+        try:
+            asked = _Request(request, form)
+        except InvalidRequestError as error:
+            return self.handle_error_response(request, error)  # type: ignore[no-any-return]  # Authlib is untyped
+        return self.create_token_response(asked)  # type: ignore[no-any-return]  # as above
 
     def _tokens(self, *, client: Client, user: WebUser, scope: str, **_unused: Any) -> dict[str, Any]:
         access_token = tokens.issue(
