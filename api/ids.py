@@ -7,3 +7,11 @@ from uuid_utils.compat import uuid7
 
 def new_uid() -> UUID:
     return uuid7()
+
+
+def parse_uid(text: str) -> UUID | None:
+    """The id that a host or a client wrote; None for what is no id, and so names nothing."""
+    try:
+        return UUID(text)
+    except ValueError:
+        return None

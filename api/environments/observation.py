@@ -1,7 +1,5 @@
 """What hosts and the Hub report of an environment's container, turned into what is observed of the environment."""
 
-from uuid import UUID
-
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -9,6 +7,7 @@ from api.allocations.service import request_end
 from api.allocations.tables import Allocation
 from api.environments.tables import Environment
 from api.environments.transitions import move
+from api.ids import parse_uid
 from scheduler.host_protocol import ContainerReport, ContainerState, EndNotice
 from scheduler.states import AllocationState, EndReason, EnvironmentDesired, EnvironmentState
 
@@ -24,7 +23,7 @@ def concerns(session: Session, *, host_id: int, report: ContainerReport) -> bool
         select(Environment.observed)
         .join(Allocation, Environment.allocation_id == Allocation.id)
         .where(
-            Allocation.uid == UUID(report.allocation_uid),
+            Allocation.uid == parse_uid(report.allocation_uid),
             Allocation.generation == report.generation,
             Allocation.host_id == host_id,
             Allocation.state == AllocationState.ACTIVE,
@@ -39,7 +38,7 @@ def concerns(session: Session, *, host_id: int, report: ContainerReport) -> bool
 def container_reported(session: Session, *, host_id: int, report: ContainerReport, actor: str) -> None:
     """Take over a report of the current generation's container; any other changes nothing (invariant I4)."""
     allocation = session.scalar(
-        select(Allocation).where(Allocation.uid == UUID(report.allocation_uid)).with_for_update()
+        select(Allocation).where(Allocation.uid == parse_uid(report.allocation_uid)).with_for_update()
     )
     if allocation is None or allocation.generation != report.generation or allocation.host_id != host_id:
         return
@@ -55,7 +54,7 @@ def container_reported(session: Session, *, host_id: int, report: ContainerRepor
 def ended_by_host(session: Session, *, host_id: int, ending: EndNotice, actor: str) -> None:
     """The host has ended a lease by itself, and says why."""
     allocation = session.scalar(
-        select(Allocation).where(Allocation.uid == UUID(ending.allocation_uid)).with_for_update()
+        select(Allocation).where(Allocation.uid == parse_uid(ending.allocation_uid)).with_for_update()
     )
     if allocation is None or allocation.generation != ending.generation or host_id not in allocation.host_ids:
         return

@@ -20,6 +20,7 @@ from api.clock import to_ms, utc_now
 from api.db import Database
 from api.environments import observation
 from api.errors import Conflict
+from api.ids import parse_uid
 from api.machines.peers import peer_list
 from api.machines.status import judge
 from api.machines.tables import Gpu, Host
@@ -102,7 +103,8 @@ def _write_readings(session: Session, host: Host, beat: Heartbeat, now: datetime
 def _verdict(session: Session, *, host_id: int, lease: HeldLease, actor: str, now: datetime) -> LeaseVerdict:
     """Renew a lease of the current generation as far as it is paid for; every other one must end (invariant I4)."""
     ended = LeaseVerdict(lease.allocation_uid, lease.generation, run_until_ms=to_ms(now), end=True)
-    allocation = session.scalar(select(Allocation).where(Allocation.uid == _uid(lease)).with_for_update())
+    uid = parse_uid(lease.allocation_uid)
+    allocation = session.scalar(select(Allocation).where(Allocation.uid == uid).with_for_update())
     if allocation is None or allocation.generation != lease.generation or host_id not in allocation.host_ids:
         return ended
     if allocation.state not in (AllocationState.PLACING, AllocationState.ACTIVE):
@@ -166,10 +168,3 @@ def _end_one_forgotten(session: Session, *, allocation_id: int, actor: str, now:
         return
     reason = "the host does not hold its lease any more"
     request_end(session, allocation, end_reason=EndReason.HOST_LOST, actor=actor, reason=reason)
-
-
-def _uid(lease: HeldLease) -> UUID | None:
-    try:
-        return UUID(lease.allocation_uid)
-    except ValueError:
-        return None

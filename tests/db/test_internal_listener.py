@@ -251,3 +251,24 @@ def test_the_pki_is_made_once_and_follows_the_names(tmp_path: Path) -> None:
     changed = {path.name for path in tmp_path.iterdir() if before[path.name] != path.read_text()}
     assert changed == {"internal.pem", "internal.key"}
     assert Authority(tmp_path).ca_pem == before["ca.pem"]
+
+
+def test_what_a_host_gets_wrong_is_refused_or_passed_over(
+    listener: Listener, make_token: Callable[..., dict[str, Any]]
+) -> None:
+    listener.enrol(make_token()["token"])
+    nobodys = {"allocation_uid": "no id", "generation": 1}
+    container = nobodys | {"container_id": "c", "name": "c"}
+    with listener.client("h1") as host:
+        assert host.put("/internal/host", json=FACTS | {"hostname": "\x00"}).status_code == 422
+        assert host.put("/internal/host", json=FACTS | {"memory_bytes": 2**80}).status_code == 422
+        assert host.put("/internal/host", json=FACTS).status_code == 204
+        wrong = BEAT | {
+            "leases": [nobodys],
+            "containers": [container | {"state": "running"}, container | {"state": "exited"}],
+            "endings": [nobodys | {"detail": "it was too large"}],
+        }
+        answer = host.post("/internal/heartbeat", json=wrong)
+        assert answer.status_code == 200, answer.text
+        assert [verdict["end"] for verdict in answer.json()["verdicts"]] == [True]
+        assert host.post("/internal/heartbeat", json=BEAT | {"problems": ["\x00"]}).status_code == 422
