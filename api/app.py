@@ -26,6 +26,7 @@ from api.machines import endpoints as machines
 from api.oidc import endpoints as oidc
 from api.oidc.provider import Provider
 from api.ops import ray_dashboard
+from api.policy import POLICY
 from api.quotas import endpoints as quotas
 from api.rate_limit import RateLimits
 from api.reservations import endpoints as reservations
@@ -37,6 +38,18 @@ from api.web import endpoints as web
 
 API = "/api/v1"
 VERSION = "0.1.0"
+
+
+GUARD = openapi.Guard(
+    name="bearer",
+    scheme={
+        "type": "http",
+        "scheme": "bearer",
+        "description": "An access token from `/auth/login`, or an API key (`rgpu_...`).",
+    },
+    guards=lambda method, path: (rule := POLICY.get((method, path))) is None or rule.roles is not None,
+    always=(429, 503),
+)
 
 
 class Health(BaseModel):
@@ -56,7 +69,7 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
         dependencies=[Depends(authorise)],
     )
     install_shared(app, settings, database)
-    openapi.install(app)
+    openapi.install(app, GUARD)
     keys = KeyRing(database, settings)
     app.state.keys = keys
     app.state.oidc = Provider(database, keys, settings)

@@ -5,7 +5,8 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from api.app import install_shared
+from api import openapi
+from api.app import VERSION, install_shared
 from api.body_limit import BodyLimit
 from api.db import Database
 from api.environments.changes import ChangeFeed
@@ -16,6 +17,13 @@ from api.internal.pki import Authority
 from api.settings import Settings
 
 MAX_BODY_BYTES = 8 * 2**20  # a usage batch or a HostFacts is far below it
+WITHOUT_CERTIFICATE = frozenset({"/internal/ca", "/internal/enrol"})
+GUARD = openapi.Guard(
+    name="certificate",
+    scheme={"type": "mutualTLS", "description": "A certificate of the platform's CA, of the role that the tag names."},
+    guards=lambda _, path: path not in WITHOUT_CERTIFICATE,
+    always=(503,),
+)
 
 
 def create_internal_app(settings: Settings, database: Database) -> FastAPI:
@@ -30,13 +38,16 @@ def create_internal_app(settings: Settings, database: Database) -> FastAPI:
 
     app = FastAPI(
         title="RemoteGPU internal API",
+        version=VERSION,
+        description="For hosts, the Hub and the monitoring. Errors are problem documents with a stable `code`.",
         lifespan=lifespan,
-        openapi_url=None,
+        openapi_url="/internal/openapi.json",
         docs_url=None,
         redoc_url=None,
     )
     app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
     install_shared(app, settings, database)
+    openapi.install(app, GUARD)
     app.state.authority = Authority(settings.secrets_dir)
     app.state.peers = PeerRegister(database)
     app.state.hostlink = Hostlink(settings.hostlink_socket)

@@ -13,6 +13,7 @@ from api.internal.pki import Authority
 from api.machines import enrolment, heartbeat, registration
 from api.machines.tables import Host
 from api.metering.service import ingest
+from api.problems import problems
 from scheduler.host_protocol import Heartbeat, HeartbeatReply, HostFacts, UsageBatch, UsageReceipt
 
 router = APIRouter(prefix="/internal", tags=["hosts"])
@@ -21,6 +22,7 @@ HostName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[
 LabelKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$")]
 LabelValue = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._/ -]{0,62}$")]
 Pem = Annotated[str, StringConstraints(max_length=8192)]
+_PEM_FILE = "application/x-pem-file"
 
 
 class EnrolIn(BaseModel):
@@ -58,13 +60,13 @@ def _authority(request: Request) -> Authority:
 AuthorityDep = Annotated[Authority, Depends(_authority)]
 
 
-@router.get("/ca")
+@router.get("/ca", response_class=Response, responses={200: {"content": {_PEM_FILE: {"schema": {"type": "string"}}}}})
 def get_ca(authority: AuthorityDep) -> Response:
     """The CA's certificate, PEM. Public: whoever joins compares its SHA-256 with the one in the token."""
-    return Response(authority.ca_pem, media_type="application/x-pem-file")
+    return Response(authority.ca_pem, media_type=_PEM_FILE)
 
 
-@router.post("/enrol")
+@router.post("/enrol", responses=problems(401, 409))
 def enrol(
     body: EnrolIn, request: Request, authority: AuthorityDep, database: DatabaseDep, settings: SettingsDep
 ) -> EnrolOut:
@@ -91,7 +93,7 @@ def enrol(
     )
 
 
-@router.post("/certificate")
+@router.post("/certificate", responses=problems(409))
 def renew_certificate(body: RenewIn, peer: HostPeer, authority: AuthorityDep, database: DatabaseDep) -> CertificateOut:
     """A new certificate for the host that asks; the one it has stays good until it expires."""
 
@@ -102,13 +104,13 @@ def renew_certificate(body: RenewIn, peer: HostPeer, authority: AuthorityDep, da
     return CertificateOut(certificate_pem=database.transact(work), ca_pem=authority.ca_pem)
 
 
-@router.put("/host", status_code=204)
+@router.put("/host", status_code=204, responses=problems(409))
 def register_host(facts: HostFacts, peer: HostPeer, database: DatabaseDep, settings: SettingsDep) -> None:
     assert peer.host_id is not None
     database.transact(partial(registration.register, settings=settings, host_id=peer.host_id, facts=facts))
 
 
-@router.post("/heartbeat")
+@router.post("/heartbeat", responses=problems(409))
 def receive_heartbeat(beat: Heartbeat, peer: HostPeer, database: DatabaseDep, settings: SettingsDep) -> HeartbeatReply:
     assert peer.host_id is not None
     return heartbeat.receive(database, settings, host_id=peer.host_id, beat=beat)

@@ -20,6 +20,7 @@ from api.environments.views import ServerList, ServerView, server_entry, server_
 from api.errors import Conflict, NotFound
 from api.hostlink import Hostlink
 from api.internal.peer import HubPeer
+from api.problems import problems
 
 router = APIRouter(prefix="/internal/hub", tags=["hub"])
 
@@ -27,6 +28,8 @@ MAX_WAIT_S = 60.0
 STOPPING_S = 5.0  # how long a start waits for the end of the run before
 LOOK_AGAIN_STOPPING_S = 0.1
 LOOK_AGAIN_S = 1.0  # a lost notification costs this much at most
+
+_DOCKERS_OWN: dict[int | str, dict[str, Any]] = {200: {"content": {"application/json": {"schema": {}}}}}
 
 Username = Annotated[str, Path(pattern=r"^[a-z][a-z0-9-]{0,30}[a-z0-9]$")]
 ServerName = Annotated[str, Path(pattern=r"^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$")]
@@ -59,14 +62,14 @@ def _hostlink(request: Request) -> Hostlink:
     return cast(Hostlink, request.app.state.hostlink)
 
 
-@router.get("/options")
+@router.get("/options", responses=problems(404))
 def get_options(peer: HubPeer, database: DatabaseDep, username: Annotated[str, Query(max_length=64)]) -> HubOptions:
     """What a user may start."""
     with database.session() as session:
         return hub_service.options(session, username)
 
 
-@router.get("/users/{username}")
+@router.get("/users/{username}", responses=problems(404))
 def get_user(username: Username, peer: HubPeer, database: DatabaseDep) -> UserStanding:
     """Whether a user is still let in, and since when sessions count."""
     with database.session() as session:
@@ -81,7 +84,7 @@ def list_servers(username: Username, peer: HubPeer, database: DatabaseDep) -> Se
         return ServerList(items=[server_entry(entry) for entry in loaded])
 
 
-@router.post("/servers/{username}/{name}/start")
+@router.post("/servers/{username}/{name}/start", responses=problems(404, 409))
 def start_server(
     username: Username,
     name: ServerName,
@@ -106,7 +109,7 @@ def start_server(
     return _view(database, username, name)[1]
 
 
-@router.get("/servers/{username}/{name}")
+@router.get("/servers/{username}/{name}", responses=problems(404))
 async def get_server(
     username: Username,
     name: ServerName,
@@ -132,7 +135,7 @@ async def get_server(
     return view
 
 
-@router.post("/servers/{username}/{name}/stop")
+@router.post("/servers/{username}/{name}/stop", responses=problems(404, 409))
 def stop_server(
     username: Username,
     name: ServerName,
@@ -147,14 +150,14 @@ def stop_server(
     return _view(database, username, name)[1]
 
 
-@router.post("/servers/{username}/{name}/ready")
+@router.post("/servers/{username}/{name}/ready", responses=problems(404, 409))
 def server_ready(username: Username, name: ServerName, peer: HubPeer, database: DatabaseDep) -> ServerView:
     """The single-user server answers: observed = running."""
     database.transact(partial(hub_service.ready, username=username, name=name))
     return _view(database, username, name)[1]
 
 
-@router.post("/servers/{username}/{name}/failed")
+@router.post("/servers/{username}/{name}/failed", responses=problems(404, 409))
 def server_failed(
     username: Username, name: ServerName, peer: HubPeer, database: DatabaseDep, body: FailedIn
 ) -> ServerView:
@@ -166,7 +169,7 @@ def server_failed(
     return _view(database, username, name)[1]
 
 
-@router.post("/servers/{username}/{name}/docker/{operation}")
+@router.post("/servers/{username}/{name}/docker/{operation}", responses=problems(404, 409, 424) | _DOCKERS_OWN)
 def docker(
     username: Username,
     name: ServerName,

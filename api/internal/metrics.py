@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import cast
 
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
@@ -74,7 +75,7 @@ def _gpus(session: Session) -> Iterator[GaugeMetricFamily]:
         yield family
 
 
-@router.get("/metrics")
+@router.get("/metrics", response_class=PlainTextResponse)
 def get_metrics(peer: MonitoringPeer, database: DatabaseDep, request: Request) -> Response:
     controller = cast(Hostlink, request.app.state.hostlink).metrics()
     registry = CollectorRegistry(auto_describe=False)
