@@ -22,6 +22,7 @@ from api.settings import Settings
 from scheduler.states import AllocationState
 
 WORKERS = 32
+DELETIONS = 8  # of the workers at most: they wait for hosts, and a host that hangs keeps each for a minute
 CHECK_EVERY_S = 2.0
 STALE_SERVER_AFTER_S = 1.0
 FIRST_BACKOFF_S = 0.25
@@ -39,6 +40,12 @@ class Hosts(Protocol):
         self, host_uid: str, operation: str, body: Mapping[str, Any], *, timeout_s: float = ...
     ) -> tuple[int, Any]:
         """Any: JSON in, JSON out. Raises api.errors.Unavailable when the host does not answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Action:
+    step: Step
+    done: Future[None]
 
 
 @dataclass(slots=True)
@@ -63,7 +70,7 @@ class EnvironmentReconciler:
         self._hub = hub
         self._hosts = hosts
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="environments")
-        self._running: dict[int, Future[None]] = {}
+        self._running: dict[int, _Action] = {}
         self._progress: dict[int, _Progress] = {}
         self._after = 0  # where the next look begins: what never settles must not keep the rest from its turn
         self._actions: Mapping[Step, Callable[[Work, _Progress], None]] = {
@@ -77,13 +84,14 @@ class EnvironmentReconciler:
 
     def run_once(self) -> int:
         """Start what there is to do and is due; how many actions that were."""
-        self._running = {key: future for key, future in self._running.items() if not future.done()}
+        self._running = {key: action for key, action in self._running.items() if not action.done.done()}
         started = 0
         for work, progress in self._look():
             step = decide(desired=work.desired, observed=work.observed, allocation_state=work.allocation_state)
             if self._is_due(step, work, progress):
                 progress.step = step
-                self._running[work.environment_id] = self._pool.submit(self._run, step, work, progress)
+                done = self._pool.submit(self._run, step, work, progress)
+                self._running[work.environment_id] = _Action(step, done)
                 started += 1
         return started
 
@@ -103,13 +111,15 @@ class EnvironmentReconciler:
     def _is_due(self, step: Step, work: Work, progress: _Progress) -> bool:
         if step is Step.NOTHING or work.environment_id in self._running or len(self._running) >= WORKERS:
             return False
+        if step is Step.DELETE and sum(action.step is step for action in self._running.values()) >= DELETIONS:
+            return False
         if step is Step.TELL_STOP and progress.stop_told:
             return False  # the scheduling loop and the host have the word
         return progress.step is not step or progress.due_s <= time.monotonic()
 
     def wait_idle(self, timeout_s: float) -> bool:
         """Wait for the actions that are running; whether all have ended."""
-        return not wait(list(self._running.values()), timeout=timeout_s).not_done
+        return not wait([action.done for action in self._running.values()], timeout=timeout_s).not_done
 
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)

@@ -1,5 +1,6 @@
 """Environments on a fleet, driven by hand: the scheduler's decisions, the host's heartbeats, and the Hub's answers."""
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -208,13 +209,18 @@ class RecordingHub:
 
 @dataclass(slots=True)
 class RecordingHosts:
+    """`unreachable` and `hangs` are its faults: with the latter, calls are answered once it is set."""
+
     calls: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
     unreachable: bool = False
+    hangs: threading.Event | None = None
 
     def call(
         self, host_uid: str, operation: str, body: Mapping[str, Any], *, timeout_s: float = 30.0
     ) -> tuple[int, Any]:
         self.calls.append((host_uid, operation, dict(body)))
+        if self.hangs is not None:
+            assert self.hangs.wait(20)
         if self.unreachable:
             raise Unavailable("cut off", code="host_unreachable")
         return 200, {}

@@ -1,5 +1,6 @@
 """The reconciler brings environments to what is desired, whatever the Hub and the hosts do meanwhile."""
 
+import threading
 import time
 
 import pytest
@@ -14,6 +15,7 @@ from scheduler.host_protocol import ContainerState
 from scheduler.states import AllocationState, EndReason, EnvironmentDesired, EnvironmentState
 from tests.db.environment_world import RecordingHosts, RecordingHub, World, report
 from tests.db.reconciling.driving import drive, run
+from tests.waiting import wait_for
 
 
 def test_an_environment_from_queue_to_volume_and_back(
@@ -107,6 +109,33 @@ def test_what_fails_time_and_again_comes_last(
     assert reconciler.run_once() == 1
     assert reconciler.wait_idle(10)
     assert ("start", "newer") in hub.calls
+
+
+def test_hosts_that_hang_do_not_take_all_workers(
+    world: World, hub: RecordingHub, hosts: RecordingHosts, reconciler: EnvironmentReconciler,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Two workers, two deletions on a host that takes calls and answers none, and a start that is younger."""
+    world.host()
+    labs = [world.create(name) for name in ("one", "two")]
+    for lab in labs:
+        run(world, reconciler, lab)
+        world.stop(lab)
+    world.release()
+    drive(reconciler, lambda: {each.observed for each in world.rows()} == {"stopped"})
+    for lab in labs:
+        world.stop(lab, delete=True)
+    world.create("new")
+    world.place()
+    hosts.hangs = threading.Event()
+    monkeypatch.setattr("api.environments.reconciler.WORKERS", 2)
+    monkeypatch.setattr("api.environments.reconciler.DELETIONS", 1)
+    try:
+        assert reconciler.run_once() == 2
+        wait_for(lambda: ("start", "new") in hub.calls, timeout_s=10, what="the start")
+    finally:
+        hosts.hangs.set()
+    drive(reconciler, lambda: {each.observed for each in world.rows()} == {"deleted", "starting"})
 
 
 def test_stopping_does_not_wait_for_a_hub_that_is_down(
