@@ -89,6 +89,7 @@ POLICY: dict[tuple[str, str], Rule] = {
     ("POST", "/api/v1/admin/allocations/{allocation_id}/end"): Rule(ADMIN, scope="allocations:write"),
     ("GET", "/api/v1/customer/allocations"): Rule(CUSTOMER, scope="allocations:read"),
     ("GET", "/api/v1/customer/allocations/{allocation_id}"): Rule(CUSTOMER, scope="allocations:read"),
+    ("POST", "/api/v1/customer/allocations/{allocation_id}/checkpoint"): Rule(CUSTOMER, scope="allocations:write"),
     ("GET", "/api/v1/admin/machines"): Rule(ADMIN, scope="machines:read"),
     ("GET", "/api/v1/admin/machines/enrolment-tokens"): Rule(ADMIN),
     ("POST", "/api/v1/admin/machines/enrolment-tokens"): Rule(ADMIN),

@@ -100,3 +100,29 @@ def plan_allocation(
 def get_allocation(allocation_id: UUID, database: DatabaseDep, principal: PrincipalDep) -> AllocationDetail:
     with database.session() as session:
         return repository.find(session, repository.visible_to(principal), allocation_id)
+
+
+@router.post("/customer/allocations/{allocation_id}/checkpoint", responses=problems(404, 409))
+def note_checkpoint(allocation_id: UUID, database: DatabaseDep, principal: PrincipalDep) -> AllocationDetail:
+    """Say that its work is safe up to now. If somebody has to give way, it is who loses the least of such work.
+
+    409 `not_running` if it holds nothing, or ends.
+    """
+
+    def work(session: Session) -> AllocationDetail:
+        mine = repository.visible_to(principal)
+        repository.find(session, mine, allocation_id)
+        allocation = session.scalars(select(Allocation).where(Allocation.uid == allocation_id)).one()
+        service.note_checkpoint(session, allocation)
+        record(
+            session,
+            actor=principal.actor,
+            action="allocation.checkpoint",
+            target=f"allocation:{allocation.uid}",
+            customer_id=allocation.customer_id,
+            address=principal.address,
+        )
+        session.flush()
+        return repository.find(session, mine, allocation_id)
+
+    return database.transact(work)

@@ -111,6 +111,7 @@ ALL: Select[*tuple[Any, ...]] = (
         Allocation.queued_at,
         Allocation.placed_at,
         Allocation.active_at,
+        Allocation.checkpoint_at,
         Allocation.releasing_at,
         Allocation.released_at,
     )

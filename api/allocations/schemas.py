@@ -45,6 +45,7 @@ class AllocationSummary(BaseModel):
     queued_at: datetime
     placed_at: datetime | None
     active_at: datetime | None
+    checkpoint_at: datetime | None = Field(description="Up to when its work is safe, as it has said itself")
     releasing_at: datetime | None
     released_at: datetime | None
 

@@ -12,7 +12,7 @@ from api.allocations.request import amounts
 from api.allocations.tables import Allocation, AllocationEvent
 from api.allocations.transitions import move, notify
 from api.clock import utc_now
-from api.errors import Unprocessable
+from api.errors import Conflict, Unprocessable
 from api.quotas.service import check_submission
 from scheduler.demand import Demand, Version
 from scheduler.states import AllocationState, EndReason
@@ -86,6 +86,19 @@ def request_end(
         case AllocationState.RELEASING | AllocationState.RELEASED:
             return
     move(session, allocation, target, actor=actor, reason=reason, end_reason=end_reason)
+
+
+def note_checkpoint(session: Session, allocation: Allocation) -> None:
+    """What it has done up to now is safe: so much less is lost if it has to give way.
+
+    Raises:
+        Conflict: it does not run (`not_running`).
+    """
+    session.refresh(allocation, with_for_update=True)
+    if allocation.state != AllocationState.ACTIVE:
+        raise Conflict("Only what runs has work that can be safe.", code="not_running")
+    allocation.checkpoint_at = utc_now()
+    notify(session)
 
 
 def _demanded(demand: Demand) -> dict[str, Any]:  # Any: columns by name

@@ -46,6 +46,14 @@ class Allocations:
         }
         return self._transport.post("/customer/allocations/plan", Plan, given({**body, **options}))
 
+    def checkpoint(self, allocation_id: str) -> None:
+        """Say that its work is safe up to now, so that less is lost if it has to give way.
+
+        Raises:
+            Refused: it does not run.
+        """
+        self._transport.post(f"/customer/allocations/{allocation_id}/checkpoint", Json)
+
     def capacity_groups(self) -> Iterator[Json]:
         """The groups that requests may be charged to, with what is held in each."""
         return self._transport.pages("/customer/capacity-groups", Json)

@@ -1,6 +1,7 @@
 """Allocations over HTTP: what each role sees, the filters, and the end."""
 
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 from uuid import uuid4
 
@@ -88,6 +89,27 @@ def test_a_placed_one_shows_its_devices_price_and_steps(
     assert ids(app_client, ADMIN, admin, host=str(host.uid), state="active") == [str(allocation.uid)]
     assert ids(app_client, ADMIN, admin, host=str(uuid4())) == []
     assert ids(app_client, ADMIN, admin, state="released") == []
+
+
+def test_a_checkpoint_of_what_runs_reaches_the_scheduler(
+    app_client: TestClient, tenant: Tenant, other_tenant: Tenant, fleet: Fleet, ask: Callable[..., Allocation]
+) -> None:
+    allocation = ask(tenant, tenant.member)
+    path = f"{CUSTOMER}/{allocation.uid}/checkpoint"
+    early = app_client.post(path, headers=tenant.member.headers)
+    assert (early.status_code, early.json()["code"]) == (409, "not_running")
+    store = fleet.lead()
+    (placement,) = decide(store)
+    admit(store, placement)
+    activate(store, allocation)
+    store.changes()
+    noted = app_client.post(path, headers=tenant.member.headers)
+    assert noted.status_code == 200, noted.text
+    (held,) = store.changes().held
+    assert held.checkpoint_at is not None and held.checkpoint_at > held.since
+    assert datetime.fromisoformat(noted.json()["checkpoint_at"]) == held.checkpoint_at
+    assert app_client.post(path, headers=other_tenant.owner.headers).status_code == 404
+    assert [entry.action for entry in fleet.rows(AuditEntry)].count("allocation.checkpoint") == 1
 
 
 def test_a_gang_is_found_on_each_of_its_hosts(

@@ -120,6 +120,7 @@ CHANGES: tuple[Change, ...] = (
                                                 "password": NEW_PASSWORD}),
     ("owner", "POST", "/customer/environments", ENVIRONMENT),
     ("owner", "POST", "/customer/environments/{stopped}/start", None),
+    ("owner", "POST", "/customer/allocations/{allocation}/checkpoint", None),
     ("owner", "POST", "/customer/environments/{environment}/stop", None),
     ("owner", "DELETE", "/customer/environments/{environment}", None),
     ("owner", "POST", "/customer/reservations", RESERVATION),

@@ -108,6 +108,18 @@ def test_a_start_sends_what_changes(platform: Recorder) -> None:
     assert platform.sent[-1][2] == {"priority": 3, "preemptible": False}
 
 
+def test_a_checkpoint_is_said_of_what_runs(platform: Recorder) -> None:
+    allocation = {"id": "a1", "state": "active", "devices": [], "host": "h1", "run_until": None,
+                  "price_micro_per_gpu_hour": None}  # fmt: skip
+    running = ENVIRONMENT | {"observed": "running", "allocation": allocation}
+    platform.answers["GET", "/customer/environments"] = {"items": [running], "next_cursor": None}
+    platform.answers["POST", "/customer/allocations/a1/checkpoint"] = {"id": "a1"}
+    assert "The work of lab is safe" in ran("env", "checkpoint", "lab")
+    assert platform.sent[-1] == ("POST", "/customer/allocations/a1/checkpoint", None)
+    platform.answers["GET", "/customer/environments"] = {"items": [ENVIRONMENT], "next_cursor": None}
+    assert run("env", "checkpoint", "lab").exit_code == 1
+
+
 def test_a_plan_is_told(platform: Recorder) -> None:
     platform.answers["POST", "/customer/allocations/plan"] = {
         "when": "now", "wait": None, "eta": "2026-01-01T12:00:00Z", "limits": [],

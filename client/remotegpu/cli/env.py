@@ -247,6 +247,19 @@ def stop(
         _show(environment, as_json=as_json)
 
 
+@app.command("checkpoint")
+def checkpoint(context: typer.Context, name: Name, as_json: JsonFlag = False) -> None:
+    """Say that its work is safe up to now: whoever loses the least is the first to give way."""
+    with connected(context) as client:
+        environment = client.environments.find(name)
+        if environment.allocation is None:
+            _say(environment)
+            sys.exit(Exit.FAILED)
+        client.allocations.checkpoint(environment.allocation.id)
+        noted = {"id": environment.id, "name": environment.name, "allocation": environment.allocation.id}
+        print_json(noted) if as_json else console.print(f"The work of {environment.name} is safe up to now.")
+
+
 @app.command("rm")
 def remove(
     context: typer.Context,
