@@ -21,7 +21,7 @@ from deploy import node_commands, scheduler_commands
 from deploy.health import check_all
 from deploy.instance import DEFAULT_DATA, Instance
 from deploy.postgres import PostgresError
-from deploy.prepare import prepare_for_tests
+from deploy.prepare import prepare_for_benchmarks, prepare_for_tests
 from deploy.progress import StepError, say
 from deploy.start import choose_hosts, start_everything
 from deploy.status import show_json, show_table
@@ -143,8 +143,10 @@ def check(context: typer.Context) -> None:
 @app.command(hidden=True, context_settings={"allow_extra_args": True})
 def bench(context: typer.Context) -> None:
     """Benchmarks, by name; without one, those of the platform."""
-    if check_suite.bench(tuple(context.args)) != 0:
-        raise typer.Exit(1)
+    with _reported():
+        prepare_for_benchmarks(context.args)
+        if check_suite.bench(tuple(context.args)) != 0:
+            raise typer.Exit(1)
 
 
 @app.command(hidden=True)

@@ -21,6 +21,7 @@ NEEDED: dict[str, str] = {
     "ip": "iproute2",
 }
 FOR_TESTS: dict[str, str] = {"chromium": "chromium"}
+FOR_BENCHMARKS: dict[str, str] = {"wrk": "wrk"}
 
 
 def missing_packages(

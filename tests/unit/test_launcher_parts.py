@@ -8,6 +8,7 @@ import pytest
 from deploy.hosts import wanted_hosts
 from deploy.instance import Instance, load
 from deploy.packages import missing_packages
+from deploy.prepare import prepare_for_benchmarks
 from deploy.programs import hub_database_url, sqlalchemy_url
 from deploy.progress import StepError
 from deploy.secrets import ensure_secrets, new_password, write_secret
@@ -69,6 +70,17 @@ def test_only_what_is_missing_is_installed() -> None:
         "nftables",
     ]
     assert missing_packages(docker_external=True, which=lambda name: name if name in there else None) == ["nftables"]
+
+
+def test_benchmarks_are_given_what_they_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine with nothing at all, not even apt-get."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    prepare_for_benchmarks(["scheduler"])
+    for names in ([], ["api-list"]):
+        with pytest.raises(StepError, match="missing: wrk"):
+            prepare_for_benchmarks(names)
+    (tmp_path / "wrk").touch(mode=0o755)
+    prepare_for_benchmarks([])
 
 
 def test_simulated_hosts() -> None:
