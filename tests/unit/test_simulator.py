@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -88,13 +89,35 @@ def test_what_the_command_writes(trace: Path) -> None:
     report = run(trace, seed=3)
     document = json.loads(done.stdout)
     assert document["allocated_percent_at_100"] == round(report.allocated_percent, 4)
-    rows = list(csv.DictReader(out.read_text().splitlines()))
+    lines = out.read_text().splitlines()
+    assert lines[0] == "task,node,devices"
+    rows = list(csv.DictReader(lines))
     assert [row["task"] for row in rows] == [each.name for each in report.assignments]
-    shared = next(row for row in rows if row["task"].startswith("share") and row["node"])
-    assert shared["node"] == "n1"
-    assert shared["devices"] in ("0:460", "1:460")
-    assert next(row for row in rows if row["task"] == "cpu")["devices"] == ""
+    expected = {"cpu": r"", "share": r"[01]:460", "whole": r"[0-3]:1000", "four": r"0:1000;1:1000;2:1000;3:1000"}
+    for row in rows:
+        devices = expected[row["task"].partition("#")[0]] if row["node"] else ""
+        assert re.fullmatch(devices, row["devices"]), row
+    assert {row["task"].partition("#")[0] for row in rows if row["node"]} == expected.keys()
+    assert sum(not row["node"] for row in rows) == report.refused > 0
     assert plot.read_text().startswith("<svg")
+
+
+def test_the_models_that_a_task_may_run_on_are_all_that_it_gets(trace: Path) -> None:
+    """`gpu_spec` by itself: one model, several, one that there is not, and none at all."""
+    (trace / "tasks.csv").write_text(
+        "name,cpu_milli,memory_mib,num_gpu,gpu_milli,gpu_spec\n"
+        "one,1000,10,1,1000,V100\nseveral,1000,10,1,1000,P100|T4\nnowhere,1000,10,1,1000,P100\nany,1000,10,1,1000,\n"
+    )
+    specs = {task.name: task.models for task in read_tasks(trace / "tasks.csv")}
+    assert specs == {"one": {"V100"}, "several": {"P100", "T4"}, "nowhere": {"P100"}, "any": frozenset()}
+    got: dict[str, set[str | None]] = {}
+    for seed in range(5):
+        for each in run(trace, seed=seed).assignments:
+            got.setdefault(each.task.name, set()).add(each.node)
+    assert got["one"] - {None} == {"n2"}, "the V100s"
+    assert got["several"] - {None} == {"n1"}, "the T4s"
+    assert got["nowhere"] == {None}
+    assert got["any"] >= {"n1", "n2"}
 
 
 @pytest.mark.parametrize(
