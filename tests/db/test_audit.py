@@ -3,28 +3,19 @@ something, once as it is, and once with an audit trail that can't be written, wh
 """
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import httpx
 import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import func, select, text
 
 from api.app import API
 from api.audit.tables import AuditEntry
-from api.billing.journal import top_up
 from api.db import Database
-from api.environments.reconciler import EnvironmentReconciler
-from api.images.tables import Image
 from api.policy import PAGE, POLICY
 from api.settings import Settings
-from api.tables import metadata
 from tests.db.conftest import PASSWORD, Person, Tenant
-from tests.db.environment_world import RecordingHosts, RecordingHub, World
-from tests.db.fleet import DOLLAR, Fleet
+from tests.db.one_of_each import GROUP, RESERVATION, Platform, contents, filled, make_platform
 
 REFUSING = """
 create function refuse() returns trigger language plpgsql as $$ begin raise exception 'no audit'; end $$;
@@ -33,79 +24,7 @@ create trigger refuse before insert on audit_entries for each row execute functi
 # A token that is renewed changes nothing that anybody sees, and a plan nothing at all.
 NOT_CHANGES = {("POST", "/auth/refresh"), ("POST", "/customer/allocations/plan")}
 NEW_PASSWORD = "a-long-pass-phrase"
-TOMORROW = (datetime.now(UTC) + timedelta(days=1)).isoformat()
-RESERVATION = {"starts_at": TOMORROW, "duration_s": 3600, "gpus": 1}
-GROUP = {"customer": "{customer}", "cohort": "research", "nominal_milli": 2000}
 ENVIRONMENT = {"name": "new", "image": "base", "gpus": 1, "gpu_model": "A100"}
-
-
-@dataclass(slots=True)
-class Platform:
-    """The platform's people and one of each thing; `of` has the ids of what paths name."""
-
-    client: TestClient
-    people: Mapping[str, Person]
-    of: dict[str, str] = field(default_factory=dict)
-
-    def ask(self, who: str | None, method: str, path: str, body: Any = None) -> httpx.Response:
-        headers = self.people[who].headers if who else {}
-        answer: Any = self.client.request(method, API + path.format(**self.of), json=body, headers=headers)
-        return answer  # the test client's own class of response
-
-
-@pytest.fixture
-def platform(
-    app_client: TestClient, database: Database, settings: Settings, admin: Person, tenant: Tenant, other_tenant: Tenant
-) -> Platform:
-    people = {"admin": admin, "owner": tenant.owner, "member": tenant.member}
-    platform = Platform(app_client, people)
-    _make_things(platform, database, settings, tenant)
-    platform.of |= {"customer": str(tenant.customer.uid), "member": str(tenant.member.user.uid)}
-    platform.of["user"] = str(other_tenant.owner.user.uid)
-    signed_in = platform.ask(None, "POST", "/auth/login", {"username": "acme-member", "password": PASSWORD})
-    platform.of["refresh"] = signed_in.raise_for_status().json()["refresh_token"]
-    made: dict[str, tuple[str, str, str, Any]] = {
-        "key": ("owner", "POST", "/customer/api-keys", {"name": "k", "scopes": ["profile:read"]}),
-        "invitation": ("owner", "POST", "/customer/invitations", {"email": "invited@example.test"}),
-        "other_invitation": ("owner", "POST", "/customer/invitations", {"email": "other@example.test"}),
-        "token": ("admin", "POST", "/admin/machines/enrolment-tokens", {}),
-        "group": ("admin", "POST", "/admin/capacity-groups", _filled({"name": "old", **GROUP}, platform.of)),
-    }
-    for name, request in made.items():
-        document = platform.ask(*request).raise_for_status().json()
-        platform.of[name] = document["id"]
-        platform.of[f"{name}_secret"] = document.get("token", "")
-    reserved = platform.ask("owner", "POST", "/customer/reservations", RESERVATION).raise_for_status().json()
-    platform.of["reservation"] = reserved["items"][0]["id"]
-    platform.ask("admin", "PATCH", "/admin/settings", {"self_registration": True}).raise_for_status()
-    return platform
-
-
-def _make_things(platform: Platform, database: Database, settings: Settings, tenant: Tenant) -> None:
-    fleet = Fleet(database)
-    fleet.price()
-    image = Image(name="base", framework="f", version="1", reference="remotegpu/base:1", ports=[8888])
-
-    def work(session: Any) -> None:
-        top_up(session, customer_id=tenant.customer.id, amount_micro=100 * DOLLAR, actor="cli", key="start")
-        session.add(image)
-
-    database.transact(work)
-    world = World(fleet, settings, (tenant.customer, tenant.workspace, tenant.owner.user))
-    host = world.host(gpus=8)
-    runs, stopped = world.create("runs"), world.create("stopped")
-    world.place()
-    world.stop(stopped)
-    world.release()
-    reconciler = EnvironmentReconciler(database, settings, RecordingHub(), RecordingHosts())
-    reconciler.run_once()
-    assert reconciler.wait_idle(30)
-    reconciler.close()
-    platform.of |= {
-        "machine": str(host.uid), "image": str(image.uid), "environment": str(runs.uid), "stopped": str(stopped.uid),
-        "allocation": str(world.allocation(runs).uid),
-    }  # fmt: skip
-
 
 Change = tuple[str | None, str, str, Any]
 # In an order in which each is possible after those before it.
@@ -157,6 +76,13 @@ CHANGES: tuple[Change, ...] = (
 )  # fmt: skip
 
 
+@pytest.fixture
+def platform(
+    app_client: TestClient, database: Database, settings: Settings, admin: Person, tenant: Tenant, other_tenant: Tenant
+) -> Platform:
+    return make_platform(app_client, database, settings, admin=admin, tenant=tenant, rival=other_tenant)
+
+
 def test_every_endpoint_that_changes_something_is_here() -> None:
     changing = {
         (method, path.removeprefix(API))
@@ -172,15 +98,15 @@ def test_a_change_and_its_audit_row_are_one(platform: Platform, database: Databa
     with database.engine.begin() as connection:
         connection.execute(text(REFUSING))
     for who, method, path, body in CHANGES:
-        filled = _filled(body, platform.of)
+        sent = filled(body, platform.of)
         _audit(database, works=False)
         before = contents(database)
-        assert platform.ask(who, method, path, filled).status_code == 500, (method, path)
+        assert platform.ask(who, method, path, sent).status_code == 500, (method, path)
         assert contents(database) == before, f"{method} {path} changed something without its audit row"
         _audit(database, works=True)
         with database.session() as session:
             seen = session.scalar(select(func.coalesce(func.max(AuditEntry.id), 0)))
-        answer = platform.ask(who, method, path, filled)
+        answer = platform.ask(who, method, path, sent)
         assert answer.is_success, (method, path, answer.text)
         with database.session() as session:
             actors = set(session.scalars(select(AuditEntry.actor).where(AuditEntry.id > seen)))
@@ -195,16 +121,3 @@ def _audit(database: Database, *, works: bool) -> None:
 
 def _shape(method: str, path: str) -> tuple[str, str]:
     return method, re.sub(r"\{[^}]+\}", "{}", path)
-
-
-def _filled(body: Any, values: Mapping[str, str]) -> Any:
-    if not isinstance(body, dict):
-        return body
-    return {name: value.format(**values) if isinstance(value, str) else value for name, value in body.items()}
-
-
-def contents(database: Database) -> dict[str, Any]:
-    """A digest of every table."""
-    digest = "select md5(string_agg(t::text, '|' order by t::text)) from {} t"
-    with database.engine.connect() as connection:
-        return {name: connection.scalar(text(digest.format(name))) for name in sorted(metadata.tables)}
