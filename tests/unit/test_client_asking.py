@@ -42,10 +42,12 @@ class Recorder:
     def __init__(self) -> None:
         self.answers: dict[tuple[str, str], Any] = {}
         self.sent: list[tuple[str, str, Any]] = []
+        self.queries: list[dict[str, str]] = []
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         path = request.url.path.removeprefix("/api/v1")
         self.sent.append((request.method, path, json.loads(request.content) if request.content else None))
+        self.queries.append(dict(request.url.params))
         answer = self.answers.get((request.method, path), {"items": [], "next_cursor": None})
         return httpx.Response(204) if answer is None else httpx.Response(200, json=answer)
 
@@ -109,7 +111,7 @@ def test_a_start_sends_what_changes(platform: Recorder) -> None:
 
 
 def test_a_checkpoint_is_said_of_what_runs(platform: Recorder) -> None:
-    allocation = {"id": "a1", "state": "active", "devices": [], "host": "h1", "run_until": None,
+    allocation: dict[str, Any] = {"id": "a1", "state": "active", "devices": [], "host": "h1", "run_until": None,
                   "price_micro_per_gpu_hour": None}  # fmt: skip
     running = ENVIRONMENT | {"observed": "running", "allocation": allocation}
     platform.answers["GET", "/customer/environments"] = {"items": [running], "next_cursor": None}
@@ -188,6 +190,18 @@ def test_machines_and_customers_are_changed(platform: Recorder) -> None:
     platform.answers["PATCH", "/admin/customers/c1"] = {"name": "acme", "weight": 2.0, "priority_ceiling": 700}
     assert "priority at most 700" in ran("admin", "customer", "set", "acme", "--priority-ceiling", "700")
     assert platform.sent[-1][2] == {"priority_ceiling": 700}
+
+
+def test_allocations_are_listed_by_customer_and_machine(platform: Recorder) -> None:
+    waits: dict[str, Any] = {"id": "a1", "state": "queued", "customer": "acme", "host": None, "end_reason": None,
+             "wait": {"code": "no_capacity", "detail": "0 of 4 are free."}}  # fmt: skip
+    platform.answers["GET", "/admin/customers"] = {"items": [{"id": "c1", "name": "acme"}], "next_cursor": None}
+    platform.answers["GET", "/admin/machines"] = {"items": [{"id": "m1", "name": "h1"}], "next_cursor": None}
+    platform.answers["GET", "/admin/allocations"] = {"items": [waits], "next_cursor": None}
+    said = ran("admin", "allocations", "--customer", "acme", "--host", "h1", "--state", "queued")
+    assert "0 of 4 are free." in " ".join(said.split())
+    assert {"customer": "c1", "host": "m1", "state": "queued"}.items() <= platform.queries[-1].items()
+    assert run("admin", "allocations", "--host", "h2").exit_code != 0
 
 
 @pytest.mark.parametrize(

@@ -213,17 +213,27 @@ def list_prices(context: typer.Context, as_json: JsonFlag = False) -> None:
 @app.command("allocations")
 def allocations(
     context: typer.Context,
-    state: Annotated[str | None, typer.Option("--state")] = None,
+    state: Annotated[str | None, typer.Option("--state", help="As queued or active.")] = None,
+    customer: Annotated[str | None, typer.Option("--customer", help="Of this customer only.")] = None,
+    host: Annotated[str | None, typer.Option("--host", help="On this machine only, now or at last.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Show the allocations, newest first."""
+    """Show the allocations, newest first, and why those wait that do."""
     with connected(context) as client:
-        found = list(client.admin.list("allocations", state=state))
+        customer_id = _customer(client, customer)["id"] if customer is not None else None
+        host_id = machines.find(client, host)["id"] if host is not None else None
+        found = list(client.admin.list("allocations", state=state, customer=customer_id, host=host_id))
         if as_json:
             print_json(found)
             return
-        rows = [(a["id"], a["state"], a.get("customer"), a.get("host"), a.get("end_reason")) for a in found]
-        print_rows(["ID", "STATE", "CUSTOMER", "HOST", "ENDED"], rows, empty="There are no allocations.")
+        rows = [(a["id"], a["state"], a.get("customer"), a.get("host"), _why(a)) for a in found]
+        print_rows(["ID", "STATE", "CUSTOMER", "HOST", "WHY"], rows, empty="There are no allocations.")
+
+
+def _why(allocation: Json) -> str | None:
+    """It waits, or has ended."""
+    wait = allocation.get("wait")
+    return wait["detail"] if wait else allocation.get("end_reason")
 
 
 @app.command("end-allocation")

@@ -16,7 +16,8 @@ from remotegpu.models import Json
 app = typer.Typer(help="Machines, their GPUs and leases.", no_args_is_help=True)
 
 
-def _machine(client: Client, name: str) -> Json:
+def find(client: Client, name: str) -> Json:
+    """Raises NotFound."""
     for found in client.admin.list("machines"):
         if name in (found["id"], found["name"]):
             return found
@@ -53,7 +54,7 @@ def list_machines(context: typer.Context, as_json: JsonFlag = False) -> None:
 def show_machine(context: typer.Context, name: str, as_json: JsonFlag = False) -> None:
     """Show one machine with its GPUs, their last readings, and who rents them."""
     with connected(context) as client:
-        found = _machine(client, name)
+        found = find(client, name)
         if as_json:
             print_json(found)
             return
@@ -97,7 +98,7 @@ def set_machine(
 ) -> None:
     """Say what a machine is wanted for."""
     with connected(context) as client:
-        changed = client.admin.set_machine(_machine(client, name)["id"], admin_state=admin_state)
+        changed = client.admin.set_machine(find(client, name)["id"], admin_state=admin_state)
         print_json(changed) if as_json else console.print(f"{name}: {admin_state}")
 
 
@@ -110,7 +111,7 @@ def label_machine(
 ) -> None:
     """Set or take away labels of a machine, by which requests choose it."""
     with connected(context) as client:
-        found = _machine(client, name)
+        found = find(client, name)
         changed = client.admin.label_machine(found["id"], _changed(found["labels"], labels))
         print_json(changed) if as_json else console.print(f"{name}: {_labels(changed['labels'])}")
 
@@ -142,6 +143,6 @@ def enrolment_token(
 ) -> None:
     """Make a token with which a machine joins; it is shown once."""
     with connected(context) as client:
-        machine_id = _machine(client, machine)["id"] if machine is not None else None
+        machine_id = find(client, machine)["id"] if machine is not None else None
         created = client.admin.create_enrolment_token(description=description, uses=uses, machine_id=machine_id)
         print_json(created) if as_json else console.print(created["token"], soft_wrap=True)
