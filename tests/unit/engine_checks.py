@@ -239,6 +239,14 @@ def check_reason(picture: Picture, request: Request, reason: WaitReason) -> None
         case "preempting":
             leaving = [held for held in picture.held.values() if held.state is AllocationState.RELEASING]
             assert leaving or "waits a moment" in reason.detail
+        case "reservation":
+            assert request.reservation_id is not None and not picture.could_start_inside(request), (request, reason)
+        case "behind_others" | "reserved":
+            assert request.reservation_id is None, (request, reason)
+        case "not_reached":
+            pass  # whether a cycle was long enough, only the engine knows
+        case other:
+            raise AssertionError(f"{other} can't be the reason here: {reason.detail}")
 
 
 def check_figures(picture: Picture, request: Request, reason: WaitReason) -> None:
