@@ -16,7 +16,6 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 Handle = Any  # a ctypes pointer that pynvml made
 
-_MAX_LINKS = 18
 _MILLI = 1000
 _GONE = frozenset({pynvml.NVML_ERROR_GPU_IS_LOST, pynvml.NVML_ERROR_RESET_REQUIRED, pynvml.NVML_ERROR_UNKNOWN})
 _THROTTLE = {
@@ -93,18 +92,19 @@ class NvmlGpus:
         )
 
     def _peers(self, device: _Device) -> tuple[str, ...]:
+        """The GPUs at the other ends of its links; behind switches, all that have a link to one."""
         by_bus = {}
         for other in self._devices:
             pci = _optional(pynvml.nvmlDeviceGetPciInfo_v3, other.handle)
             if pci is not None:
                 by_bus[_text(pci.busId)] = other.uuid
         found = set()
-        for link in range(_MAX_LINKS):
-            if not _optional(pynvml.nvmlDeviceGetNvLinkState, device.handle, link):
-                continue
-            remote = _optional(pynvml.nvmlDeviceGetNvLinkRemotePciInfo_v2, device.handle, link)
+        for link in _links(device.handle):
+            remote = _optional(pynvml.nvmlDeviceGetNvLinkRemotePciInfo, device.handle, link)
             if remote is not None and _text(remote.busId) in by_bus:
                 found.add(by_bus[_text(remote.busId)])
+        if _is_switched(device.handle):
+            found |= {other.uuid for other in self._devices if _is_switched(other.handle)}
         return tuple(sorted(found - {device.uuid}))
 
     def _reading(self, device: _Device) -> GpuReading:
@@ -143,6 +143,17 @@ def _devices() -> Iterator[_Device]:
             yield _Device(index, pynvml.nvmlDeviceGetUUID(handle), handle)
         except pynvml.NVMLError as error:
             log.error("GPU %d can't be opened and is left out: %s", index, error)
+
+
+def _links(handle: Handle) -> list[int]:
+    """Its NVLinks that are up."""
+    links = range(pynvml.NVML_NVLINK_MAX_LINKS)
+    return [link for link in links if _optional(pynvml.nvmlDeviceGetNvLinkState, handle, link)]
+
+
+def _is_switched(handle: Handle) -> bool:
+    kinds = (_optional(pynvml.nvmlDeviceGetNvLinkRemoteDeviceType, handle, link) for link in _links(handle))
+    return pynvml.NVML_NVLINK_DEVICE_TYPE_SWITCH in kinds
 
 
 def _throttling(handle: Handle) -> tuple[str, ...]:

@@ -1,5 +1,7 @@
 /* A libnvidia-ml.so.1 with two GPUs, small but true to NVML's ABI. GPU 1 has no utilisation, power or memory clock;
- * it falls off the bus once the file named by STUB_LOST exists. Functions that are not here are missing functions. */
+ * it falls off the bus once the file named by STUB_LOST exists. Functions that are not here are missing functions;
+ * with RICH there are more: both cards are linked (with SWITCHED: to a switch) and in MIG mode, GPU 0 is at work and
+ * hot, and GPU 1 has an XID. */
 #include <stdlib.h>
 #include <stdio.h>
 #include <string.h>
@@ -53,3 +55,63 @@ int nvmlDeviceGetClockInfo(int *card, int kind, unsigned int *mhz) {
     *mhz = kind == 1 ? 1410 : 1593;
     return *card == 1 && kind == 2 ? NOT_SUPPORTED : OK;
 }
+
+#ifdef RICH
+enum { TIMEOUT = 10, INSUFFICIENT_SIZE = 7 };
+typedef struct { int *device; unsigned long long type, data; unsigned int gpu_instance, compute_instance; } event_t;
+typedef struct { unsigned int pid; unsigned long long memory; unsigned int gpu_instance, compute_instance; } process_t;
+
+static int events, *watched[2];
+
+int nvmlDeviceGetEnforcedPowerLimit(int *card, unsigned int *milliwatt) { *milliwatt = 400000; return OK; }
+int nvmlDeviceGetCurrentClocksThrottleReasons(int *card, unsigned long long *mask) {
+    *mask = *card == 0 ? 0x4 | 0x40 : 0;
+    return OK;
+}
+int nvmlDeviceGetTotalEccErrors(int *card, int kind, int counter, unsigned long long *count) {
+    *count = kind == 0 ? 3 : 0;
+    return counter == 0 ? OK : NOT_SUPPORTED;
+}
+int nvmlDeviceGetMigMode(int *card, unsigned int *current, unsigned int *pending) {
+    *current = 1, *pending = 0;
+    return OK;
+}
+int nvmlDeviceGetNvLinkState(int *card, unsigned int link, unsigned int *active) {
+    *active = 1;
+    return link < 2 ? OK : NOT_SUPPORTED;
+}
+#ifdef SWITCHED
+int nvmlDeviceGetNvLinkRemoteDeviceType(int *card, unsigned int link, int *kind) { *kind = 2; return OK; }
+int nvmlDeviceGetNvLinkRemotePciInfo_v2(int *card, unsigned int link, pci_t *pci) {
+    memset(pci, 0, sizeof *pci);
+    snprintf(pci->busId, sizeof pci->busId, "00000000:C4:00.0");
+    return OK;
+}
+#else
+int nvmlDeviceGetNvLinkRemotePciInfo_v2(int *card, unsigned int link, pci_t *pci) {
+    return nvmlDeviceGetPciInfo_v3(&cards[1 - *card], pci);
+}
+#endif
+int nvmlDeviceGetComputeRunningProcesses_v3(int *card, unsigned int *count, process_t *processes) {
+    unsigned int room = *count;
+    *count = *card == 0 ? 2 : 0;
+    if (room < *count) return INSUFFICIENT_SIZE;
+    for (unsigned int i = 0; i < *count; i++) processes[i] = (process_t){1000 + i, 1ull << 30, 0, 0};
+    return OK;
+}
+int nvmlEventSetCreate(int **set) { *set = &events; return OK; }
+int nvmlDeviceRegisterEvents(int *card, unsigned long long types, int *set) {
+    watched[*card] = card;
+    return types == 8 ? OK : NOT_SUPPORTED;
+}
+int nvmlEventSetWait_v2(int *set, event_t *event, unsigned int milliseconds) {
+    if (watched[1] == NULL) {
+        usleep(milliseconds * 1000);
+        return TIMEOUT;
+    }
+    *event = (event_t){watched[1], 8, 79, 0, 0};
+    watched[1] = NULL;
+    return OK;
+}
+int nvmlEventSetFree(int *set) { return OK; }
+#endif
