@@ -67,6 +67,7 @@ POLICY: dict[tuple[str, str], Rule] = {
     ("POST", "/api/v1/customer/invitations"): Rule(OWNER),
     ("DELETE", "/api/v1/customer/invitations/{invitation_id}"): Rule(OWNER),
     ("GET", "/api/v1/customer/workspaces"): Rule(CUSTOMER, scope="profile:read"),
+    ("POST", "/api/v1/customer/workspaces"): Rule(OWNER),
     ("GET", "/api/v1/customer/api-keys"): Rule(CUSTOMER),
     ("POST", "/api/v1/customer/api-keys"): Rule(CUSTOMER),
     ("DELETE", "/api/v1/customer/api-keys/{key_id}"): Rule(CUSTOMER),

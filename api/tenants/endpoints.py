@@ -15,7 +15,7 @@ from api.identity.tables import User
 from api.identity.users import FirstPassword
 from api.pagination import CursorQuery, LimitQuery, Page, page_rows
 from api.problems import problems
-from api.tenants import customers, invitations, platform_settings
+from api.tenants import customers, invitations, platform_settings, workspaces
 from api.tenants.schemas import (
     CustomerCreated,
     InvitationAccept,
@@ -24,6 +24,7 @@ from api.tenants.schemas import (
     InvitationView,
     MemberCreate,
     Registration,
+    WorkspaceCreate,
     WorkspaceView,
 )
 from api.tenants.tables import Customer, Workspace
@@ -144,6 +145,18 @@ def list_workspaces(
         return Page(items=[_workspace(row.Workspace) for row in rows], next_cursor=following)
 
     return database.transact(work)
+
+
+@router.post("/customer/workspaces", status_code=201, responses=problems(409))
+def create_workspace(
+    body: WorkspaceCreate, database: DatabaseDep, principal: PrincipalDep, once: OnceDep
+) -> WorkspaceView:
+    """Another workspace. Inside a customer, who has used less lately goes first by workspaces."""
+    return database.transact(
+        lambda session: once.run(
+            session, WorkspaceView, lambda: _workspace(workspaces.create(session, principal, body.name))
+        )
+    )
 
 
 def _workspace(workspace: Workspace) -> WorkspaceView:

@@ -102,6 +102,10 @@ class InvitationAccept(Request):
     password: NewPassword
 
 
+class WorkspaceCreate(Request):
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,62}$", examples=["research"])]
+
+
 class WorkspaceView(BaseModel):
     id: UUID
     name: str

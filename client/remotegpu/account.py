@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from remotegpu.models import ApiKey, GpuOffer, Image, Me
+from remotegpu.models import ApiKey, GpuOffer, Image, Json, Me
 from remotegpu.transport import Transport
 
 
@@ -29,6 +29,18 @@ class Account:
 
     def revoke_api_key(self, key_id: str) -> None:
         self._transport.delete(f"/customer/api-keys/{key_id}")
+
+    def workspaces(self) -> Iterator[Json]:
+        """Those of your customer, newest first."""
+        return self._transport.pages("/customer/workspaces", Json)
+
+    def create_workspace(self, name: str) -> Json:
+        """Another workspace of your customer.
+
+        Raises:
+            Refused: the name is taken, or you don't own the customer's account.
+        """
+        return self._transport.post("/customer/workspaces", Json, {"name": name})
 
     def offers(self) -> Iterator[GpuOffer]:
         return self._transport.pages("/customer/machines", GpuOffer)

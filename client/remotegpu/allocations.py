@@ -26,6 +26,7 @@ class Allocations:
         image: str | None = None,
         cpu_milli: int | None = None,
         memory_bytes: int | None = None,
+        workspace: str | None = None,
         **options: Unpack[SchedulingOptions],
     ) -> Plan:
         """When and where this would start, on each of `nodes` hosts. Nothing is queued.
@@ -43,6 +44,7 @@ class Allocations:
             "image": image,
             "cpu_milli": cpu_milli,
             "memory_bytes": memory_bytes,
+            "workspace": workspace,
         }
         return self._transport.post("/customer/allocations/plan", Plan, given({**body, **options}))
 

@@ -49,6 +49,7 @@ CHANGES: tuple[Change, ...] = (
     ("owner", "POST", "/customer/members/{member}/enable", None),
     ("owner", "POST", "/customer/invitations", {"email": "third@example.test"}),
     ("owner", "DELETE", "/customer/invitations/{other_invitation}", None),
+    ("owner", "POST", "/customer/workspaces", {"name": "research"}),
     ("owner", "POST", "/customer/api-keys", {"name": "n", "scopes": ["profile:read"]}),
     ("owner", "DELETE", "/customer/api-keys/{key}", None),
     ("admin", "POST", "/admin/customers", {"name": "second", "owner": {"username": "second-owner"}}),

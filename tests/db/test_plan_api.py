@@ -10,13 +10,13 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from api.allocations.planner import ControllerUnavailable, SocketPlanner
 from api.allocations.tables import Allocation
 from api.billing.journal import top_up
 from api.db import Database
-from api.machines.tables import Gpu
+from api.machines.tables import Gpu, Host
 from api.quotas.tables import Quota
 from scheduler.demand import Demand
 from scheduler.packing.shape import Shape
@@ -121,6 +121,24 @@ def test_what_waits_is_told_when_and_on_what_that_rests(
     planner.answer = UNKNOWN
     told = planned(plan(app_client, tenant, nodes=1))
     assert (told["when"], told["eta"], told["wait"]["eta_basis"]) == ("unknown", None, "unknown")
+
+
+def test_it_may_be_of_several_hosts_in_one_rack_for_a_workspace(
+    app_client: TestClient, tenant: Tenant, fleet: Fleet, planner: AnsweringPlanner, database: Database
+) -> None:
+    fleet.host("h2")
+    database.transact(lambda session: session.execute(update(Host).values(labels={"rack": "r1"})))
+    gpus = {gpu.uuid: gpu for gpu in fleet.rows(Gpu)}
+    made = app_client.post("/api/v1/customer/workspaces", json={"name": "research"}, headers=tenant.owner.headers)
+    assert made.status_code == 201, made.text
+    parts = tuple(Part(gpus[f"GPU-{name}-0"].host_id, ((gpus[f"GPU-{name}-0"].id, 1000),)) for name in ("h2", "h1"))
+    planner.answer = PlanAnswer(When.NOW, parts=parts)
+    told = planned(plan(app_client, tenant, nodes=2, within="rack", workspace="research"))
+    assert [host["host"] for host in told["hosts"]] == ["h2", "h1"]
+    assert [cost["micro_per_hour"] for cost in told["costs"]] == [4 * DOLLAR]
+    (question,) = planner.asked
+    assert (question.request.demand.nodes, question.request.demand.within) == (2, "rack")
+    assert question.request.workspace_id != tenant.workspace.id
 
 
 def test_quota_and_balance_are_told_beside_it(

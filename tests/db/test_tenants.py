@@ -3,6 +3,7 @@
 import threading
 from typing import Any
 
+import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -12,6 +13,7 @@ from api.audit.tables import AuditEntry
 from api.db import Database
 from api.environments.tables import Environment
 from api.images.tables import Image
+from api.tenants import workspaces
 from api.tenants.tables import Customer, Workspace
 from tests.db.conftest import PASSWORD, Person, Tenant
 
@@ -71,6 +73,28 @@ def test_repeated_creation_gets_the_same_reply(app_client: TestClient, admin: Pe
         assert session.scalar(select(func.count()).select_from(Customer)) == 1
     other = app_client.post(CUSTOMERS, json={**NEW, "name": "Other"}, headers=headers)
     assert (other.status_code, other.json()["code"]) == (409, "idempotency_key_reused")
+
+
+def test_a_customer_has_workspaces_of_its_own(app_client: TestClient, tenant: Tenant, other_tenant: Tenant) -> None:
+    path = "/api/v1/customer/workspaces"
+    made = app_client.post(path, json={"name": "research"}, headers=tenant.owner.headers)
+    assert made.status_code == 201, made.text
+    assert (made.json()["name"], made.json()["is_default"]) == ("research", False)
+    taken = app_client.post(path, json={"name": "research"}, headers=tenant.owner.headers)
+    assert (taken.status_code, taken.json()["code"]) == (409, "name_taken")
+    assert app_client.post(path, json={"name": "x"}, headers=tenant.member.headers).status_code == 403
+    assert app_client.post(path, json={"name": " "}, headers=tenant.owner.headers).status_code == 422
+    assert app_client.post(path, json={"name": "research"}, headers=other_tenant.owner.headers).status_code == 201
+    listed = app_client.get(path, headers=tenant.member.headers).json()["items"]
+    assert [workspace["name"] for workspace in listed] == ["research", "default"]
+
+
+def test_a_customer_has_so_many_workspaces_and_no_more(
+    app_client: TestClient, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workspaces, "MAX_WORKSPACES", 1)
+    refused = app_client.post("/api/v1/customer/workspaces", json={"name": "x"}, headers=tenant.owner.headers)
+    assert (refused.status_code, refused.json()["code"]) == (409, "too_many_workspaces")
 
 
 def _rent(session: Session, tenant: Tenant) -> None:

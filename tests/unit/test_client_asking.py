@@ -91,13 +91,13 @@ def test_every_option_is_sent_in_the_platforms_units(platform: Recorder) -> None
         "env", "create", "--name", "lab", "--gpus", "0.46", "--gpu-model", "A100,H100", "--gpu-model", "B200",
         "--gpu-memory", "40GiB", "--label", "region=eu", "--label", "!spot", "--driver", "550", "--cuda", "12.4",
         "--apart", "web", "--priority", "7", "--preemptible", "--min-runtime", "30m", "--time-limit", "1h30m",
-        "--reservation", "r1", "--capacity-group", "gold",
+        "--reservation", "r1", "--capacity-group", "gold", "--workspace", "research",
     )  # fmt: skip
     assert platform.sent[0][2] == {
         "name": "lab", "image": "base", "gpus": 1, "gpu_milli": 460, "gpu_models": ["A100", "H100", "B200"],
         "gpu_memory_bytes": 40 * 2**30, "selectors": ["region=eu", "!spot"], "driver": "550", "cuda": "12.4",
         "apart": "web", "priority": 7, "preemptible": True, "min_runtime_s": 1800, "time_limit_s": 5400,
-        "reservation": "r1", "capacity_group": "gold",
+        "reservation": "r1", "capacity_group": "gold", "workspace": "research",
     }  # fmt: skip
 
 
@@ -141,10 +141,19 @@ def test_a_plan_may_be_of_several_hosts(platform: Recorder) -> None:
         "when": "never", "wait": {"code": "too_many_nodes", "detail": "At most 1 could take it."}, "eta": None,
         "limits": [], "hosts": [], "costs": [],
     }  # fmt: skip
-    said = ran("env", "plan", "--gpus", "8", "--nodes", "4", "--within", "rack")
-    assert platform.sent[0][2] == {"gpus": 8, "nodes": 4, "within": "rack", "image": "base"}
+    said = ran("env", "plan", "--gpus", "8", "--nodes", "4", "--within", "rack", "--workspace", "research")
+    assert platform.sent[0][2] == {"gpus": 8, "nodes": 4, "within": "rack", "image": "base", "workspace": "research"}
     assert "At most 1 could take it." in said
     assert run("env", "plan", "--nodes", "0").exit_code == 2
+
+
+def test_workspaces_are_made_and_listed(platform: Recorder) -> None:
+    workspace = {"id": "w1", "name": "research", "is_default": False}
+    platform.answers["POST", "/customer/workspaces"] = workspace
+    assert "research" in ran("workspace", "create", "research")
+    assert platform.sent[-1][2] == {"name": "research"}
+    platform.answers["GET", "/customer/workspaces"] = {"items": [workspace], "next_cursor": None}
+    assert "research" in ran("workspace", "list")
 
 
 def test_a_reservation_is_made_listed_and_cancelled(platform: Recorder) -> None:

@@ -1,6 +1,7 @@
 """When and where a request would start, without queueing it."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 
@@ -37,6 +38,17 @@ def test_it_would_start_later() -> None:
     assert answer.reason is not None
     assert (answer.when, answer.reason.eta, answer.reason.eta_basis) == (When.LATER, at(100 + GRACE_S), "limits")
     assert (answer.reason.code, answer.reason.position) == ("no_capacity", 2)
+
+
+def test_a_gang_is_told_all_of_its_hosts() -> None:
+    there = world(*(replace(host(number, A100, A100), labels={"rack": f"r{number // 3}"}) for number in (1, 2, 3, 4)))
+    there.run(10, (3, 30), limit_s=100)
+    answer = asked(there, nodes=2, gpus=2, within="rack")
+    assert (answer.when, [part.host_id for part in answer.parts]) == (When.NOW, [1, 2])
+    there.run(11, (1, 10), limit_s=50)
+    answer = asked(there, nodes=2, gpus=2, within="rack")
+    assert answer.reason is not None
+    assert (answer.when, answer.reason.eta) == (When.LATER, at(50 + GRACE_S))
 
 
 def test_what_is_kept_for_others_is_not_offered() -> None:

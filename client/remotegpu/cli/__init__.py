@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from remotegpu.cli import account, admin, billing, env, reservations, simulate
+from remotegpu.cli import account, admin, billing, env, reservations, simulate, workspaces
 from remotegpu.cli.session import Options
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Rent GPUs and work on them.")
@@ -34,6 +34,7 @@ _PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_op
 app.command(context_settings=_PASSED_ON)(simulate.simulate)
 app.add_typer(env.app, name="env")
 app.add_typer(reservations.app, name="reservation")
+app.add_typer(workspaces.app, name="workspace")
 app.add_typer(account.keys, name="api-key")
 app.add_typer(admin.app, name="admin")
 

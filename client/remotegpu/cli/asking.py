@@ -65,6 +65,10 @@ InReservation = Annotated[
     str | None,
     typer.Option("--reservation", help="Id of the reservation, or series, to start in.", rich_help_panel=_QUEUEING),
 ]
+Workspace = Annotated[
+    str | None,
+    typer.Option("--workspace", help="By default, your customer's default one.", rich_help_panel=_QUEUEING),
+]
 Group = Annotated[
     str | None,
     typer.Option("--capacity-group", help="The capacity group it is charged to.", rich_help_panel=_QUEUEING),

@@ -100,6 +100,7 @@ def create(
     time_limit: asking.TimeLimit = None,
     reservation: asking.InReservation = None,
     capacity_group: asking.Group = None,
+    workspace: asking.Workspace = None,
     wait: Wait = False,
     timeout: Timeout = 600.0,
     as_json: JsonFlag = False,
@@ -117,7 +118,7 @@ def create(
     with connected(context) as client:
         environment = client.environments.create(
             name=name, image=image, gpus=count, cpu_milli=cpu_milli, memory_bytes=memory_bytes,
-            disk_bytes=disk_bytes, **options,
+            disk_bytes=disk_bytes, workspace=workspace, **options,
         )  # fmt: skip
         if wait:
             _settle(client, environment, timeout_s=timeout, as_json=as_json)
@@ -146,6 +147,7 @@ def plan(
     time_limit: asking.TimeLimit = None,
     reservation: asking.InReservation = None,
     capacity_group: asking.Group = None,
+    workspace: asking.Workspace = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Show when and where this would start and what it would cost, without asking for it."""
@@ -161,7 +163,7 @@ def plan(
     with connected(context) as client:
         found = client.allocations.plan(
             gpus=count, nodes=nodes, within=within, image=image, cpu_milli=cpu_milli, memory_bytes=memory_bytes,
-            **options,
+            workspace=workspace, **options,
         )  # fmt: skip
         if as_json:
             print_json(found)
