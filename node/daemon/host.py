@@ -26,6 +26,7 @@ from node.daemon.upkeep import Duty, Upkeep
 from node.daemon.volumes import Volumes
 from node.daemon.watch import Watch
 from node.gpus.provider import open_gpus
+from node.gpus.sampler import Sampler
 from node.platform import Platform
 from node.raylet import Raylet
 from scheduler.host_protocol import Heartbeat, HeldLease, HostFacts, Lease, LeaseEnd, UsageBatch
@@ -43,6 +44,7 @@ class Host:
         self.config = config
         self.boot_id, self.daemon_id = read_boot_id(), uuid.uuid4().hex
         self._gpus = open_gpus(config.simulate, config.host_id)
+        self._sampler = Sampler(self._gpus)
         self._engine = Engine(config.docker_host, config.host_id)
         self._store = Store(directory.database)
         self._clock = ServerClock(self._store, self.boot_id)
@@ -79,7 +81,9 @@ class Host:
         )
         self._raylet = Raylet(directory, config, self.facts) if config.ray_address else None
         self._certificate = CertificateKeeper(directory, Platform(config, directory), self._clock.now)
-        self._metrics = MetricsServer(config, HostCollector(config.name, self._gpus, self._gauges))
+        self._metrics = MetricsServer(
+            config, HostCollector(config.name, self._gpus.facts(), self._sampler.readings, self._gauges)
+        )
         self._upkeep = Upkeep()
 
     def _make_watch(self) -> Watch:
@@ -114,8 +118,10 @@ class Host:
         self._watch.start()
         if self._disk is not None:
             self._disk.start()
+        self._sampler.sample()
         self._heartbeats.start()
         self._upkeep.start(
+            Duty("gpus", self.config.heartbeat_interval_s, self._sampler.sample),
             Duty("networks", _UPKEEP_S, self._networks.fill),
             Duty("firewall", _UPKEEP_S, self._keep_firewall),
             Duty("certificate", _UPKEEP_S, self._certificate.keep),
@@ -138,7 +144,9 @@ class Host:
         return host_facts(self.config, self._engine, self._gpus, self._disk_limit)
 
     def health(self) -> Json:
-        problems = (self._heartbeats.problem, self._certificate.problem(), self._metrics.problem)
+        problems = (
+            self._heartbeats.problem, self._certificate.problem(), self._metrics.problem, self._sampler.problem,
+        )  # fmt: skip
         return {
             "host_id": self.config.host_id,
             "boot_id": self.boot_id,
@@ -194,13 +202,13 @@ class Host:
 
     def _beat(self) -> Heartbeat:
         problems = [] if self._engine.answers() else ["Docker does not answer"]
-        problems += [self._metrics.problem] if self._metrics.problem else []
+        problems += [problem for problem in (self._metrics.problem, self._sampler.problem) if problem]
         return Heartbeat(
             boot_id=self.boot_id,
             daemon_id=self.daemon_id,
             leases=tuple(HeldLease(held.lease.allocation_uid, held.lease.generation) for held in self._leases.held()),
             containers=self._watch.reports(),  # before the endings: what is noted there was noted before the exit
-            readings=self._gpus.readings(),
+            readings=self._sampler.readings(),
             spool_backlog=self._spool.backlog(),
             problems=tuple(problems),
             endings=self._leases.endings(),

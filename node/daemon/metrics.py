@@ -13,7 +13,6 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from node.daemon.config import HostConfig
-from node.gpus.provider import Gpus
 from scheduler.host_protocol import GpuFacts, GpuReading
 
 log = logging.getLogger(__name__)
@@ -47,12 +46,18 @@ class HostGauges:
 
 
 class HostCollector(Collector):
-    def __init__(self, host: str, gpus: Gpus, gauges: Callable[[], HostGauges]) -> None:
-        self._host, self._gpus, self._gauges = host, gpus, gauges
+    def __init__(
+        self,
+        host: str,
+        gpus: Sequence[GpuFacts],
+        readings: Callable[[], Sequence[GpuReading]],
+        gauges: Callable[[], HostGauges],
+    ) -> None:
+        self._host, self._gpus, self._readings, self._gauges = host, gpus, readings, gauges
 
     def collect(self) -> Iterator[Metric]:
         yield from host_metrics(self._host, self._gauges())
-        yield from gpu_metrics(self._host, self._gpus.facts(), self._gpus.readings())
+        yield from gpu_metrics(self._host, self._gpus, self._readings())
 
 
 def host_metrics(host: str, found: HostGauges) -> Iterator[Metric]:
