@@ -90,6 +90,9 @@ class Admin:
         wanted = {"description": description, "uses": uses, "machine_id": machine_id}
         return self._transport.post("/admin/machines/enrolment-tokens", Json, wanted)
 
+    def revoke_enrolment_token(self, token_id: str) -> None:
+        self._transport.delete(f"/admin/machines/enrolment-tokens/{token_id}")
+
     def end_allocation(self, allocation_id: str) -> Json:
         return self._transport.post(f"/admin/allocations/{allocation_id}/end", Json)
 

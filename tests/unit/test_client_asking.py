@@ -201,6 +201,26 @@ def test_machines_and_customers_are_changed(platform: Recorder) -> None:
     assert platform.sent[-1][2] == {"priority_ceiling": 700}
 
 
+def test_enrolment_tokens_are_made_shown_and_revoked(platform: Recorder) -> None:
+    tokens = "/admin/machines/enrolment-tokens"
+    token = {
+        "id": "t1", "description": "rack 3", "machine_id": "m1", "uses_left": 1, "revoked_at": None,
+        "expires_at": "2026-01-01T12:00:00Z",
+    }  # fmt: skip
+    platform.answers["GET", "/admin/machines"] = {"items": [{"id": "m1", "name": "h1"}], "next_cursor": None}
+    platform.answers["POST", tokens] = token | {"token": "rgpu_join_x"}
+    assert "rgpu_join_x" in ran("admin", "machine", "token", "--machine", "h1")
+    assert platform.sent[-1][2] == {"description": "", "uses": 1, "machine_id": "m1"}
+    ended = token | {"id": "t2", "machine_id": None, "revoked_at": "2026-01-01T12:00:00Z"}
+    platform.answers["GET", tokens] = {"items": [token, ended], "next_cursor": None}
+    first, second = ran("admin", "machine", "tokens").splitlines()[1:]
+    assert ("t1" in first, "h1" in first, "revoked" in first) == (True, True, False)
+    assert ("t2" in second, "new ones" in second, "revoked" in second) == (True, True, True)
+    platform.answers["DELETE", f"{tokens}/t1"] = None
+    ran("admin", "machine", "revoke-token", "t1")
+    assert platform.sent[-1][:2] == ("DELETE", f"{tokens}/t1")
+
+
 def test_allocations_are_listed_by_customer_and_machine(platform: Recorder) -> None:
     waits: dict[str, Any] = {"id": "a1", "state": "queued", "customer": "acme", "host": None, "end_reason": None,
              "wait": {"code": "no_capacity", "detail": "0 of 4 are free."}}  # fmt: skip

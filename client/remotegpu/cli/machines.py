@@ -146,3 +146,33 @@ def enrolment_token(
         machine_id = find(client, machine)["id"] if machine is not None else None
         created = client.admin.create_enrolment_token(description=description, uses=uses, machine_id=machine_id)
         print_json(created) if as_json else console.print(created["token"], soft_wrap=True)
+
+
+@app.command("tokens")
+def list_enrolment_tokens(context: typer.Context, as_json: JsonFlag = False) -> None:
+    """Show the tokens that were made, with what is left of them."""
+    with connected(context) as client:
+        found = list(client.admin.list("machines/enrolment-tokens"))
+        if as_json:
+            print_json(found)
+            return
+        names = {machine["id"]: machine["name"] for machine in client.admin.list("machines")}
+        rows = [
+            (
+                token["id"],
+                token["description"],
+                names.get(token["machine_id"], "new ones"),
+                "revoked" if token["revoked_at"] else token["uses_left"],
+                token["expires_at"],
+            )
+            for token in found
+        ]
+        print_rows(["ID", "DESCRIPTION", "FOR", "USES LEFT", "EXPIRES"], rows, empty="No token has been made yet.")
+
+
+@app.command("revoke-token")
+def revoke_enrolment_token(context: typer.Context, token_id: str, as_json: JsonFlag = False) -> None:
+    """Make a token worthless; machines that joined with it stay."""
+    with connected(context) as client:
+        client.admin.revoke_enrolment_token(token_id)
+        print_json({"id": token_id}) if as_json else console.print(f"{token_id} is revoked.")
