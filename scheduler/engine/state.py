@@ -16,6 +16,8 @@ from scheduler.engine.settings import EngineSettings
 from scheduler.ports import WaitReason
 from scheduler.views import CapacityGroup, CustomerView, Request, Reservation
 
+_MOST_DEMANDS = 8192  # of which the models are remembered
+
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
@@ -62,6 +64,8 @@ class State:
         """The exact models with which the request could run now."""
         found = self.models_of.get(demand)
         if found is None:
+            if len(self.models_of) >= _MOST_DEMANDS:
+                self.models_of.clear()
             found = self.models_of[demand] = self.cluster.models(demand)
         return found
 

@@ -182,6 +182,8 @@ class EngineMachine(RuleBasedStateMachine):
         evicted = there.cycle()
         there.check_favours()
         assert there.queued.keys() <= there.reasons.keys(), "everybody who waits knows why"
+        if not there.settings.refresh_s and not there.groups:
+            self._check_places()
         picture = there.picture()
         for number, request in there.queued.items():
             check_reason(picture, request, there.reasons[number])
@@ -191,6 +193,17 @@ class EngineMachine(RuleBasedStateMachine):
             if not there.settings.refresh_s:
                 check_figures(picture, request, there.reasons[number])
         return evicted
+
+    def _check_places(self) -> None:
+        """Among those who could have all devices, the places in the queue follow the priorities, raised by waiting."""
+        there, places = self.world, []
+        for number, request in there.queued.items():
+            waited_s = (there.now - request.queued_at).total_seconds()
+            if not request.demand.models:
+                places.append((there.reasons[number].position, request.priority + 100 * int(waited_s // AGEING_S)))
+        places.sort()
+        assert len({position for position, _ in places}) == len(places), places
+        assert [aged for _, aged in places] == sorted((aged for _, aged in places), reverse=True), places
 
 
 TestEngine = EngineMachine.TestCase
