@@ -1,7 +1,8 @@
 """Capacity groups: guaranteed shares, and what is lent and borrowed inside a cohort.
 
 What no group is guaranteed belongs to the open group, of all requests that name none. Preemptible ones may go beyond
-it, since they give way to the groups' own.
+it, since they give way to the groups' own; and they take nothing of it from those that are not preemptible. Else one of
+these would have to wait until they are evicted, only for them to begin again beside it.
 
 The model is Kueue's: a group has a nominal quota; what it does not use, up to its lending limit, the other groups of
 its cohort may borrow, each up to its borrowing limit. Amounts are thousandths of GPUs.
@@ -34,6 +35,7 @@ class _Account:
     own: int  # what is never lent
     used: int = 0
     kept: int = 0
+    yielding: int = 0  # used beside that by preemptible ones of the open group
 
     @staticmethod
     def of(group: CapacityGroup, cohort: _Cohort) -> "_Account":
@@ -78,8 +80,10 @@ class Capacity:
     _cohorts: dict[str, _Cohort] = field(default_factory=dict)
     _members: dict[str, list[str]] = field(default_factory=dict)
 
-    def define(self, groups: Sequence[CapacityGroup], total: int, used: Iterable[tuple[str | None, int]]) -> None:
-        """The groups there are from now on, what the cluster has, and what is used at present, by group."""
+    def define(self, groups: Sequence[CapacityGroup], total: int, used: Iterable[tuple[str | None, int, bool]]) -> None:
+        """The groups there are from now on, what the cluster has, and what is used at present: by which group,
+        how much, and whether it is preemptible.
+        """
         freed = 1 + max((cohort.freed for cohort in self._cohorts.values()), default=0)
         self._accounts, self._cohorts, self._members = {}, {}, {}
         rest = max(0, total - sum(group.nominal for group in groups))
@@ -90,25 +94,30 @@ class Capacity:
             self._accounts[group.name] = account
             self._members.setdefault(key, []).append(group.name)
             cohort.lendable += group.nominal - account.own
-        for name, milli in used:
-            self.take(name, milli)
+        for name, milli, preemptible in used:
+            self.take(name, milli, preemptible=preemptible)
 
     @property
     def any_group(self) -> bool:
         return len(self._accounts) > 1
 
-    def take(self, name: str | None, milli: int) -> None:
-        if (account := self._account(name)) is not None:
+    def take(self, name: str | None, milli: int, *, preemptible: bool = False) -> None:
+        if (account := self._account(name)) is None:
+            return
+        if preemptible and self.is_open(name):
+            account.yielding += milli
+        else:
             account.use(milli)
 
-    def give_back(self, name: str | None, milli: int) -> None:
+    def give_back(self, name: str | None, milli: int, *, preemptible: bool = False) -> None:
+        self.take(name, -milli, preemptible=preemptible)
         if (account := self._account(name)) is not None:
-            account.use(-milli)
             account.cohort.freed += 1
 
-    def keep(self, name: str | None, milli: int) -> None:
+    def keep(self, name: str | None, milli: int, *, preemptible: bool = False) -> None:
         """So much more is kept from those who come after; less, if it is negative."""
-        if (account := self._account(name)) is not None:
+        account = self._account(name)
+        if account is not None and not (preemptible and self.is_open(name)):
             account.keep(milli)
 
     def name(self, name: str | None) -> str:
@@ -157,10 +166,14 @@ class Capacity:
         """Whether it belongs to no group that there is."""
         return self.name(name) == OPEN
 
-    def borrows(self, name: str | None, milli: int) -> bool:
-        """Whether the group would use more than its own with so much more. Without groups, nobody owns anything."""
+    def borrows(self, name: str | None, milli: int, *, preemptible: bool = True) -> bool:
+        """Whether the group would use more than its own with so much more. What is preemptible in the open group counts
+        for what is `preemptible` only. Without groups, nobody owns anything.
+        """
         account = self._account(name)
-        return self.any_group and account is not None and account.used + milli > account.group.nominal
+        if account is None or not self.any_group:
+            return False
+        return account.used + milli + (account.yielding if preemptible else 0) > account.group.nominal
 
     def _account(self, name: str | None) -> "_Account | None":
         return self._accounts.get(name or OPEN) or self._accounts.get(OPEN)

@@ -73,7 +73,8 @@ class Engine:
             state.holdings.freed += 1
             state.hosts_changed()
             totals = state.cluster.totals
-            used = ((held.request.group, held.request.demand.gpu_milli) for held in state.holdings.all())
+            requests = (held.request for held in state.holdings.all())
+            used = ((each.group, each.demand.gpu_milli, each.preemptible) for each in requests)
             state.capacity.define(state.groups, totals.gpu_milli, used)
             state.shares.total = (max(1, totals.gpu_milli), max(1, totals.cpu_milli), max(1, totals.memory_bytes))
 

@@ -83,7 +83,7 @@ class Holdings:
         self._leaving.pop(allocation_id, None)
         self.evictable.remove(held)
         self.cluster.release(allocation_id)
-        self.capacity.give_back(request.group, request.demand.gpu_milli)
+        self.capacity.give_back(request.group, request.demand.gpu_milli, preemptible=request.preemptible)
         self.shares.end(request.customer_id, request.workspace_id, size(request.demand), now)
         self._of_customer[request.customer_id] = self.of_customer(request.customer_id) + resources(
             request.demand
@@ -106,7 +106,7 @@ class Holdings:
         self.evictable.add(held)
         self._note_leaving(held, now)
         self.cluster.hold(number, request.customer_id, request.demand, held.parts)
-        self.capacity.take(request.group, request.demand.gpu_milli)
+        self.capacity.take(request.group, request.demand.gpu_milli, preemptible=request.preemptible)
         self.shares.begin(request.customer_id, request.workspace_id, size(request.demand), now)
         self._of_customer[request.customer_id] = self.of_customer(request.customer_id) + resources(request.demand)
         for part in held.parts:
@@ -117,7 +117,7 @@ class Holdings:
 def _counted(held: Held) -> Hashable:
     """All that is counted somewhere."""
     request = held.request
-    return request.customer_id, request.workspace_id, request.group, request.demand, held.parts
+    return request.customer_id, request.workspace_id, request.group, request.preemptible, request.demand, held.parts
 
 
 def resources(demand: Demand) -> Resources:

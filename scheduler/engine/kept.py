@@ -50,7 +50,7 @@ class Quota:
 
     def change(self, capacity: Capacity, customers: dict[int, Resources], sign: int) -> None:
         request = self.request
-        capacity.keep(request.group, sign * request.demand.gpu_milli)
+        capacity.keep(request.group, sign * request.demand.gpu_milli, preemptible=request.preemptible)
         if self.limited:
             before = customers.get(request.customer_id, NOTHING)
             customers[request.customer_id] = before + resources(request.demand).times(sign)

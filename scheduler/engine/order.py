@@ -45,7 +45,8 @@ class Order:
         return self.borrows(request), self.rank(request)
 
     def borrows(self, request: Request) -> bool:
-        return self.state.capacity.borrows(request.group, request.demand.gpu_milli)
+        milli, preemptible = request.demand.gpu_milli, request.preemptible
+        return self.state.capacity.borrows(request.group, milli, preemptible=preemptible)
 
     def group(self, of: Request | Kind) -> str:
         return self.state.capacity.name(of.group)

@@ -237,11 +237,14 @@ class Preemption:
             self._take_back(leaving)
 
     def _give(self, victim: Held) -> None:
-        self.capacity.take(victim.request.group, -victim.request.demand.gpu_milli)
+        self._take(victim.request, -1)
 
     def _take_back(self, victims: Sequence[Held]) -> None:
         for victim in victims:
-            self.capacity.take(victim.request.group, victim.request.demand.gpu_milli)
+            self._take(victim.request, 1)
+
+    def _take(self, request: Request, sign: int) -> None:
+        self.capacity.take(request.group, sign * request.demand.gpu_milli, preemptible=request.preemptible)
 
 
 def _is_settled(held: Held) -> bool:

@@ -119,6 +119,11 @@ class Picture:
     def used(self, name: str) -> int:
         return sum(h.request.demand.gpu_milli for h in self.held.values() if self.group_of(h.request) == name)
 
+    def _used_firmly(self, name: str) -> int:
+        """Preemptible ones take nothing of what is guaranteed to nobody."""
+        taken = [h.request for h in self.held.values() if name or not h.request.preemptible]
+        return sum(request.demand.gpu_milli for request in taken if self.group_of(request) == name)
+
     def nominal(self, name: str) -> int:
         total = sum(1000 * len(host.devices) for host in self.hosts.values() if host.schedulable)
         rest = max(0, total - sum(group.nominal for group in self.groups))
@@ -135,7 +140,7 @@ class Picture:
             return True
         group = next((group for group in self.groups if group.name == name), None)
         if group is None or not group.cohort:
-            return (group is None and request.preemptible) or self.used(name) + milli <= self.nominal(name)
+            return (group is None and request.preemptible) or self._used_firmly(name) + milli <= self.nominal(name)
         limit = group.borrowing_limit
         if limit is not None and self.used(name) + milli > group.nominal + limit:
             return False

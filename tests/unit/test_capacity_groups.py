@@ -14,7 +14,7 @@ RED, BLUE = CapacityGroup("red", "all", 4000), CapacityGroup("blue", "all", 2000
 
 def capacity(*groups: CapacityGroup, total: int = 10_000, **used: int) -> Capacity:
     made = Capacity()
-    made.define(groups, total, used.items())
+    made.define(groups, total, [(name, milli, False) for name, milli in used.items()])
     return made
 
 
@@ -62,6 +62,18 @@ def test_what_is_guaranteed_to_nobody_is_for_all_others() -> None:
     assert (groups.fits(None, 1000), groups.fits(None, 1001)) == (True, False)
     assert groups.fits(None, 9000, preemptible=True), "it gives way to the groups' own"
     assert not groups.fits("red", 9000, preemptible=True)
+
+
+def test_preemptible_use_of_the_open_group_counts_for_what_is_preemptible_only() -> None:
+    groups = capacity(RED, BLUE)
+    groups.take(None, 5000, preemptible=True)
+    groups.keep(None, 5000, preemptible=True)
+    assert (groups.fits(None, 4000), groups.fits(None, 4001)) == (True, False)
+    assert [groups.borrows(None, 0, preemptible=preemptible) for preemptible in (True, False)] == [True, False]
+    groups.give_back(None, 5000, preemptible=True)
+    assert not groups.borrows(None, 4000)
+    groups.take("red", 3000, preemptible=True)
+    assert groups.available("red") == 3000, "a group's own is one quota for all of its work"
 
 
 def test_a_request_without_gpus_needs_nothing_of_a_group() -> None:

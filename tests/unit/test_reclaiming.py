@@ -4,11 +4,13 @@ from dataclasses import replace
 
 import pytest
 
-from scheduler.views import CapacityGroup
+from scheduler.views import CapacityGroup, Usage
+from tests.unit.checked_world import CheckedWorld
 from tests.unit.engine_world import GRACE_S, EngineWorld, at, world
 from tests.unit.simulated_world import A100, host
 
 ONE = host(1, A100)
+USED_MUCH = Usage(1, 1, at(0), gpu_milli_s=1e9)
 RED, BLUE = CapacityGroup("red", "all", 2000), CapacityGroup("blue", "all", 2000)
 
 
@@ -96,12 +98,31 @@ def test_preemptible_work_beyond_the_open_group_gives_way_to_what_a_group_owns()
     assert there.codes()[4] == "capacity_group"
 
 
-def test_work_of_the_open_group_gives_way_to_itself_by_rank_under_a_quota() -> None:
+def test_preemptible_work_of_the_open_group_takes_nothing_of_it_from_other_work() -> None:
     there = cohort(CapacityGroup("red", None, 2000))
-    there.run(10, (1, 10), preemptible=True)
+    there.run(10, (1, 10), preemptible=True, since_s=100)
     there.run(11, (1, 11), preemptible=True)
-    there.submit(1, priority=5)
-    assert there.evicts() == [11]
+    for number in (1, 2, 3):
+        there.submit(number, priority=5)
+    assert there.starts() == [1, 2]
+    assert there.codes() == {3: "capacity_group"}
+    there.submit(4, group="red", gpus=2)
+    plan = there.decide()
+    assert [eviction.allocation_id for eviction in plan.evictions] == [11, 10], "red's own is reclaimed from it alone"
+
+
+def test_preemptible_work_that_comes_first_whenever_it_comes_again_is_not_evicted_without_an_end() -> None:
+    """It has a share of the open group that is as large as that is, and there is room for both."""
+    there = CheckedWorld({1: host(1, A100, A100)}, groups=[CapacityGroup("red", None, 1000)], usage=[USED_MUCH])
+    there.ask(customer_id=2, preemptible=True)
+    there.cycle()
+    number = there.ask(customer_id=USED_MUCH.customer_id).allocation_id
+    evicted = 0
+    for _ in range(3):
+        evicted += there.cycle()
+        there.pass_time(GRACE_S)
+    assert number in there.held
+    assert evicted == 0
 
 
 def test_quota_that_was_given_back_for_it_is_its_own_whoever_comes() -> None:
