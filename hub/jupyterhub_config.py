@@ -93,5 +93,6 @@ c.JupyterHub.tornado_settings = {
         "X-Frame-Options": "DENY",
         "X-Content-Type-Options": "nosniff",
         "Referrer-Policy": "same-origin",
+        **({"Strict-Transport-Security": "max-age=31536000"} if settings.tls else {}),
     },
 }

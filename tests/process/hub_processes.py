@@ -30,13 +30,14 @@ class HubProcesses:
     port: int = field(default_factory=free_port)
     api_port: int = field(default_factory=free_port)
     proxy_api_port: int = field(default_factory=free_port)
+    tls: tuple[Path, Path] | None = None  # certificate and key for browsers
     hub: subprocess.Popen[bytes] | None = None
     proxy: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
         # Environments reach the Hub here, too: an address of the machine's own, not loopback.
-        return f"http://{primary_address()}:{self.port}"
+        return f"{'https' if self.tls else 'http'}://{primary_address()}:{self.port}"
 
     @property
     def secrets_dir(self) -> Path:
@@ -85,7 +86,7 @@ class HubProcesses:
     def _answers(self) -> bool:
         assert self.hub is not None and self.hub.poll() is None, self.log()[-3000:]
         try:
-            return httpx.get(f"{self.url}/hub/health", timeout=2).status_code == 200
+            return httpx.get(f"{self.url}/hub/health", timeout=2, verify=not self.tls).status_code == 200
         except httpx.TransportError:
             return False
 
@@ -103,6 +104,8 @@ class HubProcesses:
             "REMOTEGPU_HUB_PROXY_API_PORT": str(self.proxy_api_port),
             "REMOTEGPU_PROXY_COMMAND": str(proxy_program()),
         }
+        if self.tls is not None:
+            environment |= {"REMOTEGPU_TLS_CERT": str(self.tls[0]), "REMOTEGPU_TLS_KEY": str(self.tls[1])}
         assert shutil.which("node"), "the Hub's proxy needs Node.js"
         with (self.directory / f"{name}.log").open("ab") as log:
             return subprocess.Popen(

@@ -2,19 +2,14 @@
 
 import signal
 import ssl
-from datetime import timedelta
-from ipaddress import ip_address
 from pathlib import Path
 
 import httpx
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
-from api.clock import utc_now
 from api.db import Database
 from tests.process.api_process import running_api
+from tests.process.self_signed import self_signed
 
 _TIMEOUT_S = 60.0
 
@@ -39,7 +34,7 @@ def test_both_listeners(database: Database, tmp_path: Path) -> None:
 
 def test_the_public_listener_speaks_tls_with_a_certificate(database: Database, tmp_path: Path) -> None:
     url = database.engine.url.render_as_string(hide_password=False)
-    certificate, key = _self_signed(tmp_path)
+    certificate, key = self_signed(tmp_path, address="127.0.0.1")
     with running_api(url, tmp_path, REMOTEGPU_TLS_CERT=str(certificate), REMOTEGPU_TLS_KEY=str(key)) as api:
         trust = ssl.create_default_context(cafile=str(certificate))
         answer = httpx.get(f"{api.public_url}/health", verify=trust, trust_env=False)
@@ -49,24 +44,3 @@ def test_the_public_listener_speaks_tls_with_a_certificate(database: Database, t
             httpx.get(api.public_url.replace("https", "http") + "/health", trust_env=False)
         with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
             httpx.get(f"{api.public_url}/health", trust_env=False)
-
-
-def _self_signed(directory: Path) -> tuple[Path, Path]:
-    private = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(private.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(utc_now() - timedelta(hours=1))
-        .not_valid_after(utc_now() + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
-        .sign(private, hashes.SHA256())
-    )
-    certificate, key = directory / "tls.pem", directory / "tls.key"
-    certificate.write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    pkcs8, plain = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    key.write_bytes(private.private_bytes(serialization.Encoding.PEM, pkcs8, plain))
-    return certificate, key
