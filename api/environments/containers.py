@@ -68,35 +68,38 @@ _ARGUMENTS: Mapping[Operation, type[BaseModel]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class _Target:
+class Target:
+    """An environment's container, as far as it may be named: by the lease under which it is."""
+
     environment_id: int
     host_uid: str
     allocation_uid: str
     generation: int
 
 
-def call_container(
-    database: Database,
-    hostlink: Hostlink,
-    *,
-    username: str,
-    name: str,
-    operation: Operation,
-    arguments: Mapping[str, Any],
-) -> tuple[int, Any]:
-    """Run the operation on the environment's host; the status and the JSON of its daemon's answer.
-
-    Which container, image, devices and mounts are meant is the lease's business, so that none can be named here.
+def find_target(database: Database, *, username: str, name: str) -> Target:
+    """The container of one of the Hub's named servers.
 
     Raises:
         NotFound: there is no such environment.
         Conflict: `lease_ended`, it holds no host now.
-        Unprocessable: the operation does not take such arguments.
+    """
+    with database.session() as session:
+        return _target(session, username, name)
+
+
+def call_container(
+    database: Database, hostlink: Hostlink, target: Target, operation: Operation, checked: Mapping[str, Any]
+) -> tuple[int, Any]:
+    """Run the operation on the environment's host; the status and the JSON of its daemon's answer.
+
+    Which container, image, devices and mounts are meant is the lease's business, so that none can be named here.
+    `checked` are arguments that `check_arguments` let through.
+
+    Raises:
+        Conflict: `lease_ended`, it holds no host any more.
         api.hostlink.HostUnreachable
     """
-    checked = _check(operation, arguments)
-    with database.session() as session:
-        target = _target(session, username, name)
     status, answer = hostlink.call(
         target.host_uid,
         "container",
@@ -104,7 +107,7 @@ def call_container(
             "allocation_uid": target.allocation_uid,
             "generation": target.generation,
             "operation": operation,
-            "arguments": checked,
+            "arguments": dict(checked),
         },
         timeout_s=TIMEOUT_S + checked.get("timeout", 0),
     )
@@ -115,7 +118,11 @@ def call_container(
     return status, answer
 
 
-def _check(operation: Operation, arguments: Mapping[str, Any]) -> dict[str, Any]:
+def check_arguments(operation: Operation, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Raises:
+        Unprocessable: the operation does not take such arguments.
+    """
     try:
         return _ARGUMENTS.get(operation, _NoArguments).model_validate(arguments).model_dump()
     except ValidationError as error:
@@ -123,7 +130,7 @@ def _check(operation: Operation, arguments: Mapping[str, Any]) -> dict[str, Any]
         raise Unprocessable(f"{operation}: {first['loc']}: {first['msg']}", code="validation") from error
 
 
-def _target(session: Session, username: str, name: str) -> _Target:
+def _target(session: Session, username: str, name: str) -> Target:
     environment = find_named(session, username=username, name=name)
     if environment is None:
         raise NotFound("There is no such environment.", code="no_such_environment")
@@ -131,10 +138,10 @@ def _target(session: Session, username: str, name: str) -> _Target:
     if allocation is None or allocation.state != AllocationState.ACTIVE or allocation.host_id is None:
         raise Conflict("The environment holds no GPUs now.", code="lease_ended")
     host = session.get_one(Host, allocation.host_id)
-    return _Target(environment.id, str(host.uid), str(allocation.uid), allocation.generation)
+    return Target(environment.id, str(host.uid), str(allocation.uid), allocation.generation)
 
 
-def _note_error(session: Session, *, target: _Target, answer: Any) -> None:  # Any: the daemon's JSON
+def _note_error(session: Session, *, target: Target, answer: Any) -> None:  # Any: the daemon's JSON
     """Keep what Docker said: it explains a failed start better than the Hub can."""
     message = answer.get("docker_message") if isinstance(answer, dict) else None
     environment = session.get_one(Environment, target.environment_id, with_for_update=True)

@@ -10,6 +10,7 @@ from api.app import VERSION, install_shared
 from api.body_limit import BodyLimit
 from api.db import Database
 from api.environments.changes import ChangeFeed
+from api.host_calls import HostCalls
 from api.hostlink import Hostlink
 from api.internal import host_endpoints, hub_endpoints, metrics
 from api.internal.peer import PeerRegister
@@ -51,6 +52,7 @@ def create_internal_app(settings: Settings, database: Database) -> FastAPI:
     app.state.authority = Authority(settings.secrets_dir)
     app.state.peers = PeerRegister(database)
     app.state.hostlink = Hostlink(settings.hostlink_socket)
+    app.state.host_calls = HostCalls()
     app.state.changes = ChangeFeed(database)
     app.include_router(host_endpoints.router)
     app.include_router(hub_endpoints.router)

@@ -14,10 +14,11 @@ from api.db import Database
 from api.deps import DatabaseDep, SettingsDep
 from api.environments import hub_service, repository
 from api.environments.changes import ChangeFeed
-from api.environments.containers import Operation, call_container
+from api.environments.containers import Operation, call_container, check_arguments, find_target
 from api.environments.hub_service import HubOptions, StartOptions, UserStanding
 from api.environments.views import ServerList, ServerView, server_entry, server_view
 from api.errors import Conflict, NotFound
+from api.host_calls import HostCalls
 from api.hostlink import Hostlink
 from api.internal.peer import HubPeer
 from api.problems import problems
@@ -62,6 +63,10 @@ def _hostlink(request: Request) -> Hostlink:
     return cast(Hostlink, request.app.state.hostlink)
 
 
+def _host_calls(request: Request) -> HostCalls:
+    return cast(HostCalls, request.app.state.host_calls)
+
+
 @router.get("/options", responses=problems(404))
 def get_options(peer: HubPeer, database: DatabaseDep, username: Annotated[str, Query(max_length=64)]) -> HubOptions:
     """What a user may start."""
@@ -85,7 +90,7 @@ def list_servers(username: Username, peer: HubPeer, database: DatabaseDep) -> Se
 
 
 @router.post("/servers/{username}/{name}/start", responses=problems(404, 409))
-def start_server(
+async def start_server(
     username: Username,
     name: ServerName,
     peer: HubPeer,
@@ -99,14 +104,14 @@ def start_server(
     deadline = time.monotonic() + STOPPING_S
     while True:
         try:
-            database.transact(work)
+            await run_in_threadpool(database.transact, work)
             break
         except Conflict as error:
             # The Hub calls a server stopped when its container is gone; its GPUs are given back a moment later.
             if error.code != "environment_stopping" or time.monotonic() > deadline:
                 raise
-            time.sleep(LOOK_AGAIN_STOPPING_S)
-    return _view(database, username, name)[1]
+            await asyncio.sleep(LOOK_AGAIN_STOPPING_S)
+    return (await run_in_threadpool(_view, database, username, name))[1]
 
 
 @router.get("/servers/{username}/{name}", responses=problems(404))
@@ -170,19 +175,21 @@ def server_failed(
 
 
 @router.post("/servers/{username}/{name}/docker/{operation}", responses=problems(404, 409, 424) | _DOCKERS_OWN)
-def docker(
+async def docker(
     username: Username,
     name: ServerName,
     operation: Operation,
     peer: HubPeer,
     database: DatabaseDep,
     hostlink: Annotated[Hostlink, Depends(_hostlink)],
+    host_calls: Annotated[HostCalls, Depends(_host_calls)],
     arguments: Annotated[dict[str, Any] | None, Body()] = None,  # Any: JSON, checked again by the host
 ) -> Response:
     """One operation on the environment's own container, on its host. A Docker error answers 424."""
-    status, answer = call_container(
-        database, hostlink, username=username, name=name, operation=operation, arguments=arguments or {}
-    )
+    checked = check_arguments(operation, arguments or {})
+    target = await run_in_threadpool(find_target, database, username=username, name=name)
+    call = partial(call_container, database, hostlink, target, operation, checked)
+    status, answer = await host_calls.run(target.host_uid, call)
     media_type = "application/json" if status < 400 else "application/problem+json"
     return JSONResponse(answer, status_code=status, media_type=media_type)
 

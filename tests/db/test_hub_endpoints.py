@@ -2,10 +2,13 @@
 operations go to one container under the current lease.
 """
 
+import asyncio
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from sqlalchemy.orm import Session
 from api.clock import utc_now
 from api.db import Database
 from api.environments.reconciler import EnvironmentReconciler
+from api.host_calls import AT_ONCE
 from api.identity.tables import User
 from api.identity.users import FirstPassword, set_password
 from api.principal import Role
@@ -28,6 +32,7 @@ from scheduler.states import AllocationState, EnvironmentState
 from tests.db.environment_world import RecordingHosts, RecordingHub, World
 from tests.db.fleet import Fleet
 from tests.db.listener import Listener
+from tests.waiting import wait_for
 
 SERVER = "/internal/hub/servers/acme-owner/lab"
 OPTIONS = {"options": {"image": "base", "gpus": 1, "gpu_model": "A100"}}
@@ -53,11 +58,14 @@ class Controller:
         self.asked: list[tuple[str, dict[str, Any]]] = []
         self.status = 200
         self.answer: Any = {"Id": "c1"}
+        self.hangs: threading.Event | None = None  # calls are answered once it is set
         self.app = FastAPI(openapi_url=None)
         self.app.add_api_route("/v1/hosts/{host_uid}/{operation}", self._serve, methods=["POST"])
 
     async def _serve(self, host_uid: str, operation: str, request: Request) -> JSONResponse:
         self.asked.append((f"{host_uid} {operation}", await request.json()))
+        while self.hangs is not None and not self.hangs.is_set():
+            await asyncio.sleep(0.02)
         return JSONResponse(self.answer, status_code=self.status)
 
 
@@ -269,6 +277,24 @@ def test_operations_go_to_the_leases_container_alone(hub: httpx.Client, world: W
     world.stop(lab)
     assert code(hub.post(f"{SERVER}/docker/start", json={})) == (409, "lease_ended")
     assert len(controller.asked) == 1
+
+
+def test_a_host_that_hangs_keeps_nobody_else_waiting(hub: httpx.Client, world: World, controller: Controller) -> None:
+    """More calls of it than there are threads for requests."""
+    hub.post(f"{SERVER}/start", json=OPTIONS)
+    world.place()
+    controller.hangs = threading.Event()
+    look = partial(hub.post, f"{SERVER}/docker/inspect_container", json={})
+    with ThreadPoolExecutor(60) as pool:
+        try:
+            calls = [pool.submit(look) for _ in range(60)]
+            wait_for(lambda: len(controller.asked) == AT_ONCE, timeout_s=20, what="calls that hang")
+            assert hub.get(SERVER, timeout=5).status_code == 200
+            assert not any(call.done() for call in calls)
+        finally:
+            controller.hangs.set()
+        assert {call.result().status_code for call in calls} == {200}
+    assert len(controller.asked) == 60
 
 
 def test_dockers_errors_reach_the_hub_and_explain_the_failure(
