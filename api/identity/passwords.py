@@ -1,22 +1,24 @@
 """Passwords: argon2id hashes, the rules for new ones, and generated first ones."""
 
 import secrets
-import threading
 from typing import Annotated
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 from pydantic import AfterValidator, Field
 
+from api.waiting_room import WaitingRoom
+
 _hasher = PasswordHasher()  # argon2id with the library's RFC 9106 low-memory profile
 _ALPHABET = "abcdefghijkmnpqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ23456789"  # no look-alikes
-_at_once = threading.BoundedSemaphore(4)  # a hash takes 64 MiB: a flood of sign-ins must not take them all
+_room = WaitingRoom(at_once=4, waiting=12)  # a hash takes 64 MiB, and a tenth of a second
 MIN_CHARS = 10
 MAX_CHARS = 200
 
 
 def hash_password(password: str) -> str:
-    with _at_once:
+    """Raises TooManyRequests, as `verify_password` does, while many others do the same."""
+    with _room.turn():
         return _hasher.hash(password)
 
 
@@ -26,7 +28,7 @@ _DECOY = hash_password(secrets.token_urlsafe(16))
 def verify_password(password: str, password_hash: str | None) -> bool:
     """Whether it is the password. With None (no such user) the same time is spent, and it is not."""
     try:
-        with _at_once:
+        with _room.turn():
             return _hasher.verify(password_hash or _DECOY, password) and password_hash is not None
     except (VerificationError, InvalidHashError):
         return False
