@@ -9,7 +9,6 @@ from sqlalchemy import text, update
 from sqlalchemy.dialects.postgresql import Range
 from sqlalchemy.exc import IntegrityError
 
-from api.allocations.leadership import acquire, release
 from api.allocations.tables import AllocationDevice, AllocationEvent
 from api.billing.journal import balance, top_up
 from api.billing.verify import check
@@ -220,26 +219,6 @@ def test_a_leader_of_yesterday_changes_nothing(fleet: Fleet) -> None:
         with pytest.raises(LostLeadershipError):
             call()
     assert fleet.allocation(allocation.id).state == AllocationState.PLACING
-
-
-def test_one_leads_at_a_time(fleet: Fleet) -> None:
-    with fleet.database.engine.connect() as one, fleet.database.engine.connect() as two:
-        first = acquire(one)
-        assert first is not None and first.alive()
-        assert acquire(two) is None
-        release(first)
-        second = acquire(two)
-        assert second is not None and second.epoch == first.epoch + 1
-        release(second)
-
-
-def test_a_leader_whose_connection_died_knows(fleet: Fleet) -> None:
-    with fleet.database.engine.connect() as one, fleet.database.engine.connect() as two:
-        first = acquire(one)
-        assert first is not None
-        pid = one.execute(text("select pg_backend_pid()")).scalar_one()
-        two.execute(text("select pg_terminate_backend(:pid)"), {"pid": pid})
-        assert not first.alive()
 
 
 def test_quota_and_balance_hold_back_with_a_reason(fleet: Fleet) -> None:
