@@ -6,7 +6,8 @@ Inside its own capacity group: whatever has a lower priority, if the group says 
 its own group's quota, what other groups of the cohort have borrowed, and preemptible work beyond the open group.
 
 Rank is the priority as it was given, without ageing. It is a strict order, who reclaims never borrows, and what a group
-uses of its own is not evicted by others: so no two requests can evict each other in turn.
+uses of its own is not evicted by others, nor by rank what is partly of its own: so no two requests can evict each other
+in turn.
 """
 
 from dataclasses import dataclass
@@ -32,9 +33,14 @@ class EvictionRules:
             return group is not None and (group.preempt_lower_priority or other.preemptible)
         if not other.preemptible or _rank(request) <= _rank(other):
             return False
-        if mine == theirs or self.capacity.borrows(theirs, 0):
+        if mine == theirs or self._is_borrowed(theirs, other):
             return True
         return theirs == OPEN and not self.capacity.borrows(mine, request.demand.gpu_milli)
+
+    def _is_borrowed(self, group: str, other: Request | Class) -> bool:
+        """Whether its group keeps all of its own without it. Of a class, whether that may be so of some of it."""
+        leaves = 1 if isinstance(other, Class) else other.demand.gpu_milli
+        return self.capacity.borrows(group, 1 - leaves)
 
     def reclaims(self, request: Request, other: Request | Class) -> bool:
         """What is its group's own, and was lent: inside the cohort, or to preemptible ones beyond the open group."""

@@ -165,3 +165,12 @@ def test_the_quota_that_is_given_back_already_is_waited_for() -> None:
     assert there.reasons[1].detail == "What ends now makes room for it."
     there.pass_time(GRACE_S)
     assert there.starts() == [1]
+
+
+def test_what_is_partly_a_groups_own_does_not_give_way_by_rank() -> None:
+    """Else it would reclaim its own as soon as the rest has left, and give way again when that comes again."""
+    there = cohort(replace(RED, nominal=1000), BLUE)
+    there.run(10, (1, 10), (2, 20), group="blue", preemptible=True)
+    there.run(11, (1, 11), group="blue", preemptible=True, milli=300, since_s=100)
+    there.submit(1, gpus=2, group="red", priority=5)
+    assert there.evicts() == []
