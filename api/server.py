@@ -1,4 +1,8 @@
-"""`python -m api.server`: the public and the internal listener in one process."""
+"""`python -m api.server`: the public and the internal listener in one process.
+
+The internal one has an event loop in a thread of its own, and with it threads for requests and connections to the
+database of its own: whatever tenants ask for, the heartbeats of hosts, which renew their leases, do not wait for it.
+"""
 
 import asyncio
 import logging
@@ -45,13 +49,13 @@ def public_config(settings: Settings, database: Database) -> uvicorn.Config:
     )
 
 
-async def serve(settings: Settings, database: Database) -> None:
+async def serve(public: uvicorn.Config, internal: uvicorn.Config) -> None:
     """Run both listeners until a signal ends them, or one of them ends by itself.
 
     Raises:
         RuntimeError: a listener could not start.
     """
-    listeners = [Listener(public_config(settings, database)), Listener(serve_config(settings, database))]
+    outer, inner = listeners = Listener(public), Listener(internal)
 
     def stop() -> None:
         for listener in listeners:
@@ -60,7 +64,10 @@ async def serve(settings: Settings, database: Database) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
-    running = [asyncio.create_task(listener.serve()) for listener in listeners]
+    running = [
+        asyncio.create_task(outer.serve()),
+        asyncio.create_task(asyncio.to_thread(uvloop.run, inner.serve())),
+    ]
     await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
     stop()
     await asyncio.gather(*running)
@@ -71,12 +78,13 @@ async def serve(settings: Settings, database: Database) -> None:
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     settings = Settings()
-    database = Database(settings.database_url)
-    check_schema(database.engine)
+    public, internal = Database(settings.database_url), Database(settings.database_url)
+    check_schema(public.engine)
     try:
-        uvloop.run(serve(settings, database))
+        uvloop.run(serve(public_config(settings, public), serve_config(settings, internal)))
     finally:
-        database.close()
+        public.close()
+        internal.close()
 
 
 if __name__ == "__main__":

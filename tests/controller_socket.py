@@ -19,12 +19,13 @@ UNKNOWN = (
 
 @dataclass(slots=True)
 class ControllerSocket:
-    """`asked` are the paths and bodies that came."""
+    """`asked` are the paths and bodies that came; with `hangs`, they are answered once that is set."""
 
     path: Path
     status: int = 200
     body: bytes = UNKNOWN
     asked: list[tuple[str, Any]] = field(default_factory=list)
+    hangs: threading.Event | None = None
 
 
 @contextmanager
@@ -42,6 +43,8 @@ def answering(path: Path) -> Iterator[ControllerSocket]:
 
         def answer(self, asked: Any) -> None:  # Any: JSON
             held.asked.append((self.path, asked))
+            if held.hangs is not None:
+                held.hangs.wait(30)
             self.send_response(held.status)
             self.send_header("content-length", str(len(held.body)))
             self.end_headers()
