@@ -81,6 +81,16 @@ class LoopUnderFaults(RuleBasedStateMachine):
     def faults_lie_ahead(self, faults: list[Fault]) -> None:
         self.fabric.faults.extend(faults)
 
+    @precondition(lambda self: not self.world.effects)
+    @rule(failing=st.integers(0, 1), how=st.sampled_from([Fault.FAILS, Fault.ANSWER_LOST]))
+    def one_host_of_a_gang_fails(self, failing: int, how: Fault) -> None:
+        """Of the calls that place it, the first reserves its group, and the others are its hosts' grants."""
+        self.fabric.faults.clear()
+        self.world.submit(len(self.database.allocations) + 1, customer_id=2, nodes=2)
+        self.cycle()
+        self.fabric.faults.extend([Fault.NONE] * (1 + failing) + [how])
+        self.work()
+
     @rule()
     def work(self) -> None:
         """Cycles as they mostly go: what they start is done at once, and recorded."""
