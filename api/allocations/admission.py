@@ -4,7 +4,7 @@ A batch is one transaction with a fixed number of statements, however many place
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -12,7 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from api.allocations import devices, groups
-from api.allocations.standing import load_standing
+from api.allocations.standing import Standing, load_standing
 from api.allocations.tables import WAITS
 from api.allocations.transitions import Step, move_all
 from api.allocations.verdict import Grant, judge
@@ -20,8 +20,18 @@ from api.billing.holds import place_holds
 from api.settings import Settings
 from scheduler.ports import Admitted, Placement, WaitReason
 from scheduler.states import AllocationState
+from scheduler.views import Held, Part
 
 ACTOR = "controller"
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """An answer to each placement, and what holds devices now."""
+
+    answers: list[Admitted | WaitReason]
+    held: list[Held]
+
 
 # Among what waits of the same customer.
 _POSITIONS = text(
@@ -31,9 +41,7 @@ _POSITIONS = text(
 )
 
 
-def admit(
-    session: Session, placements: Sequence[Placement], *, settings: Settings, now: datetime
-) -> list[Admitted | WaitReason]:
+def admit(session: Session, placements: Sequence[Placement], *, settings: Settings, now: datetime) -> Admission:
     """Take placements, in their order, with quota, hold, device rows and the groups' names; or say what stands against
     one.
 
@@ -44,20 +52,37 @@ def admit(
     standing = load_standing(session, placements, settings=settings, now=now)
     answers = [judge(standing, placement) for placement in placements]
     grants = [answer for answer in answers if isinstance(answer, Grant)]
-    move_all(session, [_step(grant) for grant in grants], AllocationState.PLACING, actor=ACTOR)
+    move_all(session, [_step(grant, now) for grant in grants], AllocationState.PLACING, actor=ACTOR)
     shares = {(grant.locked.request.allocation_id, grant.generation): grant.shares for grant in grants}
     devices.occupy(session, shares, since=locked_at)
     standing.groups.write(session)
     place_holds(session, standing.wallets, [grant.hold for grant in grants])
-    return _answers(session, placements, answers)
+    held = [
+        _held(standing, answer, placement, now)
+        for placement, answer in zip(placements, answers, strict=True)
+        if isinstance(answer, Grant)
+    ]
+    return Admission(_answers(session, placements, answers), held)
 
 
-def _step(grant: Grant) -> Step:
+def _held(standing: Standing, grant: Grant, placement: Placement, now: datetime) -> Held:
+    """As it will be read, with its devices in the order of their index."""
+    parts = (
+        Part(part.host_id, tuple(sorted(part.devices, key=lambda device: standing.gpus[device[0]].index)))
+        for part in placement.parts
+    )
+    request = replace(grant.locked.request, not_before=None)
+    checkpoint_at = grant.locked.checkpoint_at
+    return Held(request, AllocationState.PLACING, grant.generation, tuple(parts), now, checkpoint_at)
+
+
+def _step(grant: Grant, now: datetime) -> Step:
     values: Mapping[str, Any] = {
         "host_id": grant.host_ids[0],
         "host_ids": grant.host_ids,
         "price_version_id": grant.price.id,
         "run_until": grant.run_until,
+        "placed_at": now,
         "wait_reason": None,
         "not_before": None,
     }

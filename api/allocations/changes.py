@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, text
+from sqlalchemy import Row, TextClause, text
 from sqlalchemy.orm import Session
 
+from api.allocations.own_steps import OwnSteps
 from api.allocations.tables import HOLDS, WAITS
 from api.allocations.usage import load_usage
 from api.allocations.views import GPU_COLUMNS, HOST_COLUMNS, REQUEST_COLUMNS, host_of, request_of
@@ -79,6 +80,7 @@ class Known:
     customers: dict[int, CustomerView] = field(default_factory=dict)
     idle_groups: dict[int, IdleGroup] = field(default_factory=dict)  # by row id
     images: dict[int, frozenset[str]] = field(default_factory=dict)  # by host
+    own: OwnSteps = field(default_factory=OwnSteps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,8 @@ class Look:
         known = known or Known(self.prices, self.models)
         known.prices, known.models = self.prices, self.models
         known.images.update(self.images)
+        changes = self.changes
+        known.own.told(changes.held, [*(request.allocation_id for request in changes.queued), *changes.gone])
         known.customers.update({view.customer_id: view for view in self.changes.customers})
         for key, group in self.idle_groups.items():
             if group is not None:
@@ -162,11 +166,14 @@ class _Reader:
 
     def _allocations(self) -> tuple[list[Request], list[Held], list[int]]:
         if self.complete:
-            rows = self.session.execute(_LIVE).all()
-        elif "allocation" in self.noted:
-            rows = self.session.execute(_NOTED, {"ids": sorted(self.noted["allocation"])}).all()
-        else:
-            return [], [], []
+            return self._read(_LIVE, {})
+        ids = self.known.own.to_read(self.noted.get("allocation", ()))
+        queued, held, gone = self._read(_NOTED, {"ids": ids}) if ids else ([], [], [])
+        own_held, own_gone = self.known.own.others(frozenset(ids))
+        return queued, held + own_held, gone + own_gone
+
+    def _read(self, query: TextClause, values: Mapping[str, Any]) -> tuple[list[Request], list[Held], list[int]]:
+        rows = self.session.execute(query, values).all()
         queued = [request_of(row) for row in rows if row.state == AllocationState.QUEUED]
         gone = [row.id for row in rows if row.state == AllocationState.RELEASED]
         holding = [row for row in rows if row.state not in (AllocationState.QUEUED, AllocationState.RELEASED)]

@@ -10,6 +10,10 @@ from sqlalchemy.orm import Session
 from scheduler.ports import LostLeadershipError
 
 _LOCK = 7_301_002
+_ENTER = text(
+    "select epoch, set_config('remotegpu.scheduler', 'on', true), set_config('enable_seqscan', 'off', true)"
+    " from leadership where id = 1 for share"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +60,13 @@ def release(leadership: Leadership) -> None:
 
 
 def check_epoch(session: Session, epoch: int) -> None:
-    """Hold off a change of leader until this transaction ends.
+    """Hold off a change of leader until this transaction ends, and make it one of the scheduling loop's: what it does
+    to allocations is not noted for the loop, and its statements, which look rows up by their keys, never read whole
+    tables (as they would for long after they were planned while those were empty).
 
     Raises:
         LostLeadershipError: it has changed already.
     """
-    current = session.execute(text("select epoch from leadership where id = 1 for share")).scalar_one_or_none()
+    current = session.execute(_ENTER).scalar_one_or_none()
     if current != epoch:
         raise LostLeadershipError(f"epoch {epoch} is over, {current} leads")

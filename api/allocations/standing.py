@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from api.allocations.devices import Shares, load_shares
 from api.allocations.feasibility import read_version
 from api.allocations.groups import Groups, load_idle
+from api.allocations.tables import HOLDS
 from api.allocations.views import REQUEST_COLUMNS, request_of, why_not_schedulable
 from api.billing.holds import Wallets, lock_wallets
 from api.billing.prices import PriceList, load_prices
@@ -39,11 +40,13 @@ _HOSTS = text(
 _GPUS = text(
     "select id, uuid, index, host_id, model, memory_bytes, present and healthy as usable from gpus where id = any(:ids)"
 )
-# Every allocation holds a device on each of its hosts.
 _USED = text(
-    "select held.host_id, sum(a.cpu_milli)::bigint, sum(a.memory_bytes)::bigint from (select distinct d.host_id,"
-    " s.allocation_id from gpus d join allocation_devices s on s.gpu_id = d.id and upper_inf(s.period)"
-    " where d.host_id = any(:ids)) held join allocations a on a.id = held.allocation_id group by held.host_id"
+    "select host_id, sum(cpu_milli)::bigint, sum(memory_bytes)::bigint from ("
+    f" select host_id, cpu_milli, memory_bytes from allocations where {HOLDS} and nodes = 1 and host_id = any(:ids)"
+    " union all"
+    " select host, cpu_milli, memory_bytes from allocations, unnest(host_ids) as host"
+    f" where {HOLDS} and nodes > 1 and host = any(:ids)"
+    ") used group by host_id"
 )
 _APART = text(
     "select distinct d.host_id, a.customer_id, a.apart from gpus d join allocation_devices s on s.gpu_id = d.id"
@@ -63,6 +66,7 @@ class Locked:
     request: Request
     state: AllocationState
     generation: int
+    checkpoint_at: datetime | None
     disk_bytes: int
     container_name: str
     home_volume: str | None
@@ -163,6 +167,7 @@ def _locked(row: Any) -> Locked:
         request=request_of(row),
         state=AllocationState(row.state),
         generation=row.generation,
+        checkpoint_at=row.checkpoint_at,
         disk_bytes=row.disk_bytes,
         container_name=row.container_name,
         home_volume=row.home_volume,

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from api.allocations import admission, groups, leases, outcomes
 from api.allocations.changes import Known, Look, look
 from api.allocations.leadership import check_epoch
+from api.allocations.own_steps import OwnSteps
 from api.allocations.waits import record_waits
 from api.clock import utc_now
 from api.db import Database
@@ -55,9 +56,10 @@ class PostgresStore:
         if not placements:
             return []
         try:
-            return self._transact(
-                lambda session: admission.admit(session, placements, settings=self._settings, now=self._clock())
-            )
+            return self._write(
+                lambda session: admission.admit(session, placements, settings=self._settings, now=self._clock()),
+                lambda own, admission: own.placed(admission.held),
+            ).answers
         except IntegrityError as error:
             if not isinstance(error.orig, ExclusionViolation):
                 raise
@@ -66,13 +68,18 @@ class PostgresStore:
         return [answer for placement in placements for answer in self.admit([placement])]
 
     def evict(self, evictions: Sequence[Eviction]) -> Sequence[bool]:
-        return self._transact(lambda session: outcomes.evict(session, evictions))
+        return self._write(
+            lambda session: outcomes.evict(session, evictions), lambda own, done: own.evicted(evictions, done)
+        )
 
     def record_waits(self, reasons: Mapping[int, WaitReason]) -> None:
         self._transact(lambda session: record_waits(session, reasons))
 
     def record(self, found: Sequence[Outcome]) -> Sequence[bool]:
-        return self._transact(lambda session: outcomes.record(session, found, now=self._clock()))
+        return self._write(
+            lambda session: outcomes.record(session, found, now=self._clock()),
+            lambda own, done: own.recorded(found, done),
+        )
 
     def placing(self, allocation_ids: Sequence[int]) -> Sequence[Admitted]:
         return self._transact(lambda session: leases.load_admitted(session, allocation_ids, settings=self._settings))
@@ -83,6 +90,16 @@ class PostgresStore:
     def groups_to_drop(self) -> Sequence[str]:
         idle_s = self._settings.idle_group_s
         return self._transact(lambda session: groups.to_drop(session, now=self._clock(), idle_s=idle_s))
+
+    def _write(self, work: Callable[[Session], Result], learn: Callable[[OwnSteps, Result], None]) -> Result:
+        """Change allocations; if that fails, whether it has changed them, nobody knows."""
+        with self._looking:
+            known, self._known = self._known, None
+            result = self._transact(work)
+            if known is not None:
+                learn(known.own, result)
+            self._known = known
+        return result
 
     def _transact(self, work: Callable[[Session], Result], *, isolation: IsolationLevel | None = None) -> Result:
         def fenced(session: Session) -> Result:

@@ -49,6 +49,8 @@ class Allocation(Base):
         # Their conditions do not name the state: so a step between states that hold something touches no index.
         Index("ix_allocations_queue", "customer_id", "priority", "queued_at", postgresql_where=text(WAITS)),
         Index("ix_allocations_holding", "customer_id", postgresql_where=text(HOLDS)),
+        Index("ix_allocations_holding_host", "host_id", postgresql_where=text(HOLDS)),
+        Index("ix_allocations_holding_hosts", "id", postgresql_where=text(f"{HOLDS} and nodes > 1")),
         Index("ix_allocations_customer", "customer_id", "id"),
     )
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
@@ -167,27 +169,25 @@ class PlacementGroup(Base):
 class AllocationDevice(Base):
     """A share of a device, owned by an allocation for a period that is open until release is confirmed.
 
-    The exclusion constraint makes double booking impossible. Ids are written as ranges because btree_gist is
-    not part of the embedded server.
+    The exclusion constraint makes double booking impossible. It looks at open rows only, and puts the shares of all
+    devices on one line, a thousand each: so a row costs a third of what whole periods in a constraint cost.
     """
 
     __tablename__ = "allocation_devices"
     __table_args__ = (
         ExcludeConstraint(
-            (func.int8range(text("gpu_id"), text("gpu_id"), text("'[]'")), "&&"),
-            (func.int4range(text("milli_from"), text("milli_to")), "&&"),
-            (text("period"), "&&"),
+            (func.int8range(text("gpu_id * 1000 + milli_from"), text("gpu_id * 1000 + milli_to")), "&&"),
             name="ex_allocation_devices_one_owner",
             using="gist",
+            where=text("upper_inf(period)"),
         ),
         Index("ix_allocation_devices_held", "gpu_id", postgresql_where=text("upper_inf(period)")),
         CheckConstraint("0 <= milli_from and milli_from < milli_to and milli_to <= 1000", name="milli"),
     )
-    id: Mapped[int] = mapped_column(BigId, primary_key=True)
-    allocation_id: Mapped[int] = mapped_column(ForeignKey("allocations.id"), index=True)
-    gpu_id: Mapped[int] = mapped_column(ForeignKey("gpus.id"), index=True)
-    generation: Mapped[int]
-    milli_from: Mapped[int] = mapped_column(server_default=text("0"))
+    allocation_id: Mapped[int] = mapped_column(ForeignKey("allocations.id"), primary_key=True)
+    generation: Mapped[int] = mapped_column(primary_key=True)
+    gpu_id: Mapped[int] = mapped_column(ForeignKey("gpus.id"), primary_key=True, index=True)
+    milli_from: Mapped[int] = mapped_column(server_default=text("0"), primary_key=True)
     milli_to: Mapped[int] = mapped_column(server_default=text("1000"))
     period: Mapped[Range[datetime]] = mapped_column(TSTZRANGE)
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from pydantic import BaseModel
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from api.allocations.tables import AllocationDevice
@@ -40,8 +40,8 @@ def model_offers(session: Session, *, currency: str) -> list[ModelOffer]:
     """By model name. `free` counts whole devices of hosts that take new work now."""
     now = utc_now()
     taken = (
-        select(AllocationDevice.id)
-        .where(AllocationDevice.gpu_id == Gpu.id, AllocationDevice.period.contains(now))
+        select(AllocationDevice.gpu_id)
+        .where(AllocationDevice.gpu_id == Gpu.id, func.upper_inf(AllocationDevice.period))
         .exists()
     )
     query = (

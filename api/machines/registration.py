@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from api.allocations.devices import holding_on
@@ -82,8 +82,8 @@ def _write_gpus(session: Session, host: Host, facts: HostFacts) -> None:
 
 def _check_moved(session: Session, gpu: Gpu) -> None:
     """A device may change its host (moved by hand), but not while the other one has it or a lease still owns it."""
-    query = select(AllocationDevice.id).where(
-        AllocationDevice.gpu_id == gpu.id, AllocationDevice.period.contains(utc_now())
+    query = select(AllocationDevice.gpu_id).where(
+        AllocationDevice.gpu_id == gpu.id, func.upper_inf(AllocationDevice.period)
     )
     if gpu.present or session.scalar(query.limit(1)) is not None:
         raise Conflict(f"GPU {gpu.uuid} belongs to another host.", code="gpu_elsewhere")

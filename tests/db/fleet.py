@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import inspect, select
 
 from api.allocations import claims, service
 from api.allocations.leadership import acquire
@@ -135,7 +135,7 @@ class Fleet:
 
     def rows(self, table: Any) -> Sequence[Any]:
         with self.database.session() as session:
-            return session.scalars(select(table).order_by(table.id)).all()
+            return session.scalars(select(table).order_by(*inspect(table).primary_key)).all()
 
     def open_device_rows(self) -> list[AllocationDevice]:
         return [row for row in self.rows(AllocationDevice) if row.period.upper is None and not row.period.isempty]

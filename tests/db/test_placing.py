@@ -128,16 +128,20 @@ def test_the_database_itself_refuses_a_second_owner(fleet: Fleet) -> None:
 
 
 def test_an_overlap_that_only_the_database_sees_costs_the_others_nothing(fleet: Fleet) -> None:
-    """A row that is closed, but in the future: no code of ours writes one."""
+    """As if the constraint had found what nobody else has: no code of ours brings that about."""
     host = fleet.host()
     fleet.price()
     acme = fleet.customer()
-    intruder, *wanted = [fleet.submit(acme) for _ in range(4)]
-    period = Range(datetime(2020, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC))
-    row = AllocationDevice(
-        allocation_id=intruder.id, gpu_id=fleet.part(host, 1).devices[0][0], generation=1, period=period
-    )
-    fleet.database.transact(lambda session: session.add(row))
+    wanted = [fleet.submit(acme) for _ in range(3)]
+    refuse = "begin raise exclusion_violation using message = 'somebody has it'; end"
+    with fleet.database.engine.begin() as connection:
+        connection.execute(text(f"create function refuse() returns trigger language plpgsql as $$ {refuse} $$"))
+        connection.execute(
+            text(
+                "create trigger refuse before insert on allocation_devices for each row"
+                f" when (new.allocation_id = {wanted[1].id}) execute function refuse()"
+            )
+        )
     placements = [fleet.placement(allocation, host, index) for index, allocation in enumerate(wanted)]
     first, second, third = fleet.lead().admit(placements)
     assert isinstance(first, Admitted) and isinstance(third, Admitted)

@@ -35,7 +35,7 @@ _BACK_S = 180.0
 _START_S = 240.0
 _MICRO_PER_MS = 1000  # at the fixtures' price, one unit of currency per second
 _OVERLAPS = """
-select count(*) from allocation_devices a join allocation_devices b on a.id < b.id and a.gpu_id = b.gpu_id
+select count(*) from allocation_devices a join allocation_devices b on a.ctid < b.ctid and a.gpu_id = b.gpu_id
 where a.period && b.period and int4range(a.milli_from, a.milli_to) && int4range(b.milli_from, b.milli_to)
 """
 
