@@ -26,6 +26,7 @@ class _Cohort:
     taken: int = 0  # of what is lendable, by its owners and by borrowers
     kept: int = 0  # of what is lendable, beside that
     freed: int = 0  # rises whenever something was given back, or the groups changed
+    borrowers: set[str] = field(default_factory=set)  # the groups that use more than their own
 
 
 @dataclass(slots=True)
@@ -49,6 +50,10 @@ class _Account:
     def use(self, milli: int) -> None:
         before, after = self.used, self.used + milli
         self.used = after
+        if after > self.group.nominal >= before:
+            self.cohort.borrowers.add(self.group.name)
+        elif before > self.group.nominal >= after:
+            self.cohort.borrowers.discard(self.group.name)
         taken = self.shared(after) - self.shared(before)
         self.cohort.taken += taken
         if self.kept:
@@ -132,6 +137,11 @@ class Capacity:
         """The groups that share with it, and itself."""
         account = self._account(name)
         return self._members[_cohort_of(account.group)] if account is not None else (OPEN,)
+
+    def borrowers(self, name: str | None) -> Sequence[str]:
+        """The groups of its cohort that use more than their own."""
+        account = self._account(name)
+        return sorted(account.cohort.borrowers) if account is not None else ()
 
     def freed(self, name: str | None) -> int:
         """As long as this is the same, what did not fit into the group does not fit."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from scheduler.engine.capacity import OPEN, Capacity
 from scheduler.engine.evictable import Class
-from scheduler.views import Request
+from scheduler.views import CapacityGroup, Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +44,25 @@ class EvictionRules:
 
     def reclaims(self, request: Request, other: Request | Class) -> bool:
         """What is its group's own, and was lent: inside the cohort, or to preemptible ones beyond the open group."""
-        group, theirs = self.capacity.group(request.group), self.capacity.name(other.group)
-        if group is None or group.name in (OPEN, theirs):
-            return False
-        if self.capacity.borrows(group.name, request.demand.gpu_milli) or not self.capacity.borrows(theirs, 0):
+        theirs = self.capacity.name(other.group)
+        group = self._owner(request)
+        if group is None or group.name == theirs or not self.capacity.borrows(theirs, 0):
             return False
         if theirs == OPEN:
             return other.preemptible
         return group.reclaim_within_cohort and theirs in self.capacity.cohort(group.name)
+
+    def may_reclaim(self, request: Request) -> bool:
+        """Whether what others of its cohort have borrowed, preemptible or not, has to give way to it."""
+        group = self._owner(request)
+        return group is not None and group.reclaim_within_cohort
+
+    def _owner(self, request: Request) -> CapacityGroup | None:
+        """Its group, if that owns what the request asks for."""
+        group = self.capacity.group(request.group)
+        if group is None or group.name == OPEN or self.capacity.borrows(group.name, request.demand.gpu_milli):
+            return None
+        return group
 
 
 def _rank(request: Request | Class) -> tuple[int, bool]:

@@ -19,6 +19,7 @@ from scheduler.views import Request
 
 _SHORT = 200  # up to so many that wait, all of them are told at once
 _FIRST = 50  # of a longer queue
+_LONG = 10_000
 
 
 @dataclass(slots=True)
@@ -33,7 +34,9 @@ class Explanation:
     def waits(self) -> dict[int, WaitReason]:
         """The reasons that are new."""
         state = self.state
-        due = state.said_at is None or self.now >= state.said_at + timedelta(seconds=state.settings.refresh_s)
+        # In a very long queue less often, so that this takes no larger part of the time there.
+        every_s = state.settings.refresh_s * max(1.0, len(state.backlog) / _LONG)
+        due = state.said_at is None or self.now >= state.said_at + timedelta(seconds=every_s)
         if due or len(state.backlog) <= _SHORT:
             state.said_at = self.now
             news = dict(self._everybody())

@@ -69,8 +69,9 @@ class Holdings:
             self.drop(number, now)
             self._add(held, now)
         else:
-            self.evictable.remove(known)
-            self.evictable.add(held)
+            if _decides_eviction(known) != _decides_eviction(held):
+                self.evictable.remove(known)
+                self.evictable.add(held)
             self._held[number] = held
             self._note_leaving(held, now)
 
@@ -118,6 +119,11 @@ def _counted(held: Held) -> Hashable:
     """All that is counted somewhere."""
     request = held.request
     return request.customer_id, request.workspace_id, request.group, request.preemptible, request.demand, held.parts
+
+
+def _decides_eviction(held: Held) -> Hashable:
+    """What `Evictable` counts, but for the parts."""
+    return held.request.priority, held.request.preemptible, held.since, held.checkpoint_at
 
 
 def resources(demand: Demand) -> Resources:

@@ -74,7 +74,8 @@ class Preemption:
 
     def may_find(self, request: Request) -> bool:
         """Whether there is anything at all that it might evict."""
-        return bool(self._classes(request))
+        rules = self._rules
+        return any(rules.allow(request, kind) for kind in self._candidates(request))
 
     def _sparing(self, request: Request, spared: Set[int]) -> Sacrifice | None:
         for_quota = self._for_quota(request, spared)
@@ -209,9 +210,16 @@ class Preemption:
         )
 
     def _classes(self, request: Request) -> list[Class]:
-        members = () if self.capacity.is_open(request.group) else self.capacity.cohort(request.group)
         rules = self._rules
-        return [kind for kind in self.holdings.evictable.classes(members) if rules.allow(request, kind)]
+        return [kind for kind in self._candidates(request) if rules.allow(request, kind)]
+
+    def _candidates(self, request: Request) -> list[Class]:
+        """All that the rules could allow: what is preemptible, what is of its group, and what is reclaimed."""
+        if self.capacity.is_open(request.group):
+            return self.holdings.evictable.classes(())
+        own = self.capacity.name(request.group)
+        others = self.capacity.borrowers(own) if self._rules.may_reclaim(request) else ()
+        return self.holdings.evictable.classes([own, *(name for name in others if name != own)])
 
     def _needed(
         self, request: Request, for_quota: Sequence[Held], more: Sequence[Held], parts: Sequence[Part]

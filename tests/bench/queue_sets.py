@@ -15,6 +15,7 @@ from typing import Any
 
 import scheduler.simulator
 from api.clock import utc_now
+from cluster.collection import collect_rarely
 from scheduler.engine.engine import Engine
 from scheduler.engine.settings import EngineSettings
 from scheduler.loop import Scheduler
@@ -42,6 +43,7 @@ def play(store: Store, begin: Callable[[], World]) -> tuple[RunFigures, float, l
     Raises:
         TimeoutError
     """
+    collect_rarely()
     begun_s = time.monotonic()
     world = begin()
     loop = Scheduler(store, world.fabric, Engine(EngineSettings(grace_s=0)), utc_now, lambda effect: effect())

@@ -70,34 +70,41 @@ class InProcess:
         time.sleep(_rest_s(self.course, self.clock))
 
 
+_Event = tuple[str, str, int]  # "granted" or "ended", a uid, and when
+
+
 @dataclass(slots=True)
 class _Told:
-    """Tells the other process what is granted and ended."""
+    """What is granted and ended, to be told to the other process."""
 
-    connection: Connection
+    events: list[_Event] = field(default_factory=list)
 
     def granted(self, uid: str, now_ms: int) -> None:
-        self.connection.send(("granted", uid, now_ms))
+        self.events.append(("granted", uid, now_ms))
 
     def ended(self, uid: str, now_ms: int) -> None:
-        self.connection.send(("ended", uid, now_ms))
+        self.events.append(("ended", uid, now_ms))
 
 
 @dataclass(slots=True)
 class Beside:
     connection: Connection
     clock: Clock
+    told: _Told = field(default_factory=_Told)
     fabric: TimerFabric = field(init=False)
 
     def __post_init__(self) -> None:
         self.connection.send(self.clock)
-        self.fabric = TimerFabric(_Told(self.connection), self.clock.now_ms)
+        self.fabric = TimerFabric(self.told, self.clock.now_ms)
 
     def go_on(self) -> RunFigures | None:
         """
         Raises:
             EOFError: the other process has failed.
         """
+        if self.told.events:
+            self.connection.send(self.told.events)
+            self.told.events.clear()
         figures: RunFigures | None = None
         while self.connection.poll():
             figures = self.connection.recv()
@@ -134,8 +141,8 @@ def _serve(connection: Connection, url: str, trace: Trace) -> None:
         writer.begun = clock.begun
         while not course.done:
             while connection.poll():
-                what, uid, now_ms = connection.recv()
-                (course.granted if what == "granted" else course.ended)(uid, now_ms)
+                for what, uid, now_ms in connection.recv():
+                    (course.granted if what == "granted" else course.ended)(uid, now_ms)
             if _write_what_is_due(course, writer, clock.now_ms()):
                 connection.send(None)
             connection.poll(_rest_s(course, clock))
