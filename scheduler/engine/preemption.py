@@ -56,7 +56,7 @@ class Preemption:
         """The cheapest victims, or None if there are none that would do."""
         spared: set[int] = set()
         with self.cluster.trial(), self._without(self.leaving):
-            for held in self.leaving:
+            for held in self._leaving_room(request):
                 self.cluster.release(held.request.allocation_id)
             for _ in range(_ATTEMPTS):
                 found = self._sparing(request, spared)
@@ -68,6 +68,11 @@ class Preemption:
                     return Sacrifice(tuple(victims), found.parts)
                 spared |= unlawful
         return None
+
+    def _leaving_room(self, request: Request) -> list[Held]:
+        """What leaves hosts on which the request could run: the rest makes no room for it."""
+        hosts = set(self.cluster.free_milli(request.demand)[0].tolist())
+        return [held for held in self.leaving if any(part.host_id in hosts for part in held.parts)]
 
     def _dearness(self, victim: Held) -> tuple[float, int]:
         return _unsaved_s(victim, self.now), victim.request.allocation_id

@@ -105,10 +105,11 @@ class Beside:
         if self.told.events:
             self.connection.send(self.told.events)
             self.told.events.clear()
-        figures: RunFigures | None = None
         while self.connection.poll():
-            figures = self.connection.recv()
-        return figures
+            figures: RunFigures | None = self.connection.recv()
+            if figures is not None:  # the last thing that it says
+                return figures
+        return None
 
     def wait(self) -> None:
         self.connection.poll(_TICK_S)
