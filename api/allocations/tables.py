@@ -14,10 +14,10 @@ from sqlalchemy import (
     Table,
     Text,
     and_,
-    func,
     text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TSTZRANGE, ExcludeConstraint, Range
+from sqlalchemy.dialects.postgresql import ARRAY, INT8MULTIRANGE, JSONB, TSTZRANGE, ExcludeConstraint, Range
+from sqlalchemy.dialects.postgresql.ranges import MultiRange
 from sqlalchemy.orm import Mapped, mapped_column
 
 from api.db import Base, BigId, Moment
@@ -169,27 +169,33 @@ class PlacementGroup(Base):
 class AllocationDevice(Base):
     """A share of a device, owned by an allocation for a period that is open until release is confirmed.
 
-    The exclusion constraint makes double booking impossible. It looks at open rows only, and puts the shares of all
-    devices on one line, a thousand each: so a row costs a third of what whole periods in a constraint cost.
+    Devices are never deleted; a foreign key would lock and write the device's row with each share that is taken.
     """
 
     __tablename__ = "allocation_devices"
     __table_args__ = (
-        ExcludeConstraint(
-            (func.int8range(text("gpu_id * 1000 + milli_from"), text("gpu_id * 1000 + milli_to")), "&&"),
-            name="ex_allocation_devices_one_owner",
-            using="gist",
-            where=text("upper_inf(period)"),
-        ),
         Index("ix_allocation_devices_held", "gpu_id", postgresql_where=text("upper_inf(period)")),
         CheckConstraint("0 <= milli_from and milli_from < milli_to and milli_to <= 1000", name="milli"),
     )
     allocation_id: Mapped[int] = mapped_column(ForeignKey("allocations.id"), primary_key=True)
     generation: Mapped[int] = mapped_column(primary_key=True)
-    gpu_id: Mapped[int] = mapped_column(ForeignKey("gpus.id"), primary_key=True, index=True)
+    gpu_id: Mapped[int] = mapped_column(BigId, primary_key=True, index=True)
     milli_from: Mapped[int] = mapped_column(server_default=text("0"), primary_key=True)
     milli_to: Mapped[int] = mapped_column(server_default=text("1000"))
     period: Mapped[Range[datetime]] = mapped_column(TSTZRANGE)
+
+
+class DeviceClaim(Base):
+    """All that an allocation has open in `allocation_devices`, which triggers there keep in step.
+
+    The exclusion constraint makes double booking impossible. It puts the shares of all devices on one line, a thousand
+    for each: so an allocation costs one entry of its index, however many devices it has.
+    """
+
+    __tablename__ = "device_claims"
+    __table_args__ = (ExcludeConstraint((text("shares"), "&&"), name="ex_device_claims_one_owner", using="gist"),)
+    allocation_id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=False)
+    shares: Mapped[MultiRange[int]] = mapped_column(INT8MULTIRANGE)
 
 
 class Leadership(Base):

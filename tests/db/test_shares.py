@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import text
 
 from api.allocations.store import PostgresStore
 from api.allocations.tables import Allocation
@@ -115,3 +116,34 @@ def test_more_or_less_than_was_asked_for_is_refused(fleet: Fleet, host: Host) ->
     allocation = fleet.submit(acme, gpu_milli=500, cpu_milli=1000)
     for milli in (499, 501, 1000):
         assert refusal(store, fleet.placement(allocation, host, 0, milli=milli)).code == "no_capacity"
+
+
+_CLAIMED = "select allocation_id, shares::text from device_claims order by 1"
+_OPEN = (
+    "select allocation_id, range_agg(int8range(gpu_id * 1000 + milli_from, gpu_id * 1000 + milli_to))::text"
+    " from allocation_devices where upper_inf(period) group by 1 order by 1"
+)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "select",
+        "update allocation_devices set period = tstzrange(lower(period), now() + interval '1 h') where milli_from = 0",
+        "update allocation_devices set period = tstzrange(lower(period), now() + interval '1 h')",
+        "delete from allocation_devices where milli_from > 0",
+        "update allocation_devices set milli_to = milli_to - 1",
+    ],
+)
+def test_what_is_claimed_is_what_is_open(fleet: Fleet, change: str) -> None:
+    """Whoever writes the rows, and however."""
+    host, acme = fleet.host(), fleet.customer()
+    store = fleet.lead()
+    for number in range(3):
+        admit(store, fleet.placement(fleet.submit(acme, gpu_milli=300, cpu_milli=1000), host, number // 2, milli=300))
+    admit(store, fleet.placement(fleet.submit(acme, gpus=2, cpu_milli=1000), host, 2, 3))
+    with fleet.database.engine.begin() as connection:
+        assert len(connection.execute(text(_CLAIMED)).all()) == 4
+        connection.execute(text(change))
+        claimed = connection.execute(text(_CLAIMED)).all()
+        assert claimed == connection.execute(text(_OPEN)).all()
