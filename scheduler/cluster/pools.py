@@ -167,11 +167,16 @@ def _devices(pool: Pool, taken: Taken, width: int) -> tuple[list[int], list[int]
     """Free thousandths and owners, by column."""
     count = len(pool.devices)
     free, owners = [MILLI_PER_GPU] * count + [0] * (width - count), [NOBODY] * width
-    for gpu_id in taken.devices:
-        column = pool.columns.get(gpu_id)
-        if column is not None:
-            milli, owners[column] = taken.of(gpu_id)
-            free[column] = 0 if owners[column] == SEVERAL else max(0, MILLI_PER_GPU - milli)
+    columns = pool.columns
+    for gpu_id, shares in taken.devices.items():
+        column = columns.get(gpu_id)
+        if column is None:
+            continue
+        if len(shares) > 1:
+            free[column], owners[column] = 0, SEVERAL
+            continue
+        for owner, milli in shares.items():
+            free[column], owners[column] = max(0, MILLI_PER_GPU - milli), owner
     return free, owners
 
 

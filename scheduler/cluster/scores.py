@@ -1,6 +1,6 @@
 """How good each pool is for a shape, as the scoring policy sees it, remembered while nothing there has changed."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -12,6 +12,8 @@ from scheduler.packing.shape import Shape
 
 _MAX_KNOWN = 2**22  # scores remembered at most: about 100 MB
 _NEVER = -1  # no state of a row
+_FEW = 8  # rows, as after a placement: looked up one by one rather than scored together
+_MAX_RECALLED = 4096  # of one shape
 _SHARED_FIRST = 1e6  # more than any score
 
 
@@ -29,6 +31,7 @@ class _Known:
     device: Ints
     state: Ints
     basis: tuple[int, int, Scale]
+    recalled: dict[tuple[int, int, bytes], float] = field(default_factory=dict)  # by what is free
 
 
 class Scores:
@@ -56,9 +59,26 @@ class Scores:
         known = self._remembered(shape, customer_id)
         stale = np.flatnonzero(known.state != state)
         if len(stale):
-            self._score(shape, customer_id, known, stale)
+            if len(stale) <= _FEW and shape.milli == MILLI_PER_GPU and self._scoring.version >= 0:
+                self._recall(shape, known, stale)
+            else:
+                self._score(shape, customer_id, known, stale)
             known.state[stale] = state[stale]
         return known
+
+    def _recall(self, shape: Shape, known: _Known, rows: Ints) -> None:
+        """Hosts come to be equally free again and again. Of whole devices it does not matter which are."""
+        table = self._pools.table
+        for row in rows.tolist():
+            key = int(table.cpu[row]), int(table.memory[row]), np.sort(table.gpus[row]).tobytes()
+            score = known.recalled.get(key)
+            if score is not None:
+                known.score[row] = score
+                continue
+            self._score(shape, None, known, rows[rows == row])
+            if len(known.recalled) >= _MAX_RECALLED:
+                known.recalled.clear()
+            known.recalled[key] = float(known.score[row])
 
     def _remembered(self, shape: Shape, customer_id: int | None) -> _Known:
         key = shape, customer_id

@@ -56,7 +56,8 @@ def play(store: Store, begin: Callable[[], World]) -> tuple[RunFigures, float, l
         time.sleep(_PAUSE_S)
         if not unfinished and figures is None:
             world.wait()
-        figures = world.go_on() or figures
+        if figures is None:
+            figures = world.go_on()
         if time.monotonic() > begun_s + _LIMIT_S:
             raise TimeoutError(f"the trace is not over after {_LIMIT_S:.0f} s")
     return figures, time.monotonic() - begun_s, cycles_s

@@ -105,11 +105,10 @@ class Beside:
         if self.told.events:
             self.connection.send(self.told.events)
             self.told.events.clear()
-        while self.connection.poll():
-            figures: RunFigures | None = self.connection.recv()
-            if figures is not None:  # the last thing that it says
-                return figures
-        return None
+        figures: RunFigures | None = None
+        while figures is None and self.connection.poll():  # they are the last that it says
+            figures = self.connection.recv()
+        return figures
 
     def wait(self) -> None:
         self.connection.poll(_TICK_S)
