@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 GROUP_PREFIX = "rg-"  # as api.allocations.groups names them
 
 _TICK_S = 1.0
-_PAUSE_S = 0.005  # a burst of changes makes one cycle, not one each
+_PAUSE_S = 0.002  # a burst of changes makes one cycle, not one each
 _EFFECT_THREADS = 16
 _END_S = 8.0
 

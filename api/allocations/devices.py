@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, func, select, text
 from sqlalchemy.orm import Session
 
 from api.allocations.tables import Allocation, AllocationDevice
-from api.bulk import insert_rows
+from api.bulk import document, recordset
 from api.machines.tables import Gpu
 from scheduler.money import MILLI_PER_GPU
 
@@ -21,6 +21,14 @@ _HELD = text(
 _VACATE = text(
     "update allocation_devices set period = tstzrange(lower(period), greatest(lower(period), :at))"
     " where allocation_id = any(:ids) and upper_inf(period)"
+)
+
+_ALIKE = ("allocation_id", "generation", "milli_from", "milli_to")
+_OCCUPY = text(
+    f"insert into allocation_devices ({', '.join(_ALIKE)}, gpu_id, period)"
+    f" select {', '.join(_ALIKE)}, gpu_id, tstzrange(:since, null) from"
+    f" {recordset(allocation_id='bigint', generation='int', milli_from='int', milli_to='int', gpu_ids='bigint[]')},"
+    " unnest(gpu_ids) as gpu_id"
 )
 
 
@@ -101,19 +109,14 @@ def occupy(session: Session, taken: Mapping[tuple[int, int], Sequence[Share]], *
     Raises:
         sqlalchemy.exc.IntegrityError: the exclusion constraint refuses what another one holds (invariant I2).
     """
-    rows = [
-        {
-            "allocation_id": allocation_id,
-            "generation": generation,
-            "gpu_id": share.gpu_id,
-            "milli_from": share.milli_from,
-            "milli_to": share.milli_to,
-            "period": f"[{since.isoformat()},)",
-        }
-        for (allocation_id, generation), shares in taken.items()
-        for share in shares
-    ]
-    insert_rows(session, AllocationDevice, rows)
+    devices: dict[tuple[int, int, int, int], list[int]] = {}
+    for (allocation_id, generation), shares in taken.items():
+        for share in shares:
+            alike = allocation_id, generation, share.milli_from, share.milli_to
+            devices.setdefault(alike, []).append(share.gpu_id)
+    rows = [dict(zip(_ALIKE, alike, strict=True), gpu_ids=gpu_ids) for alike, gpu_ids in devices.items()]
+    if rows:
+        session.execute(_OCCUPY, {"rows": document(rows), "since": since})
 
 
 def vacate(session: Session, allocation_ids: Sequence[int], *, at: datetime) -> None:

@@ -67,6 +67,7 @@ class Claims:
         self._states = 0
         self._state: dict[int, int] = {}  # of known hosts
         self._unwritten: dict[int, None] = {}
+        self._touched: dict[int, set[int]] = {}  # of hosts whose rows are right but for these devices
         self._trials = 0
         self._steps: list[_Step] = []
 
@@ -109,10 +110,14 @@ class Claims:
         if self._trials:
             self._steps.append(_Step(key, before, {host_id: self._state[host_id] for host_id in hosts}))
         for host_id in hosts:
-            self.changed(host_id)
+            self._renew(host_id)
 
     def changed(self, host_id: int) -> None:
         """Something about this host is new, so that what is free on it may be."""
+        self._touched.pop(host_id, None)
+        self._renew(host_id)
+
+    def _renew(self, host_id: int) -> None:
         self._states += 1
         self._state[host_id] = self._states
         self._unwritten[host_id] = None
@@ -121,13 +126,19 @@ class Claims:
         """It has gone. What is claimed on it stays: it may come back while that lasts."""
         self._state.pop(host_id, None)
         self._unwritten.pop(host_id, None)
+        self._touched.pop(host_id, None)
 
     def flush(self) -> None:
         """Write what is free to the rows of the hosts that have changed."""
         if self._unwritten:
-            late = [host_id for host_id in self._unwritten if self._pools.state(host_id) != self._state[host_id]]
-            self._pools.write([(host_id, self.taken(host_id), self._state[host_id]) for host_id in late])
+            for host_id in self._unwritten:
+                self._write(host_id, self._state[host_id])
             self._unwritten.clear()
+
+    def _write(self, host_id: int, state: int) -> None:
+        if self._pools.state(host_id) != state:
+            self._pools.write(host_id, self.taken(host_id), state, only=self._touched.get(host_id))
+        self._touched[host_id] = set()
 
     @contextmanager
     def trial(self) -> Iterator[None]:
@@ -172,6 +183,9 @@ class Claims:
         return list(hosts)
 
     def _follow(self, part: Part, claim: Claim, sign: int) -> None:
+        touched = self._touched.get(part.host_id)
+        if touched is not None:
+            touched.update(gpu_id for gpu_id, _ in part.devices)
         taken = self._taken.get(part.host_id)
         if taken is None:
             return

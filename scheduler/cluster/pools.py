@@ -4,7 +4,7 @@ An allocation takes its devices from one model, so a pool is what it can be plac
 each of its pools shows them. A host without devices has one pool of none.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -106,24 +106,24 @@ class Pools:
     def state(self, host_id: int) -> int:
         return int(self.table.state[self.rows[host_id][0]])
 
-    def write(self, changes: Sequence[tuple[int, Taken, int]]) -> None:
-        """What is taken on hosts from now on, and the id of that state; where it is more than all, nothing is free."""
-        rows, free, owner, cpu, memory, states = [], [], [], [], [], []
-        width = self.table.gpus.shape[1]
-        for host_id, taken, state in changes:
-            for row in self.rows[host_id]:
-                pool = self.pool(row)
-                milli, owners = _devices(pool, taken, width)
-                rows.append(row)
-                free.append(milli)
-                owner.append(owners)
-                cpu.append(max(0, pool.host.cpu_milli - taken.cpu_milli))
-                memory.append(max(0, pool.host.memory_bytes - taken.memory_bytes))
-                states.append(state)
+    def write(self, host_id: int, taken: Taken, state: int, *, only: Collection[int] | None = None) -> None:
+        """What is taken on a host from now on, and the id of that state; where it is more than all, nothing is free.
+
+        `only` are the devices (gpu ids) of which something else was taken before; None: any.
+        """
         table = self.table
-        table.gpus[rows] = np.array(free, dtype=np.int64).reshape(len(rows), width)
-        table.owner[rows] = np.array(owner, dtype=np.int64).reshape(len(rows), width)
-        table.cpu[rows], table.memory[rows], table.state[rows] = cpu, memory, states
+        for row in self.rows[host_id]:
+            pool = self.pool(row)
+            gpus = pool.columns if only is None else [gpu_id for gpu_id in only if gpu_id in pool.columns]
+            columns = [pool.columns[gpu_id] for gpu_id in gpus]
+            shares = [taken.of(gpu_id) for gpu_id in gpus]
+            if only is None:
+                table.gpus[row], table.owner[row] = 0, NOBODY
+            table.gpus[row, columns] = [_free(milli, owner) for milli, owner in shares]
+            table.owner[row, columns] = [owner for _, owner in shares]
+            table.cpu[row] = max(0, pool.host.cpu_milli - taken.cpu_milli)
+            table.memory[row] = max(0, pool.host.memory_bytes - taken.memory_bytes)
+            table.state[row] = state
 
     def pool(self, row: int) -> Pool:
         pool = self.pools[row]
@@ -163,21 +163,9 @@ class Pools:
         self.table = self.table.grown(height, width)
 
 
-def _devices(pool: Pool, taken: Taken, width: int) -> tuple[list[int], list[int]]:
-    """Free thousandths and owners, by column."""
-    count = len(pool.devices)
-    free, owners = [MILLI_PER_GPU] * count + [0] * (width - count), [NOBODY] * width
-    columns = pool.columns
-    for gpu_id, shares in taken.devices.items():
-        column = columns.get(gpu_id)
-        if column is None:
-            continue
-        if len(shares) > 1:
-            free[column], owners[column] = 0, SEVERAL
-            continue
-        for owner, milli in shares.items():
-            free[column], owners[column] = max(0, MILLI_PER_GPU - milli), owner
-    return free, owners
+def _free(milli: int, owner: int) -> int:
+    """Of a device, with so much of it taken."""
+    return 0 if owner == SEVERAL else max(0, MILLI_PER_GPU - milli)
 
 
 def _pools(view: HostView) -> list[Pool]:

@@ -28,7 +28,7 @@ from tests.bench.queue_database import InMemory, in_postgres
 from tests.bench.queue_users import Clock, InProcess, World, beside
 
 CONFIGS = Path(scheduler.simulator.__file__).parent / "configs"
-_PAUSE_S = 0.005  # between cycles, as the controller's
+_PAUSE_S = 0.002  # between cycles, as the controller's
 _LIMIT_S = 900.0
 _RUNS = 3
 _WALL_S = {"baseline": 75.0, "large": 60.0}

@@ -154,12 +154,12 @@ def _serve(connection: Connection, url: str, trace: Trace) -> None:
 
 
 def _write_what_is_due(course: Course, writer: QueueWriter, now_ms: int) -> bool:
-    """What has come up meanwhile, in one transaction for what is queued and one for what ends; whether anything has."""
+    """What has come up meanwhile, in one transaction for what ends and one for what is queued; whether anything has."""
     queued, ended = [attempt.uid for attempt in course.attempts(now_ms)], course.ends(now_ms)
-    if queued:
-        writer.queue(queued)
     if ended:
         writer.end(ended)
+    if queued:
+        writer.queue(queued)
     return bool(queued or ended)
 
 
