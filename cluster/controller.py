@@ -21,6 +21,7 @@ from api.environments.hub_client import HubClient
 from api.settings import Settings
 from cluster import logs
 from cluster.agents import Agents
+from cluster.collection import collect_rarely
 from cluster.connection import RayUnavailableError, connect, disconnect
 from cluster.hostlink import Hostlink
 from cluster.leader import Leader, Parts
@@ -93,6 +94,7 @@ def run(settings: Settings, scheduling: SchedulingSettings, agent_class: type[ob
         token_file=settings.secrets_dir / "ray_token",
         timeout_s=_STARTUP_S,
     )
+    collect_rarely()
     _stop_on_signals(stopped)  # again: Ray has put handlers of its own in their place
     membership = Membership(node_id)
     membership.start()
