@@ -43,7 +43,7 @@ _EXISTING = {
     "user_id": "select uid from users",
     "key_id": "select uid from api_keys",
     "invitation_id": "select uid from invitations",
-    "allocation_id": "select uid from allocations",
+    "allocation_id": "select uid from allocations where state <> 'released'",
     "environment_id": "select uid from environments where desired <> 'deleted'",
     "machine_id": "select uid from hosts",
     "host": "select uid from hosts",
