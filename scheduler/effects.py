@@ -57,7 +57,12 @@ class Effects:
 
     def may_begin(self, key: Key, now: datetime) -> bool:
         """It is not running, not to be tried later only, and there are not too many others."""
-        return key not in self._running and self._not_before.get(key, now) <= now and len(self._running) < MAX_RUNNING
+        return key not in self._running and self._not_before.get(key, now) <= now and self.room > 0
+
+    @property
+    def room(self) -> int:
+        """How many more may begin."""
+        return MAX_RUNNING - len(self._running)
 
     def finish(self, result: Result) -> None:
         """It has ended, and waits to be recorded."""

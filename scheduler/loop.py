@@ -29,8 +29,8 @@ from scheduler.recording import Recorder
 from scheduler.states import AllocationState
 from scheduler.views import Held
 
-MAX_RESULTS = 1000
-"""Results of effects that are recorded in one transaction."""
+MAX_RESULTS = 2500
+"""Results of effects that are recorded in one transaction: more than a cycle brings about, so that none pile up."""
 MAX_BATCH = 500
 """Placements that are admitted in one transaction."""
 MAX_WAITS = 1000
@@ -195,9 +195,13 @@ class Scheduler:
     def _start_wanted(self, now: datetime) -> None:
         """Start what is new, due again, or was left by another leader."""
         due: dict[AllocationState, list[int]] = {AllocationState.PLACING: [], AllocationState.RELEASING: []}
+        room = self.effects.room
         for allocation_id, (key, state) in self._wanted.items():
+            if not room:
+                break
             if self.effects.may_begin(key, now):
                 due[state].append(allocation_id)
+                room -= 1
         if due[AllocationState.PLACING]:
             for admitted in self.store.placing(due[AllocationState.PLACING]):
                 self._start_placing(admitted, now)
