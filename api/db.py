@@ -2,9 +2,11 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
+import psycopg
 from psycopg import errors as pg
 from sqlalchemy import BigInteger, MetaData, create_engine
 from sqlalchemy.exc import DBAPIError
@@ -17,6 +19,23 @@ _RETRIED = (pg.SerializationFailure, pg.DeadlockDetected)
 _ATTEMPTS = 5
 
 Result = TypeVar("Result")
+
+
+def cause_of(error: DBAPIError | psycopg.Error) -> BaseException | None:
+    """What the driver says. What goes wrong at the end of a pipeline is not wrapped in an error of SQLAlchemy."""
+    return error.orig if isinstance(error, DBAPIError) else error
+
+
+@contextmanager
+def pipelined(session: Session) -> Iterator[None]:
+    """Statements whose results nobody looks at, sent while the server still works on those before.
+
+    What goes wrong with one is raised by a later one, or at the end, maybe as an error of the driver: see `cause_of`.
+    """
+    driver = session.connection().connection.driver_connection
+    assert isinstance(driver, psycopg.Connection)
+    with driver.pipeline():
+        yield
 
 
 class Base(DeclarativeBase):
@@ -55,8 +74,8 @@ class Database:
             try:
                 with self._sessions.begin() as session:
                     return work(session)
-            except DBAPIError as error:
-                if not isinstance(error.orig, _RETRIED) or attempt == _ATTEMPTS:
+            except (DBAPIError, psycopg.Error) as error:
+                if not isinstance(cause_of(error), _RETRIED) or attempt == _ATTEMPTS:
                     raise
                 time.sleep(0.01 * 2**attempt)
         raise AssertionError("unreachable")

@@ -16,7 +16,9 @@ from api.allocations.standing import Standing, load_standing
 from api.allocations.tables import WAITS
 from api.allocations.transitions import Step, move_all
 from api.allocations.verdict import Grant, judge
-from api.billing.holds import place_holds
+from api.billing.holds import write_holds
+from api.billing.journal import post_all
+from api.db import pipelined
 from api.settings import Settings
 from scheduler.ports import Admitted, Placement, WaitReason
 from scheduler.states import AllocationState
@@ -46,22 +48,25 @@ def admit(session: Session, placements: Sequence[Placement], *, settings: Settin
     one.
 
     Raises:
-        sqlalchemy.exc.IntegrityError: a device row of another allocation overlaps (invariant I2).
+        sqlalchemy.exc.IntegrityError, psycopg.errors.ExclusionViolation: a device row of another allocation overlaps
+            (invariant I2).
     """
     locked_at = devices.lock_placement(session)
     standing = load_standing(session, placements, settings=settings, now=now)
     answers = [judge(standing, placement) for placement in placements]
     grants = [answer for answer in answers if isinstance(answer, Grant)]
-    move_all(session, [_step(grant, now) for grant in grants], AllocationState.PLACING, actor=ACTOR)
     shares = {(grant.locked.request.allocation_id, grant.generation): grant.shares for grant in grants}
-    devices.occupy(session, shares, since=locked_at)
-    standing.groups.write(session)
-    place_holds(session, standing.wallets, [grant.hold for grant in grants])
-    held = [
-        _held(standing, answer, placement, now)
-        for placement, answer in zip(placements, answers, strict=True)
-        if isinstance(answer, Grant)
-    ]
+    with pipelined(session):
+        move_all(session, [_step(grant, now) for grant in grants], AllocationState.PLACING, actor=ACTOR)
+        devices.occupy(session, shares, since=locked_at)
+        standing.groups.write(session)
+        transactions = write_holds(session, standing.wallets, [grant.hold for grant in grants])
+        held = [
+            _held(standing, answer, placement, now)
+            for placement, answer in zip(placements, answers, strict=True)
+            if isinstance(answer, Grant)
+        ]
+    post_all(session, transactions)
     return Admission(_answers(session, placements, answers), held)
 
 

@@ -13,6 +13,7 @@ from api.allocations.admission import ACTOR
 from api.allocations.standing import lock_customers
 from api.allocations.transitions import Step, move_all
 from api.billing.settlement import Ending, settle_holds
+from api.db import pipelined
 from scheduler.host_protocol import LeaseEnd
 from scheduler.ports import Dropped, Ended, Eviction, Outcome, Placed, PlacementFailed
 from scheduler.states import AllocationState, EndReason
@@ -72,13 +73,20 @@ def record(session: Session, outcomes: Sequence[Outcome], *, now: datetime) -> l
     locked = _lock(session, [change.allocation_id for change in changes])
     taken = [locked[change.allocation_id].take(change) for change in changes]
     applied = [change for change, good in zip(changes, taken, strict=True) if good]
-    _activate(session, [change for change in applied if isinstance(change, Placed)], locked)
+    placed = [change for change in applied if isinstance(change, Placed)]
     failed = [change for change in applied if isinstance(change, PlacementFailed)]
     ended = [change for change in applied if isinstance(change, Ended)]
     freed = [change.allocation_id for change in failed] + [change.allocation_id for change in ended]
-    devices.vacate(session, freed, at=freed_at)
-    _unplace(session, failed, locked, now)
-    _release(session, ended, locked, now)
+    with pipelined(session):
+        _activate(session, placed, locked)
+        devices.vacate(session, freed, at=freed_at)
+        _release(session, ended, locked, now)
+        _unplace(session, failed, locked)
+    endings = [
+        *(locked[change.allocation_id].ending(()) for change in failed),
+        *(locked[change.allocation_id].ending(change.ends) for change in ended),
+    ]
+    settle_holds(session, endings, now=now)
     answers = iter(taken)
     return [outcome.group_name in gone if isinstance(outcome, Dropped) else next(answers) for outcome in outcomes]
 
@@ -110,26 +118,21 @@ def _activate(session: Session, placed: Sequence[Placed], locked: Mapping[int, _
         move_all(session, steps, AllocationState.ACTIVE, actor=ACTOR)
 
 
-def _unplace(session: Session, failed: Sequence[PlacementFailed], locked: Mapping[int, _Locked], now: datetime) -> None:
-    """Devices and hold are given back, the groups are to be dropped."""
-    if not failed:
-        return
-    groups.abandon(session, [change.allocation_id for change in failed])
-    settle_holds(session, [locked[change.allocation_id].ending(()) for change in failed], now=now)
-    steps = [
-        locked[change.allocation_id].step(
-            change, reason=change.reason, price_version_id=None, not_before=change.retry_at
-        )
-        for change in failed
-    ]
-    move_all(session, steps, AllocationState.QUEUED, actor=ACTOR)
+def _unplace(session: Session, failed: Sequence[PlacementFailed], locked: Mapping[int, _Locked]) -> None:
+    """The groups are to be dropped, and they wait again."""
+    if failed:
+        groups.abandon(session, [change.allocation_id for change in failed])
+        steps = [
+            locked[change.allocation_id].step(
+                change, reason=change.reason, price_version_id=None, not_before=change.retry_at
+            )
+            for change in failed
+        ]
+        move_all(session, steps, AllocationState.QUEUED, actor=ACTOR)
 
 
 def _release(session: Session, ended: Sequence[Ended], locked: Mapping[int, _Locked], now: datetime) -> None:
-    if not ended:
-        return
-    groups.hand_back(session, [change.allocation_id for change in ended], now=now)
-    settle_holds(session, [locked[change.allocation_id].ending(change.ends) for change in ended], now=now)
-    move_all(
-        session, [locked[change.allocation_id].step(change) for change in ended], AllocationState.RELEASED, actor=ACTOR
-    )
+    if ended:
+        groups.hand_back(session, [change.allocation_id for change in ended], now=now)
+        steps = [locked[change.allocation_id].step(change) for change in ended]
+        move_all(session, steps, AllocationState.RELEASED, actor=ACTOR)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import TypeVar
 
+import psycopg
 from psycopg.errors import ExclusionViolation
 from sqlalchemy.engine.interfaces import IsolationLevel
 from sqlalchemy.exc import IntegrityError
@@ -16,7 +17,7 @@ from api.allocations.leadership import check_epoch
 from api.allocations.own_steps import OwnSteps
 from api.allocations.waits import record_waits
 from api.clock import utc_now
-from api.db import Database
+from api.db import Database, cause_of
 from api.settings import Settings
 from scheduler.ports import Admitted, Changes, Eviction, Outcome, Placement, Releasing, WaitReason
 
@@ -60,8 +61,8 @@ class PostgresStore:
                 lambda session: admission.admit(session, placements, settings=self._settings, now=self._clock()),
                 lambda own, admission: own.placed(admission.held),
             ).answers
-        except IntegrityError as error:
-            if not isinstance(error.orig, ExclusionViolation):
+        except (IntegrityError, psycopg.Error) as error:
+            if not isinstance(cause_of(error), ExclusionViolation):
                 raise
         if len(placements) == 1:
             return [WaitReason("no_capacity", "Somebody else was faster; it is tried again at once.", 1)]

@@ -101,10 +101,12 @@ def lock_wallets(session: Session, owners: Collection[Owner]) -> Wallets:
     )
 
 
-def place_holds(session: Session, wallets: Wallets, orders: Sequence[HoldOrder]) -> None:
-    """Write holds that `wallets` have covered, each with its journal transaction, in a fixed number of statements."""
+def write_holds(session: Session, wallets: Wallets, orders: Sequence[HoldOrder]) -> list[Transaction]:
+    """Write holds that `wallets` have covered, in one statement. Answers the journal transactions that go with them,
+    which the caller posts.
+    """
     if not orders:
-        return
+        return []
     rows, transactions = [], []
     for order in orders:
         amount = order.amount_micro
@@ -114,7 +116,7 @@ def place_holds(session: Session, wallets: Wallets, orders: Sequence[HoldOrder])
             key = HoldKey(order.allocation_id, order.generation, order.customer_id)
             transactions.append(transfer(key, JournalKind.HOLD, 1, (accounts.wallet, accounts.holds), amount))
     session.execute(_INSERT, {"rows": document(rows)})
-    post_all(session, transactions)
+    return transactions
 
 
 def extend_hold(

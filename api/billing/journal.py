@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 from api.billing.accounts import customer_accounts, lock_accounts
 from api.billing.tables import Account, JournalTransaction, Posting
 from api.bulk import document, insert_rows, insert_statement, recordset
+from api.db import pipelined
 from api.ids import new_uid
 from api.tenants.tables import Customer
 
@@ -95,7 +96,6 @@ def post_all(session: Session, transactions: Sequence[Transaction]) -> dict[str,
     inserted = session.execute(insert_statement(JournalTransaction, tuple(rows[0]), _TAIL), {"rows": document(rows)})
     made = {key: Posted(transaction_id, uid) for key, transaction_id, uid in inserted}
     entries = [(made[each.key].id, entry) for each in transactions if each.key in made for entry in each.postings]
-    _move_balances(session, [entry for _, entry in entries])
     postings = [
         {
             "transaction_id": transaction_id,
@@ -106,7 +106,14 @@ def post_all(session: Session, transactions: Sequence[Transaction]) -> dict[str,
         }
         for transaction_id, entry in entries
     ]
-    insert_rows(session, Posting, postings)
+    amounts: Counter[int] = Counter()
+    for _, entry in entries:
+        amounts[entry.account_id] += entry.amount_micro
+    lock_accounts(session, amounts)
+    balances = [{"id": account_id, "amount_micro": amount} for account_id, amount in sorted(amounts.items())]
+    with pipelined(session):
+        session.execute(_ADD, {"rows": document(balances)})
+        insert_rows(session, Posting, postings)
     return made
 
 
@@ -127,15 +134,6 @@ def _row(transaction: Transaction) -> dict[str, Any]:
         "actor": transaction.actor,
         "details": transaction.details or {},
     }
-
-
-def _move_balances(session: Session, entries: Sequence[Entry]) -> None:
-    amounts: Counter[int] = Counter()
-    for entry in entries:
-        amounts[entry.account_id] += entry.amount_micro
-    lock_accounts(session, amounts)
-    rows = [{"id": account_id, "amount_micro": amount} for account_id, amount in sorted(amounts.items())]
-    session.execute(_ADD, {"rows": document(rows)})
 
 
 def transfer(

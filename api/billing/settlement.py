@@ -92,6 +92,8 @@ def settle_holds(session: Session, endings: Sequence[Ending], *, now: datetime |
     ran may be proven until `run_until`, unless the allocation never became active. Proof from a lost host is waited
     for much longer than from one that answers. Idempotent. The caller has locked the allocations.
     """
+    if not endings:
+        return
     by_key = {(ending.allocation_id, ending.generation): ending for ending in endings}
     holds = session.execute(_LOCK, {"rows": _keys(by_key)}).all()
     if not holds:

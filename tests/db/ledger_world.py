@@ -13,8 +13,8 @@ from sqlalchemy.orm import Session
 
 from api.allocations.tables import Allocation, AllocationDevice
 from api.allocations.transitions import move
-from api.billing.holds import HoldOrder, extend_hold, lock_wallets, place_holds
-from api.billing.journal import Balance, balance, top_up
+from api.billing.holds import HoldOrder, extend_hold, lock_wallets, write_holds
+from api.billing.journal import Balance, balance, post_all, top_up
 from api.billing.prices import Price, create_price
 from api.billing.settlement import Ending, settle_holds
 from api.billing.tables import PriceVersion
@@ -191,7 +191,7 @@ class World:
         wallets = lock_wallets(session, {order.owner})
         if not wallets.cover(order):
             return False
-        place_holds(session, wallets, [order])
+        post_all(session, write_holds(session, wallets, [order]))
         return True
 
     def start(self, customer: Customer, price: PriceVersion, gpus: tuple[Gpu, ...], *, disconnect_s: int = 60) -> Lease:
