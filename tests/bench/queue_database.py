@@ -158,10 +158,11 @@ class PostgresWriter:
 
 
 @contextmanager
-def in_postgres(trace: Trace) -> Iterator[tuple[str, PostgresStore]]:
+def in_postgres(trace: Trace, *, price_micro: int) -> Iterator[tuple[str, PostgresStore]]:
     """A server of its own that waits for the disk at each commit, as any that the launcher starts does.
 
-    Its database with all that the work belongs to, by URL, and the store of the one who leads there.
+    Its database with all that the work belongs to, by URL, and the store of the one who leads there. A GPU hour costs
+    `price_micro`; without a price there is nothing to bill.
     """
     directory = Path(tempfile.mkdtemp(prefix="rgb-", dir="/var/tmp"))
     directory.chmod(0o711)
@@ -172,7 +173,7 @@ def in_postgres(trace: Trace) -> Iterator[tuple[str, PostgresStore]]:
         database = Database(server.url("bench"))
         try:
             migrate(database.engine)
-            database.transact(lambda session: _set_up(session, trace))
+            database.transact(lambda session: _set_up(session, trace, price_micro))
             yield server.url("bench"), _lead(database)
         finally:
             database.close()
@@ -190,11 +191,11 @@ def _lead(database: Database) -> PostgresStore:
     return PostgresStore(database, settings, epoch=leadership.epoch)
 
 
-def _set_up(session: Session, trace: Trace) -> None:
+def _set_up(session: Session, trace: Trace, price_micro: int) -> None:
     for host in trace.hosts:
         _add_host(session, host)
     for model in sorted({device.model for host in trace.hosts for device in host.devices}):
-        create_price(session, gpu_model=model, price_micro_per_gpu_hour=1_000_000)
+        create_price(session, gpu_model=model, price_micro_per_gpu_hour=price_micro)
     for group in trace.groups:
         _add_owner(session, group)
 

@@ -1,6 +1,7 @@
 """Queue sets in real time: each piece of work comes, waits, runs by the clock and ends, all of it durably.
 
-`python -m tests.bench.queue_sets CONFIG [--store memory]` runs one, in a process of its own, and prints JSON.
+`python -m tests.bench.queue_sets CONFIG [--store memory] [--price MICRO]` runs one, in a process of its own, and prints
+JSON. Without a price nothing is billed, as nothing is by the peer whose configurations these are.
 """
 
 import argparse
@@ -63,13 +64,13 @@ def play(store: Store, begin: Callable[[], World]) -> tuple[RunFigures, float, l
     return figures, time.monotonic() - begun_s, cycles_s
 
 
-def measure(config: Path, store: str) -> dict[str, Any]:  # Any: JSON
+def measure(config: Path, store: str, *, price_micro: int = 0) -> dict[str, Any]:  # Any: JSON
     trace = read_queue_sets(config)
     if store == "memory":
         memory = InMemory(trace)
         figures, wall_s, cycles_s = play(memory.store, lambda: InProcess(memory, Course(trace), Clock()))
     else:
-        with in_postgres(trace) as (url, postgres), beside(url, trace) as begin:
+        with in_postgres(trace, price_micro=price_micro) as (url, postgres), beside(url, trace) as begin:
             figures, wall_s, cycles_s = play(postgres, begin)
     return {
         "wall_s": wall_s,
@@ -107,5 +108,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("config", type=Path)
     parser.add_argument("--store", choices=("postgres", "memory"), default="postgres")
+    parser.add_argument("--price", type=int, default=0, help="of a GPU hour, in micro-units")
     options = parser.parse_args()
-    sys.stdout.write(json.dumps(measure(options.config, options.store), indent=2) + "\n")
+    sys.stdout.write(json.dumps(measure(options.config, options.store, price_micro=options.price), indent=2) + "\n")

@@ -20,10 +20,10 @@ from api.reservations.tables import Reservation, ReservationDevice
 from scheduler.demand import Demand, Operator, Selector
 from scheduler.host_protocol import LeaseEnd
 from scheduler.packing.shape import Shape
-from scheduler.ports import Changes, Ended, Placed
+from scheduler.ports import Changes, Ended, Placed, Placement, PlacementFailed
 from scheduler.quota import Limits
 from scheduler.states import AllocationState, EndReason
-from scheduler.views import CapacityGroup, HostView
+from scheduler.views import CapacityGroup, Held, HostView
 from tests.db.fleet import A100, DOLLAR, GIB, H100, Fleet, admit
 
 NOTHING = Changes(hosts=[], hosts_gone=[], queued=[], held=[], gone=[], customers=[], usage=[])
@@ -115,6 +115,40 @@ def test_an_allocation_is_told_at_each_step(fleet: Fleet) -> None:
     following = fleet.submit(acme)
     admit(store, fleet.placement(following, host, 2))
     assert store.changes().idle_groups == []
+
+
+def test_what_others_do_to_what_the_store_itself_has_changed_is_seen(fleet: Fleet) -> None:
+    host, acme = fleet.host(), fleet.customer()
+    store = fleet.lead()
+    store.changes()
+    ended, failed, cancelled = [fleet.submit(acme) for _ in range(3)]
+    for index, allocation in enumerate((ended, failed, cancelled)):
+        admit(store, fleet.placement(allocation, host, index))
+    store.record([Placed(ended.id, 1), PlacementFailed(failed.id, 1, "no", utc_now())])
+    fleet.end(ended, EndReason.COMPLETED)
+    told = store.changes()
+    assert {item.request.allocation_id: item.state for item in told.held} == {
+        ended.id: AllocationState.RELEASING,
+        cancelled.id: AllocationState.PLACING,
+    }
+    assert [request.allocation_id for request in told.queued] == [failed.id]
+    assert sorted(told.held, key=_number) == sorted(fleet.lead().changes().held, key=_number)
+
+
+def _number(held: Held) -> int:
+    return held.request.allocation_id
+
+
+def test_after_a_change_that_failed_everything_is_told_again(fleet: Fleet) -> None:
+    """Whether it was made, the store does not know."""
+    host, acme = fleet.host(), fleet.customer()
+    store = fleet.lead()
+    store.changes()
+    allocation = fleet.submit(acme)
+    with pytest.raises(KeyError):
+        store.admit([Placement(10**9, (fleet.part(host, 0),))])
+    told = store.changes()
+    assert told.complete and [request.allocation_id for request in told.queued] == [allocation.id]
 
 
 def test_a_host_has_the_images_that_it_has_run(fleet: Fleet) -> None:

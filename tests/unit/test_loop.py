@@ -5,6 +5,7 @@ from datetime import timedelta
 
 import pytest
 
+from scheduler import effects
 from scheduler.effects import Effects, Result, delay_after
 from scheduler.engine.engine import Engine
 from scheduler.engine.settings import EngineSettings
@@ -172,6 +173,28 @@ def test_a_new_leader_goes_on_where_the_last_one_was() -> None:
     bench.work()
     states = [state(bench, number) for number in (1, 2, 3)]
     assert states == [AllocationState.RELEASED, AllocationState.ACTIVE, AllocationState.ACTIVE]
+
+
+def test_no_more_is_looked_up_than_may_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A leader that takes over much work does it in parts."""
+    bench = world()
+    for number in (1, 2, 3):
+        bench.submit(number)
+    bench.scheduler.cycle()
+    bench.lead()
+    monkeypatch.setattr(effects, "MAX_RUNNING", 2)
+    asked: list[int] = []
+    placing = bench.store.placing
+
+    def look_up(allocation_ids: Sequence[int]) -> Sequence[Admitted]:
+        asked.extend(allocation_ids)
+        return placing(allocation_ids)
+
+    monkeypatch.setattr(bench.store, "placing", look_up)
+    bench.scheduler.cycle()
+    assert asked == [1, 2]
+    bench.work()
+    assert [state(bench, number) for number in (1, 2, 3)] == [AllocationState.ACTIVE] * 3
 
 
 def test_release_waits_for_an_unreachable_host_and_not_for_a_lost_one() -> None:
