@@ -11,9 +11,10 @@ from api.errors import TooManyRequests
 
 
 class WaitingRoom:
-    """`at_once` are let through, as many as `waiting` wait for their turn."""
+    """`at_once` are let through, as many as `waiting` wait for their turn. `refusal` is what the others are told."""
 
-    def __init__(self, *, at_once: int, waiting: int) -> None:
+    def __init__(self, *, at_once: int, waiting: int, refusal: str) -> None:
+        self._refusal = refusal
         self._inside = threading.BoundedSemaphore(at_once)
         self._all = threading.BoundedSemaphore(at_once + waiting)
 
@@ -24,9 +25,7 @@ class WaitingRoom:
             TooManyRequests: all places to wait are taken.
         """
         if not self._all.acquire(blocking=False):
-            raise TooManyRequests(
-                "Too many people sign in at this moment; try again.", code="rate_limited", headers={"Retry-After": "1"}
-            )
+            raise TooManyRequests(self._refusal, code="rate_limited", headers={"Retry-After": "1"})
         try:
             with self._inside:
                 yield

@@ -8,11 +8,13 @@ import httpx
 from pydantic import TypeAdapter, ValidationError
 
 from api.errors import Unavailable
+from api.waiting_room import WaitingRoom
 from scheduler.plan_protocol import PlanAnswer, PlanQuestion
 
 CONNECT_TIMEOUT_S = 2.0
 TIMEOUT_S = 10.0
-MAX_CONNECTIONS = 16
+AT_ONCE = 4
+WAITING = 12
 
 _QUESTION = TypeAdapter(PlanQuestion)
 _ANSWER = TypeAdapter(PlanAnswer)
@@ -31,14 +33,25 @@ class SocketPlanner:
     """One per process; thread-safe."""
 
     def __init__(self, socket: Path) -> None:
-        limits = httpx.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=4, keepalive_expiry=30)
+        limits = httpx.Limits(max_connections=AT_ONCE, max_keepalive_connections=4, keepalive_expiry=30)
         timeout = httpx.Timeout(TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
         transport = httpx.HTTPTransport(uds=str(socket), limits=limits)
         self._client = httpx.Client(transport=transport, base_url="http://controller", timeout=timeout)
         self._socket = socket
+        self._room = WaitingRoom(
+            at_once=AT_ONCE, waiting=WAITING, refusal="Too many plans are asked for at this moment; try again."
+        )
 
     def plan(self, question: PlanQuestion) -> PlanAnswer:
-        """Raises ControllerUnavailable: no controller leads, or it does not answer in time."""
+        """
+        Raises:
+            ControllerUnavailable: no controller leads, or it does not answer in time.
+            TooManyRequests: the engine answers one at a time, between its cycles, and many are asking.
+        """
+        with self._room.turn():
+            return self._ask(question)
+
+    def _ask(self, question: PlanQuestion) -> PlanAnswer:
         if not self._socket.exists():
             raise ControllerUnavailable("The controller is not running now; try again later.")
         body = _QUESTION.dump_json(question)

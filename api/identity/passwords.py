@@ -11,7 +11,8 @@ from api.waiting_room import WaitingRoom
 
 _hasher = PasswordHasher()  # argon2id with the library's RFC 9106 low-memory profile
 _ALPHABET = "abcdefghijkmnpqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ23456789"  # no look-alikes
-_room = WaitingRoom(at_once=4, waiting=12)  # a hash takes 64 MiB, and a tenth of a second
+# A hash takes 64 MiB, and a tenth of a second.
+_room = WaitingRoom(at_once=4, waiting=12, refusal="Too many people sign in at this moment; try again.")
 MIN_CHARS = 10
 MAX_CHARS = 200
 

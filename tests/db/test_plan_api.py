@@ -1,6 +1,8 @@
 """What-if over HTTP: the engine's answer with names and costs, refusals without it, and nothing queued."""
 
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,10 +14,11 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from sqlalchemy import select, update
 
-from api.allocations.planner import ControllerUnavailable, SocketPlanner
+from api.allocations.planner import AT_ONCE, WAITING, ControllerUnavailable, SocketPlanner
 from api.allocations.tables import Allocation
 from api.billing.journal import top_up
 from api.db import Database
+from api.errors import TooManyRequests
 from api.machines.tables import Gpu, Host
 from api.quotas.tables import Quota
 from scheduler.demand import Demand
@@ -26,6 +29,7 @@ from scheduler.views import Part, Request
 from tests.controller_socket import ControllerSocket, answering
 from tests.db.conftest import Tenant
 from tests.db.fleet import A100, DOLLAR, H100, Fleet
+from tests.waiting import wait_for
 
 PATH = "/api/v1/customer/allocations/plan"
 NOON = datetime(2027, 1, 1, 12, tzinfo=UTC)
@@ -220,3 +224,15 @@ def test_any_other_answer_is_no_answer(controller: ControllerSocket, status: int
     controller.status, controller.body = status, body
     with SocketPlanner(controller.path) as planner, pytest.raises(ControllerUnavailable):
         planner.plan(QUESTION)
+
+
+def test_a_flood_of_questions_is_refused_and_keeps_no_thread(controller: ControllerSocket) -> None:
+    """Of those at once, some are answered in time."""
+    goes_on = threading.Event()
+    controller.hangs = goes_on
+    with SocketPlanner(controller.path) as planner, ThreadPoolExecutor(AT_ONCE + WAITING + 5) as people:
+        questions = [people.submit(planner.plan, QUESTION) for _ in range(AT_ONCE + WAITING + 5)]
+        wait_for(lambda: sum(each.done() for each in questions) == 5, timeout_s=20, what="five refusals")
+        goes_on.set()
+    refused = [error for each in questions if (error := each.exception()) is not None]
+    assert [type(error) for error in refused] == [TooManyRequests] * 5

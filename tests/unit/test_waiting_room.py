@@ -10,7 +10,7 @@ from tests.waiting import wait_for
 
 
 def test_some_get_a_turn_some_wait_and_the_rest_is_refused() -> None:
-    room, goes_on = WaitingRoom(at_once=2, waiting=3), threading.Event()
+    room, goes_on = WaitingRoom(at_once=2, waiting=3, refusal="No."), threading.Event()
     inside: list[int] = []
     most: list[int] = []
     refused = threading.Semaphore(0)
@@ -39,7 +39,7 @@ def test_some_get_a_turn_some_wait_and_the_rest_is_refused() -> None:
 
 
 def test_a_turn_that_failed_is_over() -> None:
-    room = WaitingRoom(at_once=1, waiting=0)
+    room = WaitingRoom(at_once=1, waiting=0, refusal="No.")
     for _ in range(2):
         with pytest.raises(KeyError), room.turn():
             raise KeyError
