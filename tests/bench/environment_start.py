@@ -24,7 +24,7 @@ def run() -> list[Figure]:
 
 def _single(here: World) -> Figure:
     name = "bench"
-    container = _first(here, name, _CPU_MILLI)
+    (container,) = _first(here, [name], _CPU_MILLI)
     ours, bare = [], []
     for _ in range(_ROUNDS):
         ours.append(_timed(lambda: _start(here, name)))
@@ -39,7 +39,7 @@ def _single(here: World) -> Figure:
 
 def _together(here: World) -> Figure:
     names = [f"many-{number}" for number in range(_TOGETHER)]
-    containers = [_first(here, name, _TOGETHER_CPU_MILLI) for name in names]
+    containers = _first(here, names, _TOGETHER_CPU_MILLI)
     ours, bare = [], []
     for _ in range(_TOGETHER_ROUNDS):
         ours.append(_timed(lambda: _all(lambda name: _start(here, name), names)))
@@ -52,17 +52,25 @@ def _together(here: World) -> Figure:
     )  # fmt: skip
 
 
-def _first(here: World, name: str, cpu_milli: int) -> dict[str, Any]:
-    """Create an environment, look at its container, and stop it."""
-    environment = here.owner.environments.create(
-        name=name, image="base", gpus=1, gpu_model="A100", cpu_milli=cpu_milli, memory_bytes=_MEMORY_BYTES
-    )
-    wait_until_answers(f"{environment.url}api")
-    container = here.container_of(environment.id)
-    here.owner.environments.wait(environment.id)
-    here.owner.environments.stop(environment.id)
-    _wait_stopped(here, [name])
-    return container
+def _first(here: World, names: Sequence[str], cpu_milli: int) -> list[dict[str, Any]]:
+    """Create environments, look at their containers, and stop them.
+
+    All run before any is stopped: their homes bind them to hosts, on which there must be room for all of them together.
+    """
+    environments = [
+        here.owner.environments.create(
+            name=name, image="base", gpus=1, gpu_model="A100", cpu_milli=cpu_milli, memory_bytes=_MEMORY_BYTES
+        )
+        for name in names
+    ]
+    for environment in environments:
+        wait_until_answers(f"{environment.url}api")
+        here.owner.environments.wait(environment.id)
+    containers = [here.container_of(environment.id) for environment in environments]
+    for environment in environments:
+        here.owner.environments.stop(environment.id)
+    _wait_stopped(here, names)
+    return containers
 
 
 def _start(here: World, name: str) -> None:
