@@ -7,19 +7,25 @@ DEFAULT_QUEUED = 100
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """GPUs as whole devices, CPU in milli-cores, memory in bytes."""
+    """GPUs as whole devices, CPU in milli-cores, memory in bytes; and how many allocations have them."""
 
     gpus: int
     cpu_milli: int
     memory_bytes: int
+    allocations: int = 0
 
     def __add__(self, other: "Resources") -> "Resources":
         return Resources(
-            self.gpus + other.gpus, self.cpu_milli + other.cpu_milli, self.memory_bytes + other.memory_bytes
+            self.gpus + other.gpus,
+            self.cpu_milli + other.cpu_milli,
+            self.memory_bytes + other.memory_bytes,
+            self.allocations + other.allocations,
         )
 
     def times(self, factor: int) -> "Resources":
-        return Resources(factor * self.gpus, factor * self.cpu_milli, factor * self.memory_bytes)
+        return Resources(
+            factor * self.gpus, factor * self.cpu_milli, factor * self.memory_bytes, factor * self.allocations
+        )
 
 
 NOTHING = Resources(0, 0, 0)
@@ -32,12 +38,13 @@ class Limits:
     gpus: int | None = None
     cpu_milli: int | None = None
     memory_bytes: int | None = None
+    allocations: int | None = None
     queued: int = DEFAULT_QUEUED
 
     @property
     def any(self) -> bool:
         """Whether anything limits what may be held at once."""
-        return self.gpus is not None or self.cpu_milli is not None or self.memory_bytes is not None
+        return (self.gpus, self.cpu_milli, self.memory_bytes, self.allocations) != (None, None, None, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +62,12 @@ class Lack:
         return f"the quota is {self.limit} {what}, {self.held} are in use and {self.asked} more were asked for"
 
 
-_WORDS = {"gpus": "GPUs", "cpu_milli": "milli-cores of CPU", "memory_bytes": "bytes of memory"}
+_WORDS = {
+    "gpus": "GPUs",
+    "cpu_milli": "milli-cores of CPU",
+    "memory_bytes": "bytes of memory",
+    "allocations": "allocations at once",
+}
 
 
 def lack(limits: Limits, *, held: Resources, asked: Resources) -> Lack | None:
@@ -64,6 +76,7 @@ def lack(limits: Limits, *, held: Resources, asked: Resources) -> Lack | None:
         ("gpus", limits.gpus, held.gpus, asked.gpus),
         ("cpu_milli", limits.cpu_milli, held.cpu_milli, asked.cpu_milli),
         ("memory_bytes", limits.memory_bytes, held.memory_bytes, asked.memory_bytes),
+        ("allocations", limits.allocations, held.allocations, asked.allocations),
     ):
         if limit is not None and of_held + of_asked > limit:
             return Lack(resource, limit, of_held, of_asked)

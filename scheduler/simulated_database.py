@@ -51,7 +51,7 @@ class SimulatedAllocation:
         demand = self.request.demand
         shape = demand.shape
         gpus = demand.nodes * shape.gpus
-        return Resources(gpus, demand.nodes * shape.cpu_milli, demand.nodes * shape.memory_bytes)
+        return Resources(gpus, demand.nodes * shape.cpu_milli, demand.nodes * shape.memory_bytes, allocations=1)
 
     @property
     def held(self) -> Held:
@@ -202,11 +202,7 @@ class SimulatedDatabase:
             host = self.hosts[part.host_id]
             host.used_cpu_milli -= request.demand.shape.cpu_milli
             host.used_memory_bytes -= request.demand.shape.memory_bytes
-        had = allocation.resources
-        left = self.held[request.customer_id]
-        self.held[request.customer_id] = Resources(
-            left.gpus - had.gpus, left.cpu_milli - had.cpu_milli, left.memory_bytes - had.memory_bytes
-        )
+        self.held[request.customer_id] += allocation.resources.times(-1)
         allocation.parts, allocation.group_name, allocation.placed_at = (), None, None
 
     def make_spare(self, group: SimulatedGroup, *, idle_since: datetime | None) -> None:

@@ -151,7 +151,7 @@ def load_standing(session: Session, placements: Sequence[Placement], *, settings
         shares=load_shares(session, gpu_ids),
         groups=load_idle(session, host_ids),
         used={host_id: (cpu, memory) for host_id, cpu, memory in session.execute(_USED, {"ids": host_ids}).all()},
-        held=held_by(session, [key for key, customer in customers.items() if _is_limited(customer.limits)]),
+        held=held_by(session, [key for key, customer in customers.items() if customer.limits.any]),
         apart=_load_apart(session, requests.values(), host_ids),
         wallets=lock_wallets(session, _payers(customers, gpus, prices)),
     )
@@ -199,10 +199,6 @@ def _load_apart(session: Session, requests: Iterable[Locked], host_ids: Sequence
 def _customers(session: Session, rows: Sequence[Any]) -> dict[int, CustomerStanding]:
     limits = limits_of(session, [row.id for row in rows])
     return {row.id: CustomerStanding(str(row.uid), row.currency, row.disabled, limits[row.id]) for row in rows}
-
-
-def _is_limited(limits: Limits) -> bool:
-    return (limits.gpus, limits.cpu_milli, limits.memory_bytes) != (None, None, None)
 
 
 def _payers(

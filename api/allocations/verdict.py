@@ -200,7 +200,7 @@ def _take_shares(standing: Standing, request: Request, placement: Placement) -> 
 def _within_quota(standing: Standing, customer: CustomerStanding, request: Request) -> Resources:
     """What its customer holds with it."""
     nodes, shape = request.demand.nodes, request.demand.shape
-    asked = Resources(nodes * shape.gpus, nodes * shape.cpu_milli, nodes * shape.memory_bytes)
+    asked = Resources(nodes * shape.gpus, nodes * shape.cpu_milli, nodes * shape.memory_bytes, allocations=1)
     held = standing.held.get(request.customer_id, _NOTHING)
     lacking = "the customer is disabled" if customer.disabled else shortage(customer.limits, held=held, asked=asked)
     if lacking:

@@ -30,6 +30,7 @@ class QuotaIn(BaseModel):
     gpus: Limit32 = None
     cpu_milli: Limit64 = None
     memory_bytes: Limit64 = None
+    allocations: Limit32 = None
     queued: Limit32 = None
 
 
@@ -39,6 +40,7 @@ class EffectiveLimits(BaseModel):
     gpus: int | None
     cpu_milli: int | None
     memory_bytes: int | None
+    allocations: int | None
     queued: int
 
 
@@ -46,6 +48,7 @@ class QuotaOut(BaseModel):
     gpus: int | None
     cpu_milli: int | None
     memory_bytes: int | None
+    allocations: int | None
     queued: int | None
     effective: EffectiveLimits
 
@@ -93,12 +96,17 @@ def _customer(session: Session, customer_uid: UUID, *, lock: bool = False) -> in
 def _view(session: Session, customer_id: int) -> QuotaOut:
     own, limits = session.get(Quota, customer_id), effective_limits(session, customer_id)
     effective = EffectiveLimits(
-        gpus=limits.gpus, cpu_milli=limits.cpu_milli, memory_bytes=limits.memory_bytes, queued=limits.queued
+        gpus=limits.gpus,
+        cpu_milli=limits.cpu_milli,
+        memory_bytes=limits.memory_bytes,
+        allocations=limits.allocations,
+        queued=limits.queued,
     )
     return QuotaOut(
         gpus=own.gpus if own else None,
         cpu_milli=own.cpu_milli if own else None,
         memory_bytes=own.memory_bytes if own else None,
+        allocations=own.allocations if own else None,
         queued=own.queued if own else None,
         effective=effective,
     )

@@ -12,7 +12,9 @@ from api.tenants.tables import Customer, Setting
 from scheduler.quota import Limits, Resources, shortage
 
 DEFAULTS_KEY = "default_quota"
-"""The platform setting with the defaults: `{gpus, cpu_milli, memory_bytes, queued}`, each may be missing or null."""
+"""The platform setting with the defaults: `{gpus, cpu_milli, memory_bytes, allocations, queued}`, each may be missing
+or null.
+"""
 
 
 def default_limits(session: Session) -> Limits:
@@ -31,19 +33,25 @@ def effective_limits(session: Session, customer_id: int) -> Limits:
 def limits_of(session: Session, customer_ids: Collection[int]) -> Mapping[int, Limits]:
     """The effective limits of several customers."""
     default = default_limits(session)
-    own = select(Quota.customer_id, Quota.gpus, Quota.cpu_milli, Quota.memory_bytes, Quota.queued)
+    own = select(Quota.customer_id, Quota.gpus, Quota.cpu_milli, Quota.memory_bytes, Quota.allocations, Quota.queued)
     rows = session.execute(own.where(Quota.customer_id == func.any(list(customer_ids))))
     found = {customer_id: _or_default(default, *values) for customer_id, *values in rows}
     return {customer_id: found.get(customer_id, default) for customer_id in customer_ids}
 
 
 def _or_default(
-    default: Limits, gpus: int | None, cpu_milli: int | None, memory_bytes: int | None, queued: int | None
+    default: Limits,
+    gpus: int | None,
+    cpu_milli: int | None,
+    memory_bytes: int | None,
+    allocations: int | None,
+    queued: int | None,
 ) -> Limits:
     return Limits(
         gpus=default.gpus if gpus is None else gpus,
         cpu_milli=default.cpu_milli if cpu_milli is None else cpu_milli,
         memory_bytes=default.memory_bytes if memory_bytes is None else memory_bytes,
+        allocations=default.allocations if allocations is None else allocations,
         queued=default.queued if queued is None else queued,
     )
 
@@ -77,7 +85,7 @@ def check_ever(session: Session, customer_id: int, *, gpus: int, cpu_milli: int,
         Unprocessable: `quota_exceeded`.
     """
     limits = effective_limits(session, customer_id)
-    asked = Resources(gpus, cpu_milli, memory_bytes)
+    asked = Resources(gpus, cpu_milli, memory_bytes, allocations=1)
     if lacking := shortage(limits, held=Resources(0, 0, 0), asked=asked):
         raise Unprocessable(
             f"This could never run: {lacking}. Ask for less, or for a larger quota.", code="quota_exceeded"
@@ -88,7 +96,8 @@ def check_ever(session: Session, customer_id: int, *, gpus: int, cpu_milli: int,
 def shortfall(session: Session, customer_id: int, *, gpus: int, cpu_milli: int, memory_bytes: int) -> str | None:
     """Which limit stands against placing a request now, in words; None if none does."""
     held = held_by(session, [customer_id])[customer_id]
-    return shortage(effective_limits(session, customer_id), held=held, asked=Resources(gpus, cpu_milli, memory_bytes))
+    asked = Resources(gpus, cpu_milli, memory_bytes, allocations=1)
+    return shortage(effective_limits(session, customer_id), held=held, asked=asked)
 
 
 def held_by(session: Session, customer_ids: Collection[int]) -> dict[int, Resources]:
@@ -104,6 +113,7 @@ def held_by(session: Session, customer_ids: Collection[int]) -> dict[int, Resour
             func.sum(Allocation.nodes * Allocation.gpus),
             func.sum(Allocation.nodes * Allocation.cpu_milli),
             func.sum(Allocation.nodes * Allocation.memory_bytes),
+            func.count(),
         )
         .where(Allocation.customer_id == func.any(list(customer_ids)), Allocation.holds())
         .group_by(Allocation.customer_id)

@@ -115,6 +115,9 @@ class Holdings:
         self._of_group.setdefault(request.group or OPEN, {})[number] = None
 
 
+_ONE_ALLOCATION = Resources(0, 0, 0, allocations=1)
+
+
 def _counted(held: Held) -> Hashable:
     """All that is counted somewhere."""
     request = held.request
@@ -129,4 +132,4 @@ def _decides_eviction(held: Held) -> Hashable:
 def resources(demand: Demand) -> Resources:
     """What counts against a quota. A share of a GPU counts as one."""
     shape = demand.shape
-    return Resources(demand.nodes * shape.gpus, demand.nodes * shape.cpu_milli, demand.nodes * shape.memory_bytes)
+    return Resources(shape.gpus, shape.cpu_milli, shape.memory_bytes).times(demand.nodes) + _ONE_ALLOCATION

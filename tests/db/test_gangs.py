@@ -76,7 +76,7 @@ def test_it_counts_on_all_its_hosts(world: World, hosts: list[Host]) -> None:
     allocation = gang(world, gpus=4)
     place(world, allocation, *hosts[:2], store=world.fleet.lead())
     with world.fleet.database.session() as session:
-        assert held_by(session, [customer.id]) == {customer.id: Resources(8, 8000, 32 * GIB)}
+        assert held_by(session, [customer.id]) == {customer.id: Resources(8, 8000, 32 * GIB, allocations=1)}
         assert balance(session, customer.id).held_micro == 8 * 2 * DOLLAR * 600 // 3600 + 8 + 1
     full = refusal(world.fleet.lead(), world.fleet.placement(world.fleet.submit(world.owner), hosts[1], 0))
     assert full.code == "no_capacity"

@@ -8,8 +8,10 @@ from api.errors import Unprocessable
 from api.quotas.service import check_submission, effective_limits, held_by
 from api.quotas.tables import Quota
 from api.tenants.tables import Customer, Setting
+from scheduler.ports import Admitted, WaitReason
 from scheduler.quota import Limits, Resources
 from tests.db.conftest import Person, Tenant
+from tests.db.fleet import Fleet
 from tests.db.ledger_world import GIB, MICRO, World
 
 
@@ -64,10 +66,23 @@ def test_what_is_held(world: World, database: Database) -> None:
     world.start(customer, price, gpus[1:2])
     ended = world.start(customer, price, gpus[2:])
     with database.session() as session:
-        assert held_by(session, [customer.id]) == {customer.id: Resources(3, 3000, 3 * GIB)}
+        assert held_by(session, [customer.id]) == {customer.id: Resources(3, 3000, 3 * GIB, allocations=3)}
     world.release(ended, ended_at_ms=world.now_ms)
     with database.session() as session:
-        assert held_by(session, [customer.id]) == {customer.id: Resources(2, 2000, 2 * GIB)}
+        assert held_by(session, [customer.id]) == {customer.id: Resources(2, 2000, 2 * GIB, allocations=2)}
+
+
+def test_so_many_run_at_once(database: Database) -> None:
+    fleet = Fleet(database)
+    host, acme = fleet.host(), fleet.customer()
+    fleet.price()
+    fleet.database.transact(lambda session: session.add(Quota(customer_id=acme[0].id, allocations=2)))
+    store = fleet.lead()
+    placements = [fleet.placement(fleet.submit(acme), host, index) for index in range(3)]
+    *admitted, refused = store.admit(placements)
+    assert all(isinstance(answer, Admitted) for answer in admitted)
+    assert isinstance(refused, WaitReason) and refused.code == "quota"
+    assert "2 allocations at once" in refused.detail
 
 
 def test_over_http(app_client: TestClient, admin: Person, tenant: Tenant) -> None:
@@ -75,7 +90,8 @@ def test_over_http(app_client: TestClient, admin: Person, tenant: Tenant) -> Non
     assert app_client.get(path, headers=admin.headers).json()["effective"]["queued"] == 100
     changed = app_client.put(path, headers=admin.headers, json={"gpus": 4})
     assert changed.status_code == 200
-    assert changed.json()["effective"] == {"gpus": 4, "cpu_milli": None, "memory_bytes": None, "queued": 100}
+    effective = {"gpus": 4, "cpu_milli": None, "memory_bytes": None, "allocations": None, "queued": 100}
+    assert changed.json()["effective"] == effective
     assert app_client.put(path, headers=admin.headers, json={"gpus": -1}).status_code == 422
     assert app_client.put(path, headers=admin.headers, json={"cpu_milli": 2**70}).status_code == 422
     assert app_client.get(path, headers=tenant.owner.headers).status_code == 403

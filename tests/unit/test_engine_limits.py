@@ -19,6 +19,7 @@ FOUR = host(1, *[A100] * 4)
         (Limits(gpus=3), {"gpus_limit": 3, "in_use": 2, "wanted": 2}),
         (Limits(cpu_milli=1999), {"cpu_milli_limit": 1999, "in_use": 1000, "wanted": 1000}),
         (Limits(memory_bytes=GIB), {"memory_bytes_limit": GIB, "in_use": GIB, "wanted": GIB}),
+        (Limits(allocations=1), {"allocations_limit": 1, "in_use": 1, "wanted": 1}),
     ],
 )
 def test_a_quota_stands_against_it(limits: Limits, figures: dict[str, int]) -> None:

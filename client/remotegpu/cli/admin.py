@@ -35,7 +35,13 @@ def _customer(client: Client, name: str) -> Json:
 def _limits(quota: Json) -> str:
     """The limits that apply, in words."""
     limits = quota.get("effective") or quota
-    named = {"gpus": "GPUs", "cpu_milli": "CPU milli-cores", "memory_bytes": "bytes of memory", "queued": "waiting"}
+    named = {
+        "gpus": "GPUs",
+        "cpu_milli": "CPU milli-cores",
+        "memory_bytes": "bytes of memory",
+        "allocations": "running at once",
+        "queued": "waiting",
+    }
     said = [f"{limits[key]} {word}" for key, word in named.items() if limits.get(key) is not None]
     return ", ".join(said) or "none"
 
@@ -163,6 +169,7 @@ def quota(
     context: typer.Context,
     name: str,
     gpus: Annotated[int | None, typer.Option("--gpus", help="GPUs at once.")] = None,
+    running: Annotated[int | None, typer.Option("--running", help="Environments running at once.")] = None,
     queued: Annotated[int | None, typer.Option("--queued", help="Requests waiting at once.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -170,9 +177,10 @@ def quota(
     with connected(context) as client:
         found = _customer(client, name)
         limits = client.admin.quota(found["id"])
-        changes = {key: value for key, value in (("gpus", gpus), ("queued", queued)) if value is not None}
+        given = {"gpus": gpus, "allocations": running, "queued": queued}
+        changes = {key: value for key, value in given.items() if value is not None}
         if changes:
-            kept = {key: limits.get(key) for key in ("gpus", "cpu_milli", "memory_bytes", "queued")}
+            kept = {key: limits.get(key) for key in ("gpus", "cpu_milli", "memory_bytes", "allocations", "queued")}
             limits = client.admin.set_quota(found["id"], {**kept, **changes})
         print_json(limits) if as_json else console.print(_limits(limits))
 
