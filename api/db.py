@@ -21,21 +21,20 @@ _ATTEMPTS = 5
 Result = TypeVar("Result")
 
 
-def cause_of(error: DBAPIError | psycopg.Error) -> BaseException | None:
-    """What the driver says. What goes wrong at the end of a pipeline is not wrapped in an error of SQLAlchemy."""
-    return error.orig if isinstance(error, DBAPIError) else error
-
-
 @contextmanager
 def pipelined(session: Session) -> Iterator[None]:
     """Statements whose results nobody looks at, sent while the server still works on those before.
 
-    What goes wrong with one is raised by a later one, or at the end, maybe as an error of the driver: see `cause_of`.
+    Raises:
+        sqlalchemy.exc.DBAPIError: what goes wrong with one, at a later one or at the end.
     """
     driver = session.connection().connection.driver_connection
     assert isinstance(driver, psycopg.Connection)
-    with driver.pipeline():
-        yield
+    try:
+        with driver.pipeline():
+            yield
+    except psycopg.Error as error:  # of the last ones: nobody has wrapped it
+        raise DBAPIError.instance("a pipeline", None, error, psycopg.Error, hide_parameters=True) from error
 
 
 class Base(DeclarativeBase):
@@ -74,8 +73,8 @@ class Database:
             try:
                 with self._sessions.begin() as session:
                     return work(session)
-            except (DBAPIError, psycopg.Error) as error:
-                if not isinstance(cause_of(error), _RETRIED) or attempt == _ATTEMPTS:
+            except DBAPIError as error:
+                if not isinstance(error.orig, _RETRIED) or attempt == _ATTEMPTS:
                     raise
                 time.sleep(0.01 * 2**attempt)
         raise AssertionError("unreachable")

@@ -48,8 +48,7 @@ def admit(session: Session, placements: Sequence[Placement], *, settings: Settin
     one.
 
     Raises:
-        sqlalchemy.exc.IntegrityError, psycopg.errors.ExclusionViolation: a device row of another allocation overlaps
-            (invariant I2).
+        sqlalchemy.exc.IntegrityError: a device row of another allocation overlaps (invariant I2).
     """
     locked_at = devices.lock_placement(session)
     standing = load_standing(session, placements, settings=settings, now=now)

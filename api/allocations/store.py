@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import TypeVar
 
-import psycopg
 from psycopg.errors import ExclusionViolation
 from sqlalchemy.engine.interfaces import IsolationLevel
 from sqlalchemy.exc import IntegrityError
@@ -17,7 +16,7 @@ from api.allocations.leadership import check_epoch
 from api.allocations.own_steps import OwnSteps
 from api.allocations.waits import record_waits
 from api.clock import utc_now
-from api.db import Database, cause_of
+from api.db import Database
 from api.settings import Settings
 from scheduler.ports import Admitted, Changes, Eviction, Outcome, Placement, Releasing, WaitReason
 
@@ -61,8 +60,8 @@ class PostgresStore:
                 lambda session: admission.admit(session, placements, settings=self._settings, now=self._clock()),
                 lambda own, admission: own.placed(admission.held),
             ).answers
-        except (IntegrityError, psycopg.Error) as error:
-            if not isinstance(cause_of(error), ExclusionViolation):
+        except IntegrityError as error:
+            if not isinstance(error.orig, ExclusionViolation):
                 raise
         if len(placements) == 1:
             return [WaitReason("no_capacity", "Somebody else was faster; it is tried again at once.", 1)]
