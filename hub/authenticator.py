@@ -1,6 +1,7 @@
 """Signing in to the Hub with the platform's own sign-in: one account, one session, one sign-out for both."""
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -38,11 +39,16 @@ class PlatformAuthenticator(GenericOAuthenticator):
 
     platform_url = Unicode(config=True, help="URL of the platform, the OpenID provider.")
     hub_url = Unicode(config=True, help="URL of the Hub as browsers reach it.")
+    password_changes_file = Unicode(
+        "password_changes.json",
+        config=True,
+        help="Keeps for which changes of passwords sessions were ended.",
+    )
 
     def __init__(self, **kwargs: Any) -> None:  # Any: traits
         # What makes it the platform's sign-in is not for a configuration to change.
         super().__init__(**(kwargs | _TRAITS))
-        self._password_changes = PasswordChanges()
+        self._password_changes = PasswordChanges(Path(self.password_changes_file))
 
     @default("authorize_url")
     def _authorize_url_default(self) -> str:
@@ -98,11 +104,14 @@ class PlatformAuthenticator(GenericOAuthenticator):
 
         `user` None: the Hub sees this one for the first time, and there is none to end.
         """
-        news = self._password_changes.is_news(name, changed_at, now=datetime.now(UTC))
-        if news and user is not None:
+        now = datetime.now(UTC)
+        if changed_at is None or not self._password_changes.is_news(name, changed_at, now=now):
+            return False
+        if user is not None:
             self.log.info("%s has changed the password: all sessions end", name)
             end_sessions(user)
-        return bool(news)
+        self._password_changes.ended(name, changed_at, now=now)
+        return True
 
     def normalize_username(self, username: str) -> str:
         """The platform's usernames are DNS labels already, and its URLs are built from them as they are."""

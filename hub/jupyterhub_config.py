@@ -41,6 +41,7 @@ c.PlatformAuthenticator.hub_url = settings.hub_url
 c.PlatformAuthenticator.client_secret = settings.secret("hub_oidc_client_secret")
 
 c.JupyterHub.cookie_max_age_days = SESSION_DAYS
+c.PlatformAuthenticator.password_changes_file = str(settings.hub_dir / "password_changes.json")
 
 # With subdomains only: `__Host-` demands the path `/`, which on a shared host name leads to tenants' servers.
 c.JupyterHub.cookie_host_prefix_enabled = bool(settings.subdomain_host and settings.tls)

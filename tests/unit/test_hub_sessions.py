@@ -1,7 +1,9 @@
 """Sessions of the Hub after a change of password, on JupyterHub's own tables."""
 
+import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -35,17 +37,37 @@ def handler(*, token: Any = None, current_user: Any = None) -> Any:
     return SimpleNamespace(get_token=lambda: token, current_user=current_user)
 
 
-def test_a_change_is_news_once() -> None:
-    changes = PasswordChanges()
+@pytest.fixture
+def kept(tmp_path: Path) -> Path:
+    return tmp_path / "changes.json"
+
+
+def test_a_change_is_news_until_sessions_were_ended_for_it(kept: Path) -> None:
+    changes = PasswordChanges(kept)
     assert not changes.is_news("ada", None, now=NOW)
     assert changes.is_news("ada", CHANGED, now=NOW)
-    assert not changes.is_news("ada", CHANGED, now=NOW)
-    assert changes.is_news("bob", CHANGED, now=NOW)
-    assert changes.is_news("ada", NOW, now=NOW)
+    changes.ended("ada", CHANGED, now=NOW)
+    for known in (changes, PasswordChanges(kept)):
+        assert not known.is_news("ada", CHANGED, now=NOW), "not by a Hub that has started anew either"
+        assert known.is_news("bob", CHANGED, now=NOW)
+        assert known.is_news("ada", NOW, now=NOW)
 
 
-def test_a_change_before_any_session_that_there_can_be_is_none() -> None:
-    assert not PasswordChanges().is_news("ada", NOW - timedelta(days=SESSION_DAYS), now=NOW)
+def test_a_change_before_any_session_that_there_can_be_is_none(kept: Path) -> None:
+    assert not PasswordChanges(kept).is_news("ada", NOW - timedelta(days=SESSION_DAYS), now=NOW)
+
+
+def test_such_changes_are_forgotten(kept: Path) -> None:
+    changes = PasswordChanges(kept)
+    changes.ended("ada", CHANGED, now=NOW)
+    changes.ended("bob", NOW, now=CHANGED + timedelta(days=SESSION_DAYS))
+    assert list(json.loads(kept.read_text())) == ["bob"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", '{"ada": 7}', '{"ada": "yesterday"}'])
+def test_what_can_not_be_read_is_nothing(kept: Path, text: str) -> None:
+    kept.write_text(text)
+    assert PasswordChanges(kept).is_news("ada", CHANGED, now=NOW)
 
 
 def test_cookies_and_what_browsers_hold_for_environments_end(user: Any) -> None:
