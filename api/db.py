@@ -2,11 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-import psycopg
 from psycopg import errors as pg
 from sqlalchemy import BigInteger, MetaData, create_engine
 from sqlalchemy.exc import DBAPIError
@@ -19,22 +17,6 @@ _RETRIED = (pg.SerializationFailure, pg.DeadlockDetected)
 _ATTEMPTS = 5
 
 Result = TypeVar("Result")
-
-
-@contextmanager
-def pipelined(session: Session) -> Iterator[None]:
-    """Statements whose results nobody looks at, sent while the server still works on those before.
-
-    Raises:
-        sqlalchemy.exc.DBAPIError: what goes wrong with one, at a later one or at the end.
-    """
-    driver = session.connection().connection.driver_connection
-    assert isinstance(driver, psycopg.Connection)
-    try:
-        with driver.pipeline():
-            yield
-    except psycopg.Error as error:  # of the last ones: nobody has wrapped it
-        raise DBAPIError.instance("a pipeline", None, error, psycopg.Error, hide_parameters=True) from error
 
 
 class Base(DeclarativeBase):

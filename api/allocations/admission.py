@@ -17,14 +17,16 @@ from api.allocations.tables import WAITS
 from api.allocations.transitions import Step, move_all
 from api.allocations.verdict import Grant, judge
 from api.billing.holds import write_holds
-from api.billing.journal import post_all
-from api.db import pipelined
+from api.billing.journal import Transaction, post_all
+from api.pipeline import pipelined
 from api.settings import Settings
 from scheduler.ports import Admitted, Placement, WaitReason
 from scheduler.states import AllocationState
 from scheduler.views import Held, Part
 
 ACTOR = "controller"
+AT_ONCE = 64
+"""Placements that are judged before they are sent: the server writes them while the next ones are judged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +52,14 @@ def admit(session: Session, placements: Sequence[Placement], *, settings: Settin
     Raises:
         sqlalchemy.exc.IntegrityError: a device row of another allocation overlaps (invariant I2).
     """
-    locked_at = devices.lock_placement(session)
     standing = load_standing(session, placements, settings=settings, now=now)
-    answers = [judge(standing, placement) for placement in placements]
-    grants = [answer for answer in answers if isinstance(answer, Grant)]
-    shares = {(grant.locked.request.allocation_id, grant.generation): grant.shares for grant in grants}
+    answers: list[Grant | WaitReason] = []
+    transactions: list[Transaction] = []
     with pipelined(session):
-        move_all(session, [_step(grant, now) for grant in grants], AllocationState.PLACING, actor=ACTOR)
-        devices.occupy(session, shares, since=locked_at)
-        standing.groups.write(session)
-        transactions = write_holds(session, standing.wallets, [grant.hold for grant in grants])
+        for start in range(0, len(placements), AT_ONCE):
+            judged = [judge(standing, placement) for placement in placements[start : start + AT_ONCE]]
+            transactions += _write(session, standing, [answer for answer in judged if isinstance(answer, Grant)])
+            answers += judged
         held = [
             _held(standing, answer, placement, now)
             for placement, answer in zip(placements, answers, strict=True)
@@ -67,6 +67,17 @@ def admit(session: Session, placements: Sequence[Placement], *, settings: Settin
         ]
     post_all(session, transactions)
     return Admission(_answers(session, placements, answers), held)
+
+
+def _write(session: Session, standing: Standing, grants: Sequence[Grant]) -> list[Transaction]:
+    """Answers the journal transactions that go with them."""
+    if not grants:
+        return []
+    shares = {(grant.locked.request.allocation_id, grant.generation): grant.shares for grant in grants}
+    move_all(session, [_step(grant, standing.now) for grant in grants], AllocationState.PLACING, actor=ACTOR)
+    devices.occupy(session, shares, since=standing.locked_at)
+    standing.groups.write(session)
+    return write_holds(session, standing.wallets, [grant.hold for grant in grants])
 
 
 def _held(standing: Standing, grant: Grant, placement: Placement, now: datetime) -> Held:

@@ -18,7 +18,8 @@ from api.allocations.tables import HOLDS, WAITS
 from api.allocations.usage import load_usage
 from api.allocations.views import GPU_COLUMNS, HOST_COLUMNS, REQUEST_COLUMNS, host_of, request_of
 from api.billing.prices import PriceList, load_prices
-from api.quotas.service import limits_of
+from api.pipeline import pipelined
+from api.quotas.service import ask_limits
 from api.settings import Settings
 from scheduler.ports import Changes
 from scheduler.states import AllocationState
@@ -30,11 +31,13 @@ _CONSUME = text(
 _ALLOCATIONS = f"select {REQUEST_COLUMNS} from allocations a left join capacity_groups g on g.id = a.capacity_group_id"
 _LIVE = text(f"{_ALLOCATIONS} where ({WAITS}) or ({HOLDS}) order by a.id")
 _NOTED = text(f"{_ALLOCATIONS} where a.id = any(:ids) order by a.id")
-_DEVICES = text(
-    "select s.allocation_id, d.host_id, d.id, sum(s.milli_to - s.milli_from)::int from allocation_devices s"
-    " join gpus d on d.id = s.gpu_id where s.allocation_id = any(:ids) and upper_inf(s.period)"
-    " group by s.allocation_id, d.id order by s.allocation_id, d.index"
+_DEVICES = (
+    "select s.allocation_id, d.host_id, d.id, sum(s.milli_to - s.milli_from)::int as milli from allocation_devices s"
+    " join gpus d on d.id = s.gpu_id where upper_inf(s.period)"
 )
+_BY_INDEX = "group by s.allocation_id, d.id order by s.allocation_id, d.index"
+_EVERY_DEVICE = text(f"{_DEVICES} {_BY_INDEX}")
+_NOTED_DEVICES = text(f"{_DEVICES} and s.allocation_id = any(:ids) {_BY_INDEX}")
 _HOSTS = f"select {HOST_COLUMNS} from hosts h where h.admin_state <> 'retired'"
 _EVERY_HOST = text(f"{_HOSTS} order by h.id")
 _NOTED_HOSTS = text(f"{_HOSTS} and h.id = any(:ids) order by h.id")
@@ -111,8 +114,9 @@ class Look:
 def look(session: Session, known: Known | None, *, settings: Settings, now: datetime) -> Look:
     """What is new since `known`, or everything. The transaction is a fresh one of REPEATABLE READ."""
     noted: defaultdict[str, set[int]] = defaultdict(set)
-    for kind, key in session.execute(_CONSUME).all():
-        noted[kind].add(key)
+    with pipelined(session) as pipeline:
+        for kind, key in pipeline.ask(_CONSUME, {}).all():
+            noted[kind].add(key)
     complete = known is None
     due = known is not None and known.prices.next_change is not None and known.prices.next_change <= now
     repriced = known is None or due or "price_versions" in noted
@@ -166,18 +170,21 @@ class _Reader:
 
     def _allocations(self) -> tuple[list[Request], list[Held], list[int]]:
         if self.complete:
-            return self._read(_LIVE, {})
+            return self._read(_LIVE, _EVERY_DEVICE, {})
         ids = self.known.own.to_read(self.noted.get("allocation", ()))
-        queued, held, gone = self._read(_NOTED, {"ids": ids}) if ids else ([], [], [])
+        queued, held, gone = self._read(_NOTED, _NOTED_DEVICES, {"ids": ids}) if ids else ([], [], [])
         own_held, own_gone = self.known.own.others(frozenset(ids))
         return queued, held + own_held, gone + own_gone
 
-    def _read(self, query: TextClause, values: Mapping[str, Any]) -> tuple[list[Request], list[Held], list[int]]:
-        rows = self.session.execute(query, values).all()
+    def _read(
+        self, query: TextClause, devices_query: TextClause, values: Mapping[str, Any]
+    ) -> tuple[list[Request], list[Held], list[int]]:
+        with pipelined(self.session) as pipeline:
+            asked, devices = pipeline.ask(query, values), pipeline.ask(devices_query, values)
+            rows, parts = asked.all(), _parts(devices.all())
         queued = [request_of(row) for row in rows if row.state == AllocationState.QUEUED]
         gone = [row.id for row in rows if row.state == AllocationState.RELEASED]
         holding = [row for row in rows if row.state not in (AllocationState.QUEUED, AllocationState.RELEASED)]
-        parts = _parts(self.session.execute(_DEVICES, {"ids": [row.id for row in holding]}).all()) if holding else {}
         return queued, [_held(row, parts.get(row.id, {})) for row in holding], gone
 
     def _images(self, held: Sequence[Held]) -> dict[int, frozenset[str]]:
@@ -221,8 +228,10 @@ class _Reader:
             wanted |= self.known.customers.keys()
         if not wanted:
             return []
-        limits = limits_of(self.session, sorted(wanted))
-        rows = self.session.execute(_CUSTOMERS, {"ids": sorted(wanted)}).all()
+        with pipelined(self.session) as pipeline:
+            asked = ask_limits(pipeline, wanted)
+            customers = pipeline.ask(_CUSTOMERS, {"ids": sorted(wanted)})
+            limits, rows = asked.of(wanted), customers.all()
         prices = {currency: self.prices.by_model(self.models, currency) for currency in {row.currency for row in rows}}
         views = [
             CustomerView(row.id, row.weight, limits[row.id], row.available, prices[row.currency], row.disabled)
@@ -248,10 +257,11 @@ class _Reader:
         if not self._is_noted("group"):
             return {}
         noted = self.noted.get("group", set())
-        if self.complete:
-            rows = self.session.execute(_EVERY_GROUP).all()
-        else:
-            rows = self.session.execute(_NOTED_GROUPS, {"ids": sorted(noted)}).all()
+        with pipelined(self.session) as pipeline:
+            if self.complete:
+                rows = pipeline.ask(_EVERY_GROUP, {}).all()
+            else:
+                rows = pipeline.ask(_NOTED_GROUPS, {"ids": sorted(noted)}).all()
         idle: dict[int, IdleGroup | None] = {
             row.id: IdleGroup(row.name, row.host_id, frozenset(row.gpu_ids), row.cpu_milli, row.memory_bytes)
             for row in rows

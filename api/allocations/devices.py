@@ -1,6 +1,6 @@
 """Device shares: whose each device is, for a period that stays open until release is confirmed."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -10,9 +10,12 @@ from sqlalchemy.orm import Session
 from api.allocations.tables import Allocation, AllocationDevice
 from api.bulk import document, recordset
 from api.machines.tables import Gpu
+from api.pipeline import Pipeline, pipelined
 from scheduler.money import MILLI_PER_GPU
 
 _PLACEMENT_LOCK = 7_301_003
+_LOCK = text("select pg_advisory_xact_lock(:lock)")
+_MOMENT = text("select clock_timestamp() as moment")
 
 _HELD = text(
     "select d.gpu_id, d.milli_from, d.milli_to, a.customer_id from allocation_devices d"
@@ -87,19 +90,36 @@ def lock_placement(session: Session) -> datetime:
     Racing inserts would deadlock on the exclusion constraint. Under the lock the server's clock orders the periods: a
     transaction's own `now()` is the time of its start, and a row that was closed since then would seem to overlap.
     """
-    session.execute(text("select pg_advisory_xact_lock(:lock)"), {"lock": _PLACEMENT_LOCK})
-    moment: datetime = session.execute(text("select clock_timestamp()")).scalar_one()
-    return moment
+    with pipelined(session) as pipeline:
+        return ask_placement_lock(pipeline)()
 
 
-def load_shares(session: Session, gpu_ids: Iterable[int]) -> Shares:
+def ask_placement_lock(pipeline: Pipeline) -> Callable[[], datetime]:
+    """The same, told later. What is sent after it waits for it."""
+    pipeline.ask(_LOCK, {"lock": _PLACEMENT_LOCK})
+    moment = pipeline.ask(_MOMENT, {})
+
+    def told() -> datetime:
+        (row,) = moment.all()
+        at: datetime = row.moment
+        return at
+
+    return told
+
+
+def ask_shares(pipeline: Pipeline, gpu_ids: Sequence[int]) -> Callable[[], Shares]:
     """What is held of these devices now. The caller holds the placement lock."""
-    held: dict[int, list[Share]] = {}
-    customers: dict[int, int] = {}
-    for gpu_id, milli_from, milli_to, customer_id in session.execute(_HELD, {"ids": list(gpu_ids)}).all():
-        held.setdefault(gpu_id, []).append(Share(gpu_id, milli_from, milli_to))
-        customers[gpu_id] = customer_id
-    return Shares(held, customers)
+    rows = pipeline.ask(_HELD, {"ids": gpu_ids})
+
+    def told() -> Shares:
+        held: dict[int, list[Share]] = {}
+        customers: dict[int, int] = {}
+        for gpu_id, milli_from, milli_to, customer_id in rows.all():
+            held.setdefault(gpu_id, []).append(Share(gpu_id, milli_from, milli_to))
+            customers[gpu_id] = customer_id
+        return Shares(held, customers)
+
+    return told
 
 
 def occupy(session: Session, taken: Mapping[tuple[int, int], Sequence[Share]], *, since: datetime) -> None:

@@ -1,7 +1,7 @@
 """Placement groups in the state of record: named before they exist, handed on when idle, dropped when in the way."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from api.allocations.tables import PlacementGroup
 from api.bulk import insert_rows, update_rows
 from api.ids import new_uid
+from api.pipeline import Pipeline
 
 MAX_DROPS = 1000
 """How many groups are given out to be dropped at once."""
@@ -131,6 +132,7 @@ class Groups:
         self._idle[host_id] = kept
 
     def write(self, session: Session) -> None:
+        """What was taken and discarded since the last time."""
         if self._discarded:
             session.execute(_DISCARD, {"ids": [group.id for group in self._discarded]})
         handed_on = [
@@ -139,14 +141,20 @@ class Groups:
         ]
         update_rows(session, PlacementGroup, ("id",), handed_on)
         insert_rows(session, PlacementGroup, [_row(wanted) for wanted in self._new])
+        self._discarded, self._handed_on, self._new = [], {}, []
 
 
-def load_idle(session: Session, host_ids: Sequence[int]) -> Groups:
+def ask_idle(pipeline: Pipeline, host_ids: Sequence[int]) -> Callable[[], Groups]:
     """The idle groups on these hosts, locked."""
-    idle: defaultdict[int, list[Idle]] = defaultdict(list)
-    for group_id, name, host_id, gpu_ids, cpu_milli, memory_bytes in session.execute(_IDLE, {"hosts": host_ids}).all():
-        idle[host_id].append(Idle(group_id, name, host_id, tuple(gpu_ids), cpu_milli, memory_bytes))
-    return Groups(dict(idle))
+    rows = pipeline.ask(_IDLE, {"hosts": host_ids})
+
+    def told() -> Groups:
+        idle: defaultdict[int, list[Idle]] = defaultdict(list)
+        for group_id, name, host_id, gpu_ids, cpu_milli, memory_bytes in rows.all():
+            idle[host_id].append(Idle(group_id, name, host_id, tuple(gpu_ids), cpu_milli, memory_bytes))
+        return Groups(dict(idle))
+
+    return told
 
 
 def mark_reserved(session: Session, allocation_ids: Sequence[int]) -> None:

@@ -7,12 +7,13 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
+from api.pipeline import pipelined
 from scheduler.ports import LostLeadershipError
 
 _LOCK = 7_301_002
 _ENTER = text(
-    "select epoch, set_config('remotegpu.scheduler', 'on', true), set_config('enable_seqscan', 'off', true)"
-    " from leadership where id = 1 for share"
+    "select epoch, set_config('remotegpu.scheduler', 'on', true) as scheduler,"
+    " set_config('enable_seqscan', 'off', true) as seqscan from leadership where id = 1 for share"
 )
 
 
@@ -67,6 +68,7 @@ def check_epoch(session: Session, epoch: int) -> None:
     Raises:
         LostLeadershipError: it has changed already.
     """
-    current = session.execute(_ENTER).scalar_one_or_none()
-    if current != epoch:
+    with pipelined(session) as pipeline:  # with the transaction's begin
+        current = [row.epoch for row in pipeline.ask(_ENTER, {}).all()]
+    if current != [epoch]:
         raise LostLeadershipError(f"epoch {epoch} is over, {current} leads")

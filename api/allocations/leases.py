@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from api.allocations.groups import in_the_way
 from api.clock import to_ms
+from api.pipeline import pipelined
 from api.settings import Settings
 from scheduler.host_protocol import DeviceShare, Lease
 from scheduler.ports import Admitted, HostShare, Releasing
@@ -85,6 +86,8 @@ def load_admitted(session: Session, allocation_ids: Sequence[int], *, settings: 
 
 def load_releasing(session: Session, allocation_ids: Sequence[int], *, settings: Settings) -> list[Releasing]:
     """Those in `releasing`, by id."""
+    with pipelined(session) as pipeline:
+        rows = pipeline.ask(_RELEASING, {"ids": allocation_ids}).all()
     return [
         Releasing(
             allocation_id=row.id,
@@ -93,7 +96,7 @@ def load_releasing(session: Session, allocation_ids: Sequence[int], *, settings:
             host_uids=tuple(map(str, row.host_uids)),
             grace_s=settings.stop_grace_s,
         )
-        for row in session.execute(_RELEASING, {"ids": allocation_ids}).all()
+        for row in rows
     ]
 
 

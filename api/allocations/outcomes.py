@@ -1,6 +1,6 @@
 """What effects have come to, and what gives way, written down in batches."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeAlias
@@ -10,17 +10,17 @@ from sqlalchemy.orm import Session
 
 from api.allocations import devices, groups
 from api.allocations.admission import ACTOR
-from api.allocations.standing import lock_customers
+from api.allocations.standing import ask_customer_locks
 from api.allocations.transitions import Step, move_all
 from api.billing.settlement import Ending, settle_holds
-from api.db import pipelined
+from api.pipeline import Pipeline, pipelined
 from scheduler.host_protocol import LeaseEnd
 from scheduler.ports import Dropped, Ended, Eviction, Outcome, Placed, PlacementFailed
 from scheduler.states import AllocationState, EndReason
 
 _LOCK = text(
-    "select a.id, a.state, a.generation, a.run_until, a.active_at is not null, cardinality(a.host_ids),"
-    " exists (select from hosts h where h.id = any(a.host_ids) and h.device_status = 'lost')"
+    "select a.id, a.state, a.generation, a.run_until, a.active_at is not null as ran, cardinality(a.host_ids) as hosts,"
+    " exists (select from hosts h where h.id = any(a.host_ids) and h.device_status = 'lost') as host_lost"
     " from allocations a where a.id = any(:ids) order by a.id for update of a"
 )
 
@@ -66,11 +66,11 @@ def record(session: Session, outcomes: Sequence[Outcome], *, now: datetime) -> l
     gone = groups.dropped(session, [outcome.group_name for outcome in outcomes if isinstance(outcome, Dropped)])
     changes = [outcome for outcome in outcomes if not isinstance(outcome, Dropped)]
     freeing = [change.allocation_id for change in changes if not isinstance(change, Placed)]
-    freed_at = now
-    if freeing:
-        freed_at = devices.lock_placement(session)
-        lock_customers(session, freeing)
-    locked = _lock(session, [change.allocation_id for change in changes])
+    with pipelined(session) as pipeline:
+        locked_at = devices.ask_placement_lock(pipeline) if freeing else lambda: now
+        ask_customer_locks(pipeline, freeing)
+        locked = _ask_locked(pipeline, [change.allocation_id for change in changes])()
+        freed_at = locked_at()
     taken = [locked[change.allocation_id].take(change) for change in changes]
     applied = [change for change, good in zip(changes, taken, strict=True) if good]
     placed = [change for change in applied if isinstance(change, Placed)]
@@ -93,7 +93,8 @@ def record(session: Session, outcomes: Sequence[Outcome], *, now: datetime) -> l
 
 def evict(session: Session, evictions: Sequence[Eviction]) -> list[bool]:
     """End active allocations that give way; False for those that are not active in that generation."""
-    locked = _lock(session, [eviction.allocation_id for eviction in evictions])
+    with pipelined(session) as pipeline:
+        locked = _ask_locked(pipeline, [eviction.allocation_id for eviction in evictions])()
     taken = [locked[eviction.allocation_id].take(eviction) for eviction in evictions]
     steps = [
         locked[eviction.allocation_id].step(eviction, reason=eviction.reason)
@@ -104,11 +105,9 @@ def evict(session: Session, evictions: Sequence[Eviction]) -> list[bool]:
     return taken
 
 
-def _lock(session: Session, allocation_ids: Sequence[int]) -> dict[int, _Locked]:
-    if not allocation_ids:
-        return {}
-    rows = session.execute(_LOCK, {"ids": allocation_ids}).all()
-    return {row[0]: _Locked(row[0], AllocationState(row[1]), *row[2:]) for row in rows}
+def _ask_locked(pipeline: Pipeline, allocation_ids: Sequence[int]) -> Callable[[], dict[int, _Locked]]:
+    rows = pipeline.ask(_LOCK, {"ids": allocation_ids})
+    return lambda: {row[0]: _Locked(row[0], AllocationState(row[1]), *row[2:]) for row in rows.all()}
 
 
 def _activate(session: Session, placed: Sequence[Placed], locked: Mapping[int, _Locked]) -> None:

@@ -1,21 +1,23 @@
 """What a batch of placements is judged by, read under the locks: requests, hosts, devices, limits, prices, money."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from api.allocations.devices import Shares, load_shares
+from api.allocations import devices
+from api.allocations.devices import Shares
 from api.allocations.feasibility import read_version
-from api.allocations.groups import Groups, load_idle
+from api.allocations.groups import Groups, ask_idle
 from api.allocations.tables import HOLDS
 from api.allocations.views import REQUEST_COLUMNS, request_of, why_not_schedulable
 from api.billing.holds import Wallets, lock_wallets
-from api.billing.prices import PriceList, load_prices
-from api.quotas.service import held_by, limits_of
+from api.billing.prices import PriceList, ask_prices
+from api.pipeline import Pipeline, pipelined
+from api.quotas.service import AskedLimits, ask_limits_of_owners, held_by
 from api.settings import Settings
 from scheduler.demand import Version
 from scheduler.ports import Placement
@@ -41,7 +43,7 @@ _GPUS = text(
     "select id, uuid, index, host_id, model, memory_bytes, present and healthy as usable from gpus where id = any(:ids)"
 )
 _USED = text(
-    "select host_id, sum(cpu_milli)::bigint, sum(memory_bytes)::bigint from ("
+    "select host_id, sum(cpu_milli)::bigint as cpu_milli, sum(memory_bytes)::bigint as memory_bytes from ("
     f" select host_id, cpu_milli, memory_bytes from allocations where {HOLDS} and nodes = 1 and host_id = any(:ids)"
     " union all"
     " select host, cpu_milli, memory_bytes from allocations, unnest(host_ids) as host"
@@ -109,6 +111,7 @@ class Standing:
 
     now: datetime
     settings: Settings
+    locked_at: datetime  # the server's time under the placement lock
     requests: dict[int, Locked]
     customers: Mapping[int, CustomerStanding]
     hosts: Mapping[int, HostStanding]
@@ -117,49 +120,56 @@ class Standing:
     prices: PriceList
     shares: Shares
     groups: Groups
-    wallets: Wallets
     used: dict[int, tuple[int, int]]
-    held: dict[int, Resources]
-    apart: set[tuple[int, int, str]]  # host, customer, and the word of something that it has there
+    wallets: Wallets = field(default_factory=lambda: Wallets({}, {}))
+    held: dict[int, Resources] = field(default_factory=dict)
+    apart: set[tuple[int, int, str]] = field(default_factory=set)
+    """Host, customer, and the word of something that it has there."""
 
 
 def load_standing(session: Session, placements: Sequence[Placement], *, settings: Settings, now: datetime) -> Standing:
-    """Lock customers, allocations, hosts and wallets in their order, and read the rest. The caller holds the placement
-    lock."""
+    """Take the locks of placements, customers, allocations, hosts and wallets in their order, and read the rest."""
     ids = {"ids": [placement.allocation_id for placement in placements]}
-    rows = session.execute(_CUSTOMERS, ids).all()
-    requests = {row.id: _locked(row) for row in session.execute(_REQUESTS, ids).all()}
     parts = [part for placement in placements for part in placement.parts]
     host_ids = sorted({part.host_id for part in parts})
     gpu_ids = sorted({gpu_id for part in parts for gpu_id, _ in part.devices})
-    hosts = {row.id: _host(row) for row in session.execute(_HOSTS, {"ids": host_ids}).all()}
-    gpus = {gpu_id: GpuStanding(*values) for gpu_id, *values in session.execute(_GPUS, {"ids": gpu_ids}).all()}
-    customers = _customers(session, rows)
-    prices = load_prices(session, at=now)
-    return Standing(
-        now=now,
-        settings=settings,
-        requests=requests,
-        customers=customers,
-        hosts=hosts,
-        gpus=gpus,
-        reserved={
-            gpu_id: (reservation_id, ends_at)
-            for gpu_id, reservation_id, ends_at in session.execute(_RESERVED, {"ids": gpu_ids, "now": now})
-        },
-        prices=prices,
-        shares=load_shares(session, gpu_ids),
-        groups=load_idle(session, host_ids),
-        used={host_id: (cpu, memory) for host_id, cpu, memory in session.execute(_USED, {"ids": host_ids}).all()},
-        held=held_by(session, [key for key, customer in customers.items() if customer.limits.any]),
-        apart=_load_apart(session, requests.values(), host_ids),
-        wallets=lock_wallets(session, _payers(customers, gpus, prices)),
-    )
+    with pipelined(session) as pipeline:  # in the order of locks
+        locked_at = devices.ask_placement_lock(pipeline)
+        owners = pipeline.ask(_CUSTOMERS, ids)
+        limits = ask_limits_of_owners(pipeline, ids["ids"])
+        rows = pipeline.ask(_REQUESTS, ids)
+        host_rows = pipeline.ask(_HOSTS, {"ids": host_ids})
+        gpu_rows = pipeline.ask(_GPUS, {"ids": gpu_ids})
+        reserved = pipeline.ask(_RESERVED, {"ids": gpu_ids, "now": now})
+        prices = ask_prices(pipeline, at=now)
+        shares = devices.ask_shares(pipeline, gpu_ids)
+        groups = ask_idle(pipeline, host_ids)
+        used = pipeline.ask(_USED, {"ids": host_ids})
+        standing = Standing(
+            now=now,
+            settings=settings,
+            locked_at=locked_at(),
+            customers=_customers(owners.all(), limits),
+            requests={row.id: _locked(row) for row in rows.all()},
+            hosts={row.id: _host(row) for row in host_rows.all()},
+            gpus={row.id: GpuStanding(*row[1:]) for row in gpu_rows.all()},
+            reserved={gpu_id: (reservation_id, ends_at) for gpu_id, reservation_id, ends_at in reserved.all()},
+            prices=prices(),
+            shares=shares(),
+            groups=groups(),
+            used={host_id: (cpu_milli, memory) for host_id, cpu_milli, memory in used.all()},
+        )
+    # Few have limits, words or costs, and without them nothing more is asked.
+    standing.held = held_by(session, [key for key, customer in standing.customers.items() if customer.limits.any])
+    standing.apart = _load_apart(session, standing.requests.values(), host_ids)
+    standing.wallets = lock_wallets(session, _payers(standing))
+    return standing
 
 
-def lock_customers(session: Session, allocation_ids: Sequence[int]) -> None:
-    """Those of the allocations, in the order that everybody keeps: before the allocations."""
-    session.execute(_CUSTOMERS, {"ids": allocation_ids})
+def ask_customer_locks(pipeline: Pipeline, allocation_ids: Sequence[int]) -> None:
+    """Of the allocations' customers, in the order that everybody keeps: before the allocations."""
+    if allocation_ids:
+        pipeline.ask(_CUSTOMERS, {"ids": allocation_ids})
 
 
 def _locked(row: Any) -> Locked:
@@ -196,19 +206,17 @@ def _load_apart(session: Session, requests: Iterable[Locked], host_ids: Sequence
     return {(host_id, customer_id, word) for host_id, customer_id, word in rows}
 
 
-def _customers(session: Session, rows: Sequence[Any]) -> dict[int, CustomerStanding]:
-    limits = limits_of(session, [row.id for row in rows])
-    return {row.id: CustomerStanding(str(row.uid), row.currency, row.disabled, limits[row.id]) for row in rows}
+def _customers(rows: Sequence[Any], limits: AskedLimits) -> dict[int, CustomerStanding]:
+    found = limits.of([row.id for row in rows])
+    return {row.id: CustomerStanding(str(row.uid), row.currency, row.disabled, found[row.id]) for row in rows}
 
 
-def _payers(
-    customers: Mapping[int, CustomerStanding], gpus: Mapping[int, GpuStanding], prices: PriceList
-) -> set[tuple[int, str]]:
+def _payers(standing: Standing) -> set[tuple[int, str]]:
     """Owners of the wallets that something may be taken from: where a device costs nothing, none need be locked."""
-    models = {gpu.model for gpu in gpus.values()}
+    models = {gpu.model for gpu in standing.gpus.values()}
     costly = {
         currency
-        for currency in {customer.currency for customer in customers.values()}
-        if any(prices.by_model(sorted(models), currency).values())
+        for currency in {customer.currency for customer in standing.customers.values()}
+        if any(standing.prices.by_model(sorted(models), currency).values())
     }
-    return {(key, customer.currency) for key, customer in customers.items() if customer.currency in costly}
+    return {(key, customer.currency) for key, customer in standing.customers.items() if customer.currency in costly}

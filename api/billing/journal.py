@@ -17,8 +17,8 @@ from sqlalchemy.orm import Session
 from api.billing.accounts import customer_accounts, lock_accounts
 from api.billing.tables import Account, JournalTransaction, Posting
 from api.bulk import document, insert_rows, insert_statement, recordset
-from api.db import pipelined
 from api.ids import new_uid
+from api.pipeline import pipelined
 from api.tenants.tables import Customer
 
 _TAIL = "on conflict (key) do nothing returning key, id, uid"

@@ -1,18 +1,23 @@
 """Price versions: immutable, each in force from a moment until a later version for the same words replaces it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from sqlalchemy import select
+from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from api.billing.tables import PriceVersion
 from api.clock import utc_now
+from api.pipeline import Pipeline, pipelined
 from scheduler.gpu_model import matches, words
 
 MAX_VERSIONS = 10_000
 """How many versions a look-up reads at most, the latest first."""
+_VERSIONS = text(
+    "select id, gpu_model, currency, price_micro_per_gpu_hour, effective_from from price_versions"
+    " order by effective_from desc, id desc limit :most"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,17 +60,20 @@ class PriceList:
 
 def load_prices(session: Session, *, at: datetime) -> PriceList:
     """The latest MAX_VERSIONS that were in force at a moment, and when the next one comes."""
-    version = PriceVersion
-    query = (
-        select(
-            version.id, version.gpu_model, version.currency, version.price_micro_per_gpu_hour, version.effective_from
-        )
-        .order_by(version.effective_from.desc(), version.id.desc())
-        .limit(MAX_VERSIONS)
-    )
-    every = [Price(*row) for row in session.execute(query)]
-    coming = [price.effective_from for price in every if price.effective_from > at]
-    return PriceList([price for price in every if price.effective_from <= at], min(coming, default=None))
+    with pipelined(session) as pipeline:
+        return ask_prices(pipeline, at=at)()
+
+
+def ask_prices(pipeline: Pipeline, *, at: datetime) -> Callable[[], PriceList]:
+    """The same, told later."""
+    rows = pipeline.ask(_VERSIONS, {"most": MAX_VERSIONS})
+
+    def told() -> PriceList:
+        every = [Price(*row) for row in rows.all()]
+        coming = [price.effective_from for price in every if price.effective_from > at]
+        return PriceList([price for price in every if price.effective_from <= at], min(coming, default=None))
+
+    return told
 
 
 def price_for(session: Session, gpu_model: str, *, at: datetime, currency: str | None = None) -> Price | None:

@@ -1,6 +1,6 @@
 """The end of holds: what may still be proven is kept, the rest goes back to the wallet."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -15,6 +15,7 @@ from api.billing.tables import Hold, PriceVersion
 from api.bulk import document, recordset, update_rows
 from api.clock import to_ms, utc_now
 from api.metering.tables import UsageMeter
+from api.pipeline import Pipeline, pipelined
 from scheduler.host_protocol import LeaseEnd
 
 SETTLE_CONFIRMED = timedelta(minutes=15)
@@ -24,6 +25,7 @@ SETTLE_UNCONFIRMED = timedelta(days=7)
 SWEEP_LIMIT = 100
 
 Key = tuple[int, int]  # (allocation id, generation)
+_Window = tuple[int, str, int]  # (allocation id, boot id, sequence)
 
 _LOCK = text(
     "select h.allocation_id, h.generation, h.customer_id, h.devices_milli, h.devices, h.starts_ms, h.covers_until_ms,"
@@ -33,7 +35,8 @@ _LOCK = text(
     " where h.billable_until_ms is null order by h.allocation_id, h.generation for no key update of h"
 )
 _PROVEN = text(
-    "select m.allocation_id, m.generation, sum(m.milli * m.proven_ms)::bigint, sum(m.charged_micro)::bigint"
+    "select m.allocation_id, m.generation, sum(m.milli * m.proven_ms)::bigint as milli_ms,"
+    " sum(m.charged_micro)::bigint as charged"
     f" from usage_meters m join {recordset(allocation_id='bigint', generation='int')}"
     " using (allocation_id, generation) group by m.allocation_id, m.generation"
 )
@@ -95,11 +98,11 @@ def settle_holds(session: Session, endings: Sequence[Ending], *, now: datetime |
     if not endings:
         return
     by_key = {(ending.allocation_id, ending.generation): ending for ending in endings}
-    holds = session.execute(_LOCK, {"rows": _keys(by_key)}).all()
-    if not holds:
-        return
-    proven = proven_totals(session, by_key)
-    arrived = _arrived(session, [(e.allocation_id, *window) for e in endings for window in e.last_windows])
+    with pipelined(session) as pipeline:
+        locked = pipeline.ask(_LOCK, {"rows": _keys(by_key)})
+        totals = _ask_proven(pipeline, by_key)
+        delivered = _ask_arrived(pipeline, [(e.allocation_id, *window) for e in endings for window in e.last_windows])
+        holds, proven, arrived = locked.all(), totals(), delivered()
     rows, given_back = [], []
     for hold in holds:
         key = hold.allocation_id, hold.generation
@@ -113,8 +116,8 @@ def settle_holds(session: Session, endings: Sequence[Ending], *, now: datetime |
 
 def proven_totals(session: Session, keys: Collection[Key]) -> Mapping[Key, Proven]:
     """By allocation and generation; those without a meter are missing."""
-    found = session.execute(_PROVEN, {"rows": _keys(keys)})
-    return {(allocation_id, generation): Proven(*totals) for allocation_id, generation, *totals in found}
+    with pipelined(session) as pipeline:
+        return _ask_proven(pipeline, keys)()
 
 
 def proof_is_complete(session: Session, hold: Hold) -> bool:
@@ -123,7 +126,8 @@ def proof_is_complete(session: Session, hold: Hold) -> bool:
         return False
     pairs = zip(hold.last_boot_ids, hold.last_sequences, strict=True)
     last = {(hold.allocation_id, boot_id, sequence) for boot_id, sequence in pairs}
-    return last <= _arrived(session, last)
+    with pipelined(session) as pipeline:
+        return last <= _ask_arrived(pipeline, last)()
 
 
 def close_hold(session: Session, hold: Hold, now: datetime) -> None:
@@ -244,13 +248,18 @@ def _returns(session: Session, amounts: Sequence[tuple[Row[Any], int]]) -> list[
     return transactions
 
 
-def _arrived(session: Session, windows: Iterable[tuple[int, str, int]]) -> set[tuple[int, str, int]]:
+def _ask_proven(pipeline: Pipeline, keys: Collection[Key]) -> Callable[[], Mapping[Key, Proven]]:
+    found = pipeline.ask(_PROVEN, {"rows": _keys(keys)})
+    return lambda: {(allocation_id, generation): Proven(*sums) for allocation_id, generation, *sums in found.all()}
+
+
+def _ask_arrived(pipeline: Pipeline, windows: Iterable[_Window]) -> Callable[[], set[_Window]]:
     """Those of the windows (allocation id, boot id, sequence) that a host of the allocation has delivered."""
     rows = [dict(zip(("allocation_id", "boot_id", "sequence"), window, strict=True)) for window in windows]
     if not rows:
-        return set()
-    found = session.execute(_ARRIVED, {"rows": document(rows)})
-    return {(allocation_id, boot_id, sequence) for allocation_id, boot_id, sequence in found}
+        return set
+    found = pipeline.ask(_ARRIVED, {"rows": document(rows)})
+    return lambda: {(allocation_id, boot_id, sequence) for allocation_id, boot_id, sequence in found.all()}
 
 
 def _keys(keys: Iterable[Key]) -> str:

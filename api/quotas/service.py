@@ -1,13 +1,14 @@
 """Quotas: checked at submission against what could never run, and at placing against what is held."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
 from api.allocations.tables import Allocation
 from api.errors import Unprocessable
-from api.quotas.tables import Quota
+from api.pipeline import Answer, Pipeline, pipelined
 from api.tenants.tables import Customer, Setting
 from scheduler.quota import Limits, Resources, shortage
 
@@ -15,11 +16,19 @@ DEFAULTS_KEY = "default_quota"
 """The platform setting with the defaults: `{gpus, cpu_milli, memory_bytes, allocations, queued}`, each may be missing
 or null.
 """
+_DEFAULTS = text("select value from settings where key = :key")
+_QUOTAS = "select customer_id, gpus, cpu_milli, memory_bytes, allocations, queued from quotas where customer_id"
+_OWN = text(f"{_QUOTAS} = any(:ids)")
+_OWNERS = text(f"{_QUOTAS} in (select customer_id from allocations where id = any(:ids))")
 
 
 def default_limits(session: Session) -> Limits:
     """What applies to a customer without limits of their own."""
-    stored = session.scalar(select(Setting.value).where(Setting.key == DEFAULTS_KEY))
+    return _limits(session.scalar(select(Setting.value).where(Setting.key == DEFAULTS_KEY)))
+
+
+def _limits(stored: object) -> Limits:
+    """Of the platform setting with the defaults."""
     stored = stored if isinstance(stored, dict) else {}
     known = {name: value for name in Limits.__slots__ if isinstance(value := stored.get(name), int)}
     return Limits(**known)
@@ -32,11 +41,32 @@ def effective_limits(session: Session, customer_id: int) -> Limits:
 
 def limits_of(session: Session, customer_ids: Collection[int]) -> Mapping[int, Limits]:
     """The effective limits of several customers."""
-    default = default_limits(session)
-    own = select(Quota.customer_id, Quota.gpus, Quota.cpu_milli, Quota.memory_bytes, Quota.allocations, Quota.queued)
-    rows = session.execute(own.where(Quota.customer_id == func.any(list(customer_ids))))
-    found = {customer_id: _or_default(default, *values) for customer_id, *values in rows}
-    return {customer_id: found.get(customer_id, default) for customer_id in customer_ids}
+    with pipelined(session) as pipeline:
+        return ask_limits(pipeline, customer_ids).of(customer_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class AskedLimits:
+    """Limits that were asked for in a pipeline, and are told once."""
+
+    defaults: Answer
+    own: Answer
+
+    def of(self, customer_ids: Collection[int]) -> Mapping[int, Limits]:
+        """Of those whom it was asked for."""
+        default = next((_limits(row.value) for row in self.defaults.all()), _limits(None))
+        found = {customer_id: _or_default(default, *values) for customer_id, *values in self.own.all()}
+        return {customer_id: found.get(customer_id, default) for customer_id in customer_ids}
+
+
+def ask_limits(pipeline: Pipeline, customer_ids: Collection[int]) -> AskedLimits:
+    return AskedLimits(pipeline.ask(_DEFAULTS, {"key": DEFAULTS_KEY}), pipeline.ask(_OWN, {"ids": list(customer_ids)}))
+
+
+def ask_limits_of_owners(pipeline: Pipeline, allocation_ids: Sequence[int]) -> AskedLimits:
+    """Of the customers whose allocations these are."""
+    defaults = pipeline.ask(_DEFAULTS, {"key": DEFAULTS_KEY})
+    return AskedLimits(defaults, pipeline.ask(_OWNERS, {"ids": allocation_ids}))
 
 
 def _or_default(
