@@ -2,7 +2,8 @@
 
 The Hub's own wait backs off to pauses of up to 5 s, which would show as that much start latency. Here the pause is a
 small share of the time that has passed already: the delay that waiting itself adds stays below that share (on average
-half of it), and the number of tries grows with the logarithm of the time only.
+half of it), and the number of tries grows with the logarithm of the time only. Servers that start beside each other
+share what one alone may ask: they need the processors that the asking would take.
 """
 
 import asyncio
@@ -14,6 +15,9 @@ _SHORTEST_PAUSE_S = 0.02
 _LONGEST_PAUSE_S = 1.0
 _TRY_TIMEOUT_S = 5.0
 _CHECK_INTERVAL_S = 2.0
+_CHECKS_PER_S = 2.0  # of all together
+
+_waiting: set[object] = set()  # one for each wait of this process
 
 
 async def answers(url: str) -> bool:
@@ -35,6 +39,8 @@ async def answers(url: str) -> bool:
 
 async def wait_until_answers(url: str, *, timeout_s: float, check: Callable[[], Awaitable[None]]) -> bool:
     """Whether `url` answered within `timeout_s`. `check` runs beside it now and then, and raises to give up early."""
+    me = object()
+    _waiting.add(me)
     waiting = asyncio.ensure_future(_answered(url, timeout_s))
     checking = asyncio.ensure_future(_repeat(check))
     try:
@@ -43,6 +49,7 @@ async def wait_until_answers(url: str, *, timeout_s: float, check: Callable[[], 
             checking.result()  # raises: it ends in no other way
         return await waiting
     finally:
+        _waiting.discard(me)
         for task in (waiting, checking):
             task.cancel()
         await asyncio.gather(waiting, checking, return_exceptions=True)
@@ -55,11 +62,11 @@ async def _answered(url: str, timeout_s: float) -> bool:
         waited = loop.time() - began
         if waited >= timeout_s:
             return False
-        await asyncio.sleep(min(max(waited * _SHARE, _SHORTEST_PAUSE_S), _LONGEST_PAUSE_S))
+        await asyncio.sleep(min(max(waited * _SHARE, _SHORTEST_PAUSE_S * len(_waiting)), _LONGEST_PAUSE_S))
     return True
 
 
 async def _repeat(check: Callable[[], Awaitable[None]]) -> None:
     while True:
-        await asyncio.sleep(_CHECK_INTERVAL_S)
+        await asyncio.sleep(max(_CHECK_INTERVAL_S, len(_waiting) / _CHECKS_PER_S))
         await check()

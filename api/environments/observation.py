@@ -1,5 +1,7 @@
 """What hosts and the Hub report of an environment's container, turned into what is observed of the environment."""
 
+from collections.abc import Sequence
+
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -13,26 +15,28 @@ from scheduler.states import AllocationState, EndReason, EnvironmentDesired, Env
 
 _BEFORE_RUNNING = (EnvironmentState.QUEUED, EnvironmentState.STARTING)
 _UP = (EnvironmentState.STARTING, EnvironmentState.RUNNING, EnvironmentState.PAUSED)
+# What a report of a container says something new of.
+_NEWS = {
+    ContainerState.RUNNING: (EnvironmentState.QUEUED,),
+    ContainerState.EXITED: (EnvironmentState.QUEUED, *_UP),
+}
 
 
-def concerns(session: Session, *, host_id: int, report: ContainerReport) -> bool:
-    """Whether a report may change something: a cheap look without locks, since most reports say nothing new."""
-    if report.state not in (ContainerState.RUNNING, ContainerState.EXITED):
-        return False
+def news(session: Session, *, host_id: int, reports: Sequence[ContainerReport]) -> list[ContainerReport]:
+    """Those that may change something: a cheap look without locks, since most reports say nothing new."""
+    if not reports:
+        return []
     query = (
-        select(Environment.observed)
-        .join(Allocation, Environment.allocation_id == Allocation.id)
+        select(Allocation.uid, Allocation.generation, Environment.observed)
+        .join(Environment, Environment.allocation_id == Allocation.id)
         .where(
-            Allocation.uid == parse_uid(report.allocation_uid),
-            Allocation.generation == report.generation,
+            Allocation.uid.in_([parse_uid(report.allocation_uid) for report in reports]),
             Allocation.host_id == host_id,
             Allocation.state == AllocationState.ACTIVE,
         )
     )
-    observed = session.scalar(query)
-    if report.state is ContainerState.RUNNING:
-        return observed == EnvironmentState.QUEUED
-    return observed in (*_UP, EnvironmentState.QUEUED)
+    observed = {(str(uid), generation): EnvironmentState(state) for uid, generation, state in session.execute(query)}
+    return [r for r in reports if observed.get((r.allocation_uid, r.generation)) in _NEWS.get(r.state, ())]
 
 
 def container_reported(session: Session, *, host_id: int, report: ContainerReport, actor: str) -> None:

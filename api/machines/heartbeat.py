@@ -1,8 +1,9 @@
 """A host's heartbeat: it proves that the host lives, renews its leases, and carries what became of its containers.
 
-Each lease is renewed in a transaction of its own, so that no two rows of a kind are locked at once.
+Each lease is renewed in a transaction of its own, so that no two rows of a kind are locked at once; most need none.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from functools import partial
@@ -30,6 +31,8 @@ from scheduler.host_protocol import Heartbeat, HeartbeatReply, HeldLease, LeaseV
 from scheduler.states import AllocationState, DeviceStatus, EndReason
 
 MAX_PROBLEMS = 20
+FRESH = 0.95
+"""A lease that still has this share of its disconnect limit is not renewed: a host asks every second or two."""
 FORGOTTEN_AFTER = timedelta(seconds=15)  # a grant reaches the daemon long before
 
 
@@ -46,14 +49,15 @@ def receive(
     actor = f"host:{host_uid}"
     for ending in beat.endings:  # before the containers' reports, which say less
         database.transact(partial(observation.ended_by_host, host_id=host_id, ending=ending, actor=actor))
-    for report in beat.containers:
-        with database.session() as session:
-            concerns = observation.concerns(session, host_id=host_id, report=report)
-        if concerns:
-            take_over = partial(observation.container_reported, host_id=host_id, report=report, actor=actor)
-            database.transact(take_over)
+    with database.session() as session:
+        news = observation.news(session, host_id=host_id, reports=beat.containers)
+    for report in news:
+        database.transact(partial(observation.container_reported, host_id=host_id, report=report, actor=actor))
+    with database.session() as session:
+        fresh = _fresh(session, host_id=host_id, leases=beat.leases, now=now)
     verdicts = tuple(
-        database.transact(partial(_verdict, host_id=host_id, lease=lease, actor=actor, now=now))
+        fresh.get((lease.allocation_uid, lease.generation))
+        or database.transact(partial(_verdict, host_id=host_id, lease=lease, actor=actor, now=now))
         for lease in beat.leases
     )
     _end_forgotten(database, host_id=host_id, beat=beat, actor=actor, now=now)
@@ -98,6 +102,25 @@ def _write_readings(session: Session, host: Host, beat: Heartbeat, now: datetime
             ),
             rows,
         )
+
+
+def _fresh(
+    session: Session, *, host_id: int, leases: Sequence[HeldLease], now: datetime
+) -> dict[tuple[str, int], LeaseVerdict]:
+    """Verdicts, by uid and generation, on those that were renewed so lately that hardly anything would be gained."""
+    if not leases:
+        return {}
+    query = select(
+        Allocation.uid, Allocation.generation, Allocation.host_ids, Allocation.run_until, Allocation.disconnect_s
+    ).where(
+        Allocation.uid.in_([parse_uid(lease.allocation_uid) for lease in leases]),
+        Allocation.state.in_((AllocationState.PLACING, AllocationState.ACTIVE)),
+    )
+    return {
+        (str(uid), generation): LeaseVerdict(str(uid), generation, run_until_ms=to_ms(run_until), end=False)
+        for uid, generation, host_ids, run_until, disconnect_s in session.execute(query)
+        if host_id in host_ids and run_until is not None and run_until - now > FRESH * timedelta(seconds=disconnect_s)
+    }
 
 
 def _verdict(session: Session, *, host_id: int, lease: HeldLease, actor: str, now: datetime) -> LeaseVerdict:

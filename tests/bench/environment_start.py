@@ -42,7 +42,7 @@ def _together(here: World) -> Figure:
     containers = _first(here, names, _TOGETHER_CPU_MILLI)
     ours, bare = [], []
     for _ in range(_TOGETHER_ROUNDS):
-        ours.append(_timed(lambda: _all(lambda name: _start(here, name), names)))
+        ours.append(_timed(lambda: _all(lambda name: _start(here, name, askers=len(names)), names)))
         _all(lambda name: here.owner.environments.stop(here.owner.environments.find(name).id), names)
         _wait_stopped(here, names)
         bare.append(_bare(containers))
@@ -73,10 +73,10 @@ def _first(here: World, names: Sequence[str], cpu_milli: int) -> list[dict[str, 
     return containers
 
 
-def _start(here: World, name: str) -> None:
+def _start(here: World, name: str, *, askers: int = 1) -> None:
     environment = here.owner.environments.find(name)
     here.owner.environments.start(environment.id)
-    wait_until_answers(f"{environment.url}api")
+    wait_until_answers(f"{environment.url}api", askers=askers)
 
 
 def _wait_stopped(here: World, names: Sequence[str]) -> None:
@@ -89,12 +89,14 @@ def _bare(containers: Sequence[dict[str, Any]]) -> float:
     """Seconds until all answer; they are removed afterwards."""
     started: list[str] = []
     try:
-        return _timed(lambda: _all(lambda container: _bare_start(container, started), containers))
+        return _timed(
+            lambda: _all(lambda container: _bare_start(container, started, askers=len(containers)), containers)
+        )
     finally:
         subprocess.run(["docker", "rm", "-f", *started], capture_output=True, check=True)
 
 
-def _bare_start(container: dict[str, Any], started: list[str]) -> None:
+def _bare_start(container: dict[str, Any], started: list[str], *, askers: int) -> None:
     config, limits = container["Config"], container["HostConfig"]
     options = [part for entry in config["Env"] for part in ("--env", entry)]
     cpus = limits["NanoCpus"] / 1e9
@@ -107,7 +109,7 @@ def _bare_start(container: dict[str, Any], started: list[str]) -> None:
     started.append(container_id)
     port = subprocess.run(["docker", "port", container_id, "8888"], capture_output=True, text=True, check=True).stdout
     prefix = next(entry for entry in config["Env"] if entry.startswith("JUPYTERHUB_SERVICE_PREFIX=")).split("=", 1)[1]
-    wait_until_answers(f"http://{port.split()[0]}{prefix}api")
+    wait_until_answers(f"http://{port.split()[0]}{prefix}api", askers=askers)
 
 
 def _all(action: Any, items: Sequence[Any]) -> None:

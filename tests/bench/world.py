@@ -65,8 +65,8 @@ def world(*options: str) -> Iterator[World]:
         shutil.rmtree(directory)
 
 
-def wait_until_answers(url: str) -> None:
-    """Return when `url` answers 200.
+def wait_until_answers(url: str, *, askers: int = 1) -> None:
+    """Return when `url` answers 200. Several `askers` beside each other ask as often as one alone, all together.
 
     Raises:
         TimeoutError
@@ -79,5 +79,5 @@ def wait_until_answers(url: str) -> None:
                     return
             except httpx.TransportError:
                 pass
-            time.sleep(_POLL_S)
+            time.sleep(_POLL_S * askers)
     raise TimeoutError(f"{url} did not answer 200 within {_READY_S} s")

@@ -151,12 +151,12 @@ def test_it_makes_idle_groups_give_way_on_each_host(world: World, hosts: list[Ho
 def test_every_host_renews_it_and_a_silent_one_lets_it_run_out(world: World, hosts: list[Host]) -> None:
     allocation = gang(world)
     place(world, allocation, *hosts[:2], store=world.fleet.lead())
-    start = utc_now() + timedelta(seconds=5)
+    start = utc_now() + timedelta(seconds=40)
     for number, host in enumerate(hosts[:2]):
-        now = start + timedelta(seconds=number)
+        now = start + timedelta(seconds=40 * number)
         (verdict,) = world.beat(host, world.fleet.allocation(allocation.id), now=now).verdicts
         assert (verdict.end, verdict.run_until_ms) == (False, to_ms(now + timedelta(seconds=600)))
-    silent = start + timedelta(seconds=60)
+    silent = start + timedelta(seconds=100)
     world.beat(hosts[0], world.fleet.allocation(allocation.id), now=silent)
     sweep(world.fleet.database, world.settings, ray_alive={str(host.uid): "node" for host in hosts}, now=silent)
     assert world.host_row(hosts[1]).device_status == "unreachable"

@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy.orm import Session
 
-from api.clock import from_ms, utc_now
+from api.clock import from_ms, to_ms, utc_now
 from api.db import Database
 from api.errors import Conflict
 from api.machines.heartbeat import receive
@@ -33,6 +33,21 @@ def test_a_lease_is_renewed_by_its_limit(world: World) -> None:
     limit = timedelta(seconds=held.disconnect_s)
     assert abs(from_ms(verdict.run_until_ms) - (now + limit)) < timedelta(seconds=2)
     assert abs(world.allocation(lab).run_until - from_ms(verdict.run_until_ms)) < timedelta(milliseconds=2)
+
+
+def test_a_lease_that_was_renewed_just_now_is_left_alone(world: World) -> None:
+    host, lab = world.host(), world.create()
+    world.place()
+    renewed = utc_now() + timedelta(seconds=100)
+    world.beat(host, world.allocation(lab), now=renewed)
+    held = world.allocation(lab)
+    limit = timedelta(seconds=held.disconnect_s)
+    for passed, moved in ((0.04 * limit, False), (0.06 * limit, True)):
+        (verdict,) = world.beat(host, held, now=renewed + passed).verdicts
+        assert (verdict.end, verdict.run_until_ms) == (
+            False,
+            to_ms(renewed + limit + (passed if moved else 0 * passed)),
+        )
 
 
 def test_a_renewal_never_takes_back_what_was_promised(world: World) -> None:
