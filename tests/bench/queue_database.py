@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from api.allocations.leadership import acquire
@@ -113,7 +113,7 @@ class PostgresWriter:
 
         def work(session: Session) -> None:
             insert_rows(session, Allocation, rows)
-            ids = session.scalars(select(Allocation.id).where(Allocation.uid.in_([row["uid"] for row in rows])))
+            ids = session.scalars(select(Allocation.id).where(Allocation.uid == func.any([row["uid"] for row in rows])))
             event = {"actor": _ACTOR, "to_state": AllocationState.QUEUED}
             insert_rows(session, AllocationEvent, [{"allocation_id": number, **event} for number in ids])
             notify(session)
@@ -123,7 +123,7 @@ class PostgresWriter:
     def end(self, uids: Sequence[str]) -> None:
         def work(session: Session) -> None:
             columns = (Allocation.id, Allocation.state, Allocation.generation)
-            found = select(*columns).where(Allocation.uid.in_([UUID(uid) for uid in uids]))
+            found = select(*columns).where(Allocation.uid == func.any([UUID(uid) for uid in uids]))
             steps = [
                 Step(number, AllocationState(state), generation)
                 for number, state, generation in session.execute(found.order_by(Allocation.id).with_for_update())

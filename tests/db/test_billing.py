@@ -159,7 +159,7 @@ def test_the_life_that_the_explanation_tells(world: World, database: Database) -
         start = lease.starts_ms
         world.deliver(host.id, *(world.window(lease, start + begin, start + end) for begin, end in pieces))
 
-    at(2000)
+    at(4000)
     world.renew(lease)
     at(9000)
     report((5000, 9000))
@@ -181,12 +181,12 @@ def test_the_life_that_the_explanation_tells(world: World, database: Database) -
     assert moved == [
         ("top_up", 1_000_000),
         ("hold", 60_001),
-        ("hold", 62_000),
+        ("hold", 64_000),
         ("usage", 4000),
         ("usage", 1000),
         ("usage", 1000),
         ("usage", 29_000),
-        ("hold_release", 81_500),
+        ("hold_release", 83_500),
         ("usage", 400),
         ("hold_release", 5101),
     ]
