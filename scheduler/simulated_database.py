@@ -8,7 +8,7 @@ from datetime import datetime
 from scheduler.money import MILLI_PER_GPU
 from scheduler.ports import WaitReason
 from scheduler.quota import Limits, Resources
-from scheduler.states import ALLOCATION, AllocationState, DeviceStatus, EndReason, check_transition
+from scheduler.states import ALLOCATION, REACHABLE, AllocationState, DeviceStatus, EndReason, check_transition
 from scheduler.views import CapacityGroup, CustomerView, Held, HostView, IdleGroup, Part, Request, Reservation
 
 NOTHING = Resources(0, 0, 0)
@@ -27,7 +27,7 @@ class SimulatedHost:
     def seen(self) -> HostView:
         if self.status is DeviceStatus.ONLINE:
             return self.view
-        return replace(self.view, why_not=f"it is {self.status}")
+        return replace(self.view, why_not=f"it is {self.status}", reachable=self.status in REACHABLE)
 
 
 @dataclass(slots=True)

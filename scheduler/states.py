@@ -65,6 +65,10 @@ class DeviceStatus(StrEnum):
     LOST = "lost"  # every lease's run_until passed with a margin, or the host reported a new boot
 
 
+REACHABLE = frozenset({DeviceStatus.ONLINE, DeviceStatus.DEGRADED})
+"""What runs on such a host can be told to end."""
+
+
 class AdminState(StrEnum):
     """What the operator wants of a host."""
 

@@ -25,7 +25,9 @@ class DeviceView:
 
 @dataclass(frozen=True, slots=True)
 class HostView:
-    """A host and all that it has, in use or not. Only one that takes new work is `schedulable`."""
+    """A host and all that it has, in use or not. Only one that takes new work is `schedulable`; what runs on one that
+    is not `reachable` cannot be told to end.
+    """
 
     host_id: int
     host_uid: str
@@ -38,6 +40,7 @@ class HostView:
     driver: Version = ()
     cuda: Version = ()
     images: frozenset[str] = frozenset()
+    reachable: bool = True
 
     @property
     def schedulable(self) -> bool:

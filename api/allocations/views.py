@@ -10,7 +10,7 @@ from sqlalchemy import Row
 from api.allocations.feasibility import read_version
 from scheduler.demand import Demand, Operator, Selector
 from scheduler.packing.shape import Shape
-from scheduler.states import AdminState, DeviceStatus
+from scheduler.states import REACHABLE, AdminState, DeviceStatus
 from scheduler.views import DeviceView, HostView, Request
 
 _DEMAND_COLUMNS = (
@@ -110,6 +110,7 @@ def host_of(row: Row[Any], gpus: Sequence[Row[Any]], images: frozenset[str] | No
         driver=read_version(row.facts.get("driver_version")),
         cuda=read_version(row.facts.get("cuda_version")),
         images=images or frozenset(),
+        reachable=row.device_status in REACHABLE,
     )
 
 

@@ -1,8 +1,8 @@
 """What must give way to a request that finds no place: as little work as possible is lost, and no more than needed.
 
 `eviction_rules` says what may be evicted at all; nothing is before its minimum runtime, nor out of an advance
-reservation. Victims lose the fewest GPU-seconds since their last checkpoint, host by host; one that turns out not to be
-needed is kept. What is about to end is waited for first.
+reservation, nor where it could not be told to leave. Victims lose the fewest GPU-seconds since their last checkpoint,
+host by host; one that turns out not to be needed is kept. What is about to end is waited for first.
 """
 
 from collections.abc import Iterator, Sequence, Set
@@ -111,7 +111,12 @@ class Preemption:
         return unlawful
 
     def _may_evict(self, request: Request, victim: Held) -> bool:
-        return _is_settled(victim) and self._old_enough(victim) and self._rules.allow(request, victim.request)
+        return self._would_leave(victim) and self._old_enough(victim) and self._rules.allow(request, victim.request)
+
+    def _would_leave(self, victim: Held) -> bool:
+        """What has a part on a host that cannot be reached keeps all that it has until that host is back, or lost."""
+        hosts = (self.cluster.host(part.host_id) for part in victim.parts)
+        return _is_settled(victim) and all(host is not None and host.reachable for host in hosts)
 
     def _old_enough(self, victim: Held) -> bool:
         return self.now >= victim.since + timedelta(seconds=victim.request.min_runtime_s)
@@ -189,7 +194,7 @@ class Preemption:
                 victim
                 for victim in self.holdings.on_host(host_id)
                 if victim.request.allocation_id not in absent
-                and _is_settled(victim)
+                and self._would_leave(victim)
                 and self._rules.allow(request, victim.request)
             ]
             victims = [victim for victim in allowed if self._old_enough(victim)]

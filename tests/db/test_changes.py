@@ -218,6 +218,8 @@ def test_what_is_no_change_to_the_loop_is_not_told(fleet: Fleet, sql: str) -> No
         ('update hosts set labels = \'{"rack": "a"}\'', lambda view: view.labels == {"rack": "a"}),
         ('update hosts set facts = \'{"driver_version": "550.54.15"}\'', lambda view: view.driver == (550, 54, 15)),
         ("update hosts set device_status = 'unreachable'", lambda view: view.why_not == "it is unreachable"),
+        ("update hosts set device_status = 'unreachable'", lambda view: not view.reachable),
+        ("update hosts set device_status = 'degraded'", lambda view: view.reachable and not view.schedulable),
         ("update gpus set healthy = false where index = 1", lambda view: len(view.devices) == 3),
         (
             'update gpus set nvlink_peer_uuids = \'["GPU-h1-1", "elsewhere"]\' where index = 0',

@@ -210,6 +210,8 @@ class Picture:
             ), "not without a reservation that begins"
             return
         assert self.now >= victim.since + timedelta(seconds=victim.request.min_runtime_s), "its minimum runtime"
+        hosts = [self.hosts.get(part.host_id) for part in victim.parts]
+        assert all(host is not None and host.reachable for host in hosts), "it would not leave"
         mine, theirs = self.group_of(favoured), self.group_of(victim.request)
         lower = _rank(victim.request) < _rank(favoured)
         same = mine == theirs and (victim.request.preemptible or mine != "")

@@ -102,7 +102,7 @@ class EngineMachine(RuleBasedStateMachine):
             there.set_host(HOSTS[number - 1])
         else:
             there.unreachable.add(number)
-            there.set_host(replace(HOSTS[number - 1], why_not="it is unreachable"))
+            there.set_host(replace(HOSTS[number - 1], why_not="it is unreachable", reachable=False))
         self._cycle()
 
     @precondition(lambda self: self.world.unreachable)

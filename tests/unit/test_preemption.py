@@ -63,6 +63,18 @@ def test_nothing_is_evicted_before_its_minimum_runtime() -> None:
     assert there.evicts() == [10]
 
 
+def test_a_gang_is_not_evicted_while_one_of_its_hosts_cannot_be_reached() -> None:
+    """It would not leave the other one either."""
+    there = world(ONE, host(2, A100))
+    there.run(10, (1, 10), (2, 20), preemptible=True)
+    there.set_host(replace(there.hosts[2], why_not="it is unreachable", reachable=False))
+    there.submit(1, priority=5)
+    assert there.evicts() == []
+    there.set_host(replace(there.hosts[2], why_not="its operator has set it to draining", reachable=True))
+    there.pass_time(SETTINGS.refresh_s)
+    assert there.evicts() == [10]
+
+
 def test_what_has_run_the_least_since_its_checkpoint_is_lost_first() -> None:
     there = world(host(1, A100, A100, A100))
     there.run(10, (1, 10), preemptible=True, since_s=500)

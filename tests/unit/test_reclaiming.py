@@ -6,7 +6,7 @@ import pytest
 
 from scheduler.views import CapacityGroup, Usage
 from tests.unit.checked_world import CheckedWorld
-from tests.unit.engine_world import GRACE_S, EngineWorld, at, world
+from tests.unit.engine_world import GRACE_S, SETTINGS, EngineWorld, at, world
 from tests.unit.simulated_world import A100, host
 
 ONE = host(1, A100)
@@ -123,6 +123,23 @@ def test_preemptible_work_that_comes_first_whenever_it_comes_again_is_not_evicte
         there.pass_time(GRACE_S)
     assert number in there.held
     assert evicted == 0
+
+
+def test_nothing_is_reclaimed_where_it_could_not_be_told_to_leave() -> None:
+    """One of red's two costs less, but has a part on a host that cannot be reached."""
+    there = cohort(replace(RED, nominal=0), replace(BLUE, nominal=4000), hosts=3)
+    there.run(10, (2, 20), (3, 30), group="red")
+    there.run(11, (2, 21), group="red", since_s=100)
+    lost = there.hosts[3]
+    there.set_host(replace(lost, why_not="it is unreachable", reachable=False))
+    there.submit(1, gpus=2, group="blue")
+    assert there.evicts() == [11]
+    there.submit(2, gpus=2, group="blue")
+    there.pass_time(1000)
+    assert there.evicts() == [], "nothing but the other is left"
+    there.set_host(lost)
+    there.pass_time(SETTINGS.refresh_s)
+    assert there.evicts() == [10]
 
 
 def test_quota_that_was_given_back_for_it_is_its_own_whoever_comes() -> None:
