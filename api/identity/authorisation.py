@@ -57,7 +57,8 @@ def check(rule: Rule, principal: Principal) -> None:
     if rule.roles is None:
         return
     if principal.role not in rule.roles:
-        raise Forbidden(f"The role {principal.role} may not do this.")
+        wanted = " or ".join(sorted(rule.roles))
+        raise Forbidden(f"This is for users with the role {wanted}; yours is {principal.role}.")
     if principal.scopes is None:
         return
     if rule.scope is None:
