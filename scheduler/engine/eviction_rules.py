@@ -52,6 +52,11 @@ class EvictionRules:
             return other.preemptible
         return group.reclaim_within_cohort and theirs in self.capacity.cohort(group.name)
 
+    def takes_own(self, request: Request, other: Request) -> bool:
+        """Whether another group would be left with less than its own."""
+        mine, theirs = self.capacity.name(request.group), self.capacity.name(other.group)
+        return theirs not in (mine, OPEN) and not self._is_borrowed(theirs, other)
+
     def may_reclaim(self, request: Request) -> bool:
         """Whether what others of its cohort have borrowed, preemptible or not, has to give way to it."""
         group = self._owner(request)

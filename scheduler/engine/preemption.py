@@ -53,21 +53,25 @@ class Preemption:
     now: datetime
 
     def search(self, request: Request) -> Sacrifice | None:
-        """The cheapest victims, or None if there are none that would do."""
-        spared: set[int] = set()
+        """The cheapest victims, or None if there are none that would do. What a group uses of its own is not reclaimed
+        along with what it has borrowed, unless there are no others.
+        """
+        spared, fallback = set[int](), None
         with self.cluster.trial(), self._without(self.leaving):
             for held in self._leaving_room(request):
                 self.cluster.release(held.request.allocation_id)
             for _ in range(_ATTEMPTS):
                 found = self._sparing(request, spared)
                 if found is None:
-                    return None
+                    break
                 victims = sorted(found.victims, key=self._dearness)
-                unlawful = self._unlawful(request, victims)
-                if not unlawful:
+                unlawful, partly_own = self._objections(request, victims)
+                if not unlawful and not partly_own:
                     return Sacrifice(tuple(victims), found.parts)
-                spared |= unlawful
-        return None
+                if not unlawful and fallback is None:
+                    fallback = Sacrifice(tuple(victims), found.parts)
+                spared |= unlawful or partly_own | self._partly_own(request)
+        return fallback
 
     def _leaving_room(self, request: Request) -> list[Held]:
         """What leaves hosts on which the request could run: the rest makes no room for it."""
@@ -98,17 +102,34 @@ class Preemption:
         parts, more = found
         return Sacrifice(self._needed(request, for_quota, more, parts), parts)
 
-    def _unlawful(self, request: Request, victims: Sequence[Held]) -> set[int]:
-        """Those that it may not evict once those before have gone, since their group has stopped to borrow by then."""
-        rules, gone, unlawful = EvictionRules(self.capacity), list[Held](), set[int]()
+    def _objections(self, request: Request, victims: Sequence[Held]) -> tuple[set[int], set[int]]:
+        """Those that it may not evict once those before have gone, since their group has stopped to borrow by then; and
+        those that it may, but that are partly their group's own by then.
+        """
+        rules, gone = self._rules, list[Held]()
+        unlawful, partly_own = set[int](), set[int]()
         for victim in victims:
-            if rules.allow(request, victim.request):
-                self._give(victim)
-                gone.append(victim)
-            else:
+            if not rules.allow(request, victim.request):
                 unlawful.add(victim.request.allocation_id)
+                continue
+            if rules.takes_own(request, victim.request):
+                partly_own.add(victim.request.allocation_id)
+            self._give(victim)
+            gone.append(victim)
         self._take_back(gone)
-        return unlawful
+        return unlawful, partly_own
+
+    def _partly_own(self, request: Request) -> set[int]:
+        """All of its cohort that would already be so if it were the only one to go."""
+        rules = self._rules
+        found = (held.request for held in self._of_cohort(request) if rules.takes_own(request, held.request))
+        return {other.allocation_id for other in found}
+
+    def _of_cohort(self, request: Request) -> Iterator[Held]:
+        cohort = set(self.capacity.cohort(request.group))
+        for name in self.holdings.groups():
+            if self.capacity.name(name) in cohort:
+                yield from self.holdings.of_group(name)
 
     def _may_evict(self, request: Request, victim: Held) -> bool:
         return self._would_leave(victim) and self._old_enough(victim) and self._rules.allow(request, victim.request)
@@ -144,12 +165,9 @@ class Preemption:
 
     def _quota_candidates(self, request: Request, spared: Set[int]) -> list[Held]:
         """Those first of which the least is lost for what they give; then the lowest priority, others' before own."""
-        cohort = set(self.capacity.cohort(request.group))
         found = [
             victim
-            for name in self.holdings.groups()
-            if self.capacity.name(name) in cohort
-            for victim in self.holdings.of_group(name)
+            for victim in self._of_cohort(request)
             if victim.request.allocation_id not in spared and self._may_evict(request, victim)
         ]
 

@@ -7,7 +7,7 @@ import pytest
 from scheduler.views import CapacityGroup, Usage
 from tests.unit.checked_world import CheckedWorld
 from tests.unit.engine_world import GRACE_S, SETTINGS, EngineWorld, at, world
-from tests.unit.simulated_world import A100, host
+from tests.unit.simulated_world import A100, H100, host
 
 ONE = host(1, A100)
 USED_MUCH = Usage(1, 1, at(0), gpu_milli_s=1e9)
@@ -159,6 +159,38 @@ def test_no_more_is_reclaimed_from_a_host_than_was_borrowed() -> None:
     for number, gpu_id in enumerate((10, 20, 21)):
         there.run(10 + number, (gpu_id // 10, gpu_id), group="red", since_s=10 + number)
     there.submit(1, gpus=2, group="blue")
+    assert there.evicts() == [10]
+
+
+def test_what_is_partly_a_groups_own_is_spared_where_something_else_would_do() -> None:
+    """Red has borrowed one device: what has two each has run for less, but one of them is red's own."""
+    there = cohort(replace(RED, nominal=16_000), replace(BLUE, nominal=4000), hosts=10)
+    for number in range(1, 9):
+        there.run(10 + number, (number, 10 * number), (number, 10 * number + 1), group="red", since_s=10)
+    there.run(19, (9, 90), group="red", since_s=1000)
+    there.run(20, (9, 91), group="blue")
+    there.run(21, (10, 100), (10, 101), group="blue")
+    there.submit(1, group="blue")
+    assert there.evicts() == [19]
+
+
+def test_a_host_is_cleared_of_what_is_borrowed_alone_if_that_would_do() -> None:
+    """Nobody uses what gold owns, on another host, but blue needs room on the first."""
+    there = cohort(RED, replace(BLUE, nominal=1000), CapacityGroup("gold", "all", 1000), hosts=0)
+    there.set_host(host(1, A100, A100, A100))
+    there.set_host(host(2, H100))
+    there.run(10, (1, 10), (1, 11), group="red", since_s=10)
+    there.run(11, (1, 12), group="red", since_s=1000)
+    there.submit(1, group="blue", models=("A100",))
+    assert there.evicts() == [11]
+
+
+def test_what_is_partly_a_groups_own_is_reclaimed_if_nothing_else_would_do() -> None:
+    there = cohort()
+    there.run(10, (1, 10), (1, 11), group="red")
+    there.run(11, (2, 20), group="red", min_runtime_s=100)
+    there.run(12, (2, 21), group="blue")
+    there.submit(1, group="blue")
     assert there.evicts() == [10]
 
 
