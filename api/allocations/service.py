@@ -4,6 +4,7 @@ from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
 
+from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from api.allocations import claims
@@ -12,8 +13,10 @@ from api.allocations.request import amounts
 from api.allocations.tables import Allocation, AllocationEvent
 from api.allocations.transitions import move, notify
 from api.clock import utc_now
-from api.errors import Conflict, Unprocessable
+from api.errors import Conflict, Forbidden, Unprocessable
+from api.identity.tables import User
 from api.quotas.service import check_submission
+from api.tenants.tables import Customer
 from scheduler.demand import Demand, Version
 from scheduler.states import AllocationState, EndReason
 
@@ -42,12 +45,14 @@ def submit(
 
     Raises:
         Unprocessable: it could never run, as `claims.check` says, or `bad_request` for figures out of range.
+        Forbidden: the user or customer whom it is for was disabled (`account_disabled`).
         api.errors.ApiError: as `api.quotas.service.check_submission` raises.
     """
     if not 1 <= disconnect_s <= MAX_DISCONNECT.total_seconds():
         raise Unprocessable(f"disconnect_s must be from 1 to {MAX_DISCONNECT.total_seconds():.0f}.", code="bad_request")
     claims.check(session, claim, demand)
     check_submission(session, claim.customer_id, **amounts(demand), again=again)
+    _check_not_shut_out(session, user_id)
     allocation = Allocation(
         customer_id=claim.customer_id,
         workspace_id=workspace_id,
@@ -99,6 +104,14 @@ def note_checkpoint(session: Session, allocation: Allocation) -> None:
         raise Conflict("Only what runs has work that can be safe.", code="not_running")
     allocation.checkpoint_at = utc_now()
     notify(session)
+
+
+def _check_not_shut_out(session: Session, user_id: int) -> None:
+    """Under the customer's lock, which disabling takes too: who was let in a moment ago queues nothing after it."""
+    shut_out = or_(User.disabled_at.is_not(None), Customer.disabled_at.is_not(None))
+    query = select(User.id).join(Customer, Customer.id == User.customer_id).where(User.id == user_id, shut_out)
+    if session.scalar(query) is not None:
+        raise Forbidden("The account that it is for is disabled; ask your administrator.", code="account_disabled")
 
 
 def _demanded(demand: Demand) -> dict[str, Any]:  # Any: columns by name

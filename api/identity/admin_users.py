@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from api.deps import DatabaseDep, PrincipalDep
 from api.idempotency.once import OnceDep
-from api.identity import users
+from api.identity import disabling, users
 from api.identity.schemas import AdminCreate, UserView, UserWithPassword
 from api.identity.tables import User
 from api.identity.users import FirstPassword
@@ -78,26 +78,14 @@ def reset_password(user_id: UUID, database: DatabaseDep, principal: PrincipalDep
 
 @router.post("/{user_id}/disable", responses=problems(404, 409))
 def disable_user(user_id: UUID, database: DatabaseDep, principal: PrincipalDep) -> UserView:
-    """Refuse a user from now on: sessions end, keys are refused."""
-
-    def work(session: Session) -> UserView:
-        user = users.find(session, user_id, scope=select(User))
-        users.disable(session, principal, user)
-        return users.user_view(session, user)
-
-    return database.transact(work)
+    """Refuse a user from now on: sessions end, API keys are revoked, what they run or wait for is stopped in order."""
+    return database.transact(lambda session: disabling.disable(session, principal, user_id, scope=select(User)))
 
 
 @router.post("/{user_id}/enable", responses=problems(404))
 def enable_user(user_id: UUID, database: DatabaseDep, principal: PrincipalDep) -> UserView:
-    """Let a user in again."""
-
-    def work(session: Session) -> UserView:
-        user = users.find(session, user_id, scope=select(User))
-        users.enable(session, principal, user)
-        return users.user_view(session, user)
-
-    return database.transact(work)
+    """Let a user in again. Nothing starts by itself, and no API key comes back."""
+    return database.transact(lambda session: disabling.enable(session, principal, user_id, scope=select(User)))
 
 
 def _with_password(session: Session, user: User, password: FirstPassword) -> UserWithPassword:

@@ -1,4 +1,4 @@
-"""Users: creating, showing, changing, disabling."""
+"""Users: creating, showing, changing, ending their sessions."""
 
 from dataclasses import dataclass
 from uuid import UUID
@@ -148,27 +148,6 @@ def end_sessions(session: Session, user: User, *, keep: UUID | None = None) -> N
         .where(WebSession.user_id == user.id, WebSession.revoked_at.is_(None))
         .values(revoked_at=utc_now())
     )
-
-
-def disable(session: Session, principal: Principal, user: User) -> None:
-    """Refuse the user from now on. Repeating it changes nothing.
-
-    Raises:
-        Conflict: nobody disables themselves.
-    """
-    if user.id == principal.user_id:
-        raise Conflict("You can't disable yourself.", code="own_account")
-    if user.disabled_at is None:
-        user.disabled_at = utc_now()
-        end_sessions(session, user)
-        audit(session, principal, user, "user.disable")
-
-
-def enable(session: Session, principal: Principal, user: User) -> None:
-    """Let the user in again."""
-    if user.disabled_at is not None:
-        user.disabled_at = None
-        audit(session, principal, user, "user.enable")
 
 
 def audit(

@@ -6,13 +6,10 @@ from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from api.allocations.service import request_end
-from api.allocations.tables import Allocation
 from api.allocations.transitions import notify
 from api.audit.service import record
 from api.clock import utc_now
-from api.environments import service as environments
-from api.environments.tables import Environment, EnvironmentEvent
+from api.environments.ending import Owner, stop_all
 from api.errors import Conflict, NotFound
 from api.identity.tables import LoginSession, User, WebSession
 from api.identity.users import FirstPassword, create_user
@@ -26,7 +23,6 @@ from api.tenants.schemas import (
     Registration,
 )
 from api.tenants.tables import Customer, Workspace
-from scheduler.states import AllocationState, EndReason, EnvironmentDesired, EnvironmentState
 
 DEFAULT_WORKSPACE = "default"
 _REASON = "the customer was disabled"
@@ -99,8 +95,7 @@ def disable(session: Session, principal: Principal, uid: UUID) -> CustomerView:
         customer.disabled_at = utc_now()
         _audit(session, customer, actor=principal.actor, address=principal.address, action="customer.disable")
     _end_sessions(session, customer.id)
-    _stop_environments(session, customer.id, actor=principal.actor)
-    _end_allocations(session, customer.id, actor=principal.actor)
+    stop_all(session, Owner(customer.id), actor=principal.actor, reason=_REASON)
     return view(customer)
 
 
@@ -149,33 +144,6 @@ def _end_sessions(session: Session, customer_id: int) -> None:
             .values(revoked_at=utc_now())
             .execution_options(synchronize_session=False)
         )
-
-
-def _stop_environments(session: Session, customer_id: int, *, actor: str) -> None:
-    uids = session.scalars(
-        select(Environment.uid)
-        .where(Environment.customer_id == customer_id, Environment.observed != EnvironmentState.DELETED)
-        .order_by(Environment.id)
-    ).all()
-    for uid in uids:
-        environment = environments.lock(session, uid)
-        if environment.desired in (EnvironmentDesired.RUNNING, EnvironmentDesired.PAUSED):
-            environment.desired = EnvironmentDesired.STOPPED
-            session.add(
-                EnvironmentEvent(
-                    environment_id=environment.id, actor=actor, from_state=environment.observed,
-                    to_state=environment.observed, reason=_REASON,
-                )
-            )  # fmt: skip
-            environments.wind_down(session, environment, actor=actor, reason=_REASON)
-
-
-def _end_allocations(session: Session, customer_id: int, *, actor: str) -> None:
-    """Whatever else holds or waits for devices. Those of the environments are ending already."""
-    ending = (AllocationState.RELEASING, AllocationState.RELEASED)
-    query = select(Allocation).where(Allocation.customer_id == customer_id, Allocation.state.not_in(ending))
-    for allocation in session.scalars(query.order_by(Allocation.id)).all():
-        request_end(session, allocation, end_reason=EndReason.CANCELLED, actor=actor, reason=_REASON)
 
 
 def _exists(name: str) -> Conflict:

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from api.deps import AddressDep, DatabaseDep, PrincipalDep, SignInLimit
 from api.errors import Forbidden
 from api.idempotency.once import OnceDep
-from api.identity import users
+from api.identity import disabling, users
 from api.identity.schemas import UserView, UserWithPassword
 from api.identity.tables import User
 from api.identity.users import FirstPassword
@@ -87,26 +87,16 @@ def create_member(
 
 @router.post("/customer/members/{user_id}/disable", responses=problems(404, 409))
 def disable_member(user_id: UUID, database: DatabaseDep, principal: PrincipalDep) -> UserView:
-    """Refuse a member from now on."""
-
-    def work(session: Session) -> UserView:
-        user = users.find(session, user_id, scope=users.of_customer(principal.tenant_id))
-        users.disable(session, principal, user)
-        return users.user_view(session, user)
-
-    return database.transact(work)
+    """Refuse a member from now on: sessions end, API keys are revoked, what runs or waits is stopped in order."""
+    members = users.of_customer(principal.tenant_id)
+    return database.transact(lambda session: disabling.disable(session, principal, user_id, scope=members))
 
 
 @router.post("/customer/members/{user_id}/enable", responses=problems(404))
 def enable_member(user_id: UUID, database: DatabaseDep, principal: PrincipalDep) -> UserView:
-    """Let a member in again."""
-
-    def work(session: Session) -> UserView:
-        user = users.find(session, user_id, scope=users.of_customer(principal.tenant_id))
-        users.enable(session, principal, user)
-        return users.user_view(session, user)
-
-    return database.transact(work)
+    """Let a member in again. Nothing starts by itself, and no API key comes back."""
+    members = users.of_customer(principal.tenant_id)
+    return database.transact(lambda session: disabling.enable(session, principal, user_id, scope=members))
 
 
 @router.get("/customer/invitations", responses=problems(400))

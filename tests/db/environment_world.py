@@ -45,9 +45,9 @@ class World:
     owner: Owner
 
     @classmethod
-    def make(cls, fleet: Fleet, settings: Settings, *, dollars: int = 1000) -> "World":
+    def make(cls, fleet: Fleet, settings: Settings, *, dollars: int = 1000, owner: Owner | None = None) -> "World":
         fleet.price()
-        world = cls(fleet, settings, fleet.customer(dollars=dollars))
+        world = cls(fleet, settings, owner or fleet.customer(dollars=dollars))
         image = Image(name="base", framework="jupyterlab", version="1", reference="remotegpu/base:1", ports=[8888])
         fleet.database.transact(lambda session: session.add(image))
         return world
