@@ -55,6 +55,45 @@ class EnvironmentState(StrEnum):
     DELETED = "deleted"  # terminal
 
 
+class TaskState(StrEnum):
+    """Of a task, and of each started element of an array. What was asked for in `stopping`, the attempt's end says."""
+
+    BLOCKED = "blocked"  # -> queued (its parents ended as it asks), cancelled (also: they can no longer do so)
+    QUEUED = "queued"  # -> starting (its allocation is active), cancelled, failed (what it needs is no more)
+    STARTING = "starting"  # image, working directory, setup. -> running, stopping
+    RUNNING = "running"  # the command. -> stopping
+    STOPPING = "stopping"  # -> queued (preempted, host lost, or tried again), or one of the four ends
+    SUCCEEDED = "succeeded"  # terminal
+    FAILED = "failed"  # terminal
+    CANCELLED = "cancelled"  # terminal
+    TIMED_OUT = "timed_out"  # terminal
+
+
+class AttemptState(StrEnum):
+    """Of one try to run a task, with an allocation of its own. Every end goes through `stopping`."""
+
+    STARTING = "starting"  # -> running, stopping
+    RUNNING = "running"  # -> stopping
+    STOPPING = "stopping"  # until each host has confirmed that its containers are gone, or is lost. -> ended
+    ENDED = "ended"  # terminal
+
+
+class AttemptEnd(StrEnum):
+    """Why an attempt ended; set when it enters `stopping`. The first reason stays."""
+
+    EXITED = "exited"  # by itself: its exit code or signal says how
+    OUT_OF_MEMORY = "out_of_memory"  # which limit it was stands beside it
+    TIMED_OUT = "timed_out"
+    PREEMPTED = "preempted"
+    HOST_LOST = "host_lost"  # or cut off for longer than it may be
+    IMAGE_MISSING = "image_missing"
+    SETUP_FAILED = "setup_failed"
+    START_FAILED = "start_failed"  # the host could not make its container
+    DISK_FULL = "disk_full"
+    CANCELLED = "cancelled"
+    UNPAID = "unpaid"
+
+
 class DeviceStatus(StrEnum):
     """What was observed of a host."""
 
@@ -87,6 +126,7 @@ class AllocationStatus(StrEnum):
 
 
 _A, _E, _D, _S, _R = AllocationState, EnvironmentState, DeviceStatus, AdminState, ReservationState
+_T, _P = TaskState, AttemptState
 
 ALLOCATION: Mapping[AllocationState, frozenset[AllocationState]] = {
     _A.QUEUED: frozenset({_A.PLACING, _A.RELEASED}),
@@ -110,6 +150,25 @@ ENVIRONMENT: Mapping[EnvironmentState, frozenset[EnvironmentState]] = {
     _E.STOPPED: frozenset({_E.QUEUED, _E.DELETED}),
     _E.FAILED: frozenset({_E.QUEUED, _E.DELETED}),
     _E.DELETED: frozenset(),
+}
+
+TASK: Mapping[TaskState, frozenset[TaskState]] = {
+    _T.BLOCKED: frozenset({_T.QUEUED, _T.CANCELLED}),
+    _T.QUEUED: frozenset({_T.STARTING, _T.CANCELLED, _T.FAILED}),
+    _T.STARTING: frozenset({_T.RUNNING, _T.STOPPING}),
+    _T.RUNNING: frozenset({_T.STOPPING}),
+    _T.STOPPING: frozenset({_T.QUEUED, _T.SUCCEEDED, _T.FAILED, _T.CANCELLED, _T.TIMED_OUT}),
+    _T.SUCCEEDED: frozenset(),
+    _T.FAILED: frozenset(),
+    _T.CANCELLED: frozenset(),
+    _T.TIMED_OUT: frozenset(),
+}
+
+ATTEMPT: Mapping[AttemptState, frozenset[AttemptState]] = {
+    _P.STARTING: frozenset({_P.RUNNING, _P.STOPPING}),
+    _P.RUNNING: frozenset({_P.STOPPING}),
+    _P.STOPPING: frozenset({_P.ENDED}),
+    _P.ENDED: frozenset(),
 }
 
 DEVICE_STATUS: Mapping[DeviceStatus, frozenset[DeviceStatus]] = {
