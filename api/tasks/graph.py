@@ -1,0 +1,90 @@
+"""What tasks wait for: cycles among those that are submitted together, and what one's end means for the others.
+
+A dependency on a task that was submitted before can't close a cycle: what a task waits for is settled when it is
+submitted, and by the id, not the name.
+"""
+
+from collections import deque
+from collections.abc import Collection, Mapping
+from enum import StrEnum
+from graphlib import CycleError, TopologicalSorter
+
+from scheduler.states import TASK, TaskState
+
+
+class Condition(StrEnum):
+    """How a parent has to end."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"  # or timed out; a cancelled one has neither succeeded nor failed
+    FINISHED = "finished"  # in whatever way
+
+
+class Verdict(StrEnum):
+    """What becomes of a blocked task."""
+
+    WAIT = "wait"
+    START = "start"  # -> queued
+    CANCEL = "cancel"  # -> cancelled, for its dependency: a parent ended otherwise than it has to
+
+
+Parents = Mapping[int, Condition]
+"""By the ids of their rows."""
+
+_MEET = {
+    Condition.SUCCEEDED: frozenset({TaskState.SUCCEEDED}),
+    Condition.FAILED: frozenset({TaskState.FAILED, TaskState.TIMED_OUT}),
+    Condition.FINISHED: frozenset(state for state, following in TASK.items() if not following),
+}
+
+
+def find_cycle(parents: Mapping[str, Collection[str]]) -> tuple[str, ...] | None:
+    """A cycle among the tasks of these names, each waiting for the next and the last for the first, or None.
+
+    It begins with its smallest name and is the same one whatever the order. Parents that are no keys are tasks that
+    exist already, and are passed over.
+    """
+    inner = {name: sorted(parent for parent in parents[name] if parent in parents) for name in sorted(parents)}
+    try:
+        TopologicalSorter(inner).prepare()
+    except CycleError as error:
+        cycle = error.args[1][:0:-1]  # each comes before the next, and the first is there at the end again
+        begin = cycle.index(min(cycle))
+        return (*cycle[begin:], *cycle[:begin])
+    return None
+
+
+def judge(parents: Parents, states: Mapping[int, TaskState]) -> Verdict:
+    """What becomes of a blocked task whose `parents` are in these `states`.
+
+    It is cancelled with the first parent that ended otherwise than it has to; the rest is not waited for.
+    """
+    ended = {parent for parent in parents if not TASK[states[parent]]}
+    if any(states[parent] not in _MEET[parents[parent]] for parent in ended):
+        return Verdict.CANCEL
+    return Verdict.START if len(ended) == len(parents) else Verdict.WAIT
+
+
+def consequences(ended: int, blocked: Mapping[int, Parents], states: Mapping[int, TaskState]) -> dict[int, Verdict]:
+    """Those of the `blocked` tasks that start or are cancelled now that `ended` has ended, with all that follows.
+
+    `states` names every parent of a blocked task; that of `ended` is the one in which it ended. In the order in which
+    it comes about: a task that is cancelled comes before those that are cancelled, or start, since it was.
+    """
+    children: dict[int, list[int]] = {}
+    for child, parents in blocked.items():
+        for parent in parents:
+            children.setdefault(parent, []).append(child)
+    now = dict(states)
+    decided: dict[int, Verdict] = {}
+    ahead = deque([ended])
+    while ahead:
+        for child in sorted(children.get(ahead.popleft(), ())):
+            verdict = Verdict.WAIT if child in decided else judge(blocked[child], now)
+            if verdict is Verdict.WAIT:
+                continue
+            decided[child] = verdict
+            if verdict is Verdict.CANCEL:
+                now[child] = TaskState.CANCELLED
+                ahead.append(child)
+    return decided
