@@ -32,6 +32,7 @@ from api.rate_limit import RateLimits
 from api.reservations import endpoints as reservations
 from api.security_headers import SecurityHeaders
 from api.settings import Settings
+from api.tasks import endpoints as tasks
 from api.tenants import admin_endpoints as admin_tenants
 from api.tenants import endpoints as tenants
 from api.web import endpoints as web
@@ -123,6 +124,7 @@ def _api_routers() -> Sequence[APIRouter]:
         quotas.router,
         capacity.router,
         reservations.router,
+        tasks.router,
     ]
 
 

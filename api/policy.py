@@ -33,6 +33,7 @@ PAGE = Rule(None)
 POLICY: dict[tuple[str, str], Rule] = {
     ("GET", "/health"): PUBLIC,
     ("GET", "/api/v1/openapi.json"): PUBLIC,
+    ("GET", "/api/v1/schemas/task.json"): PUBLIC,
     ("GET", "/"): PAGE,
     ("GET", "/static/style.css"): PUBLIC,
     ("GET", "/account/"): PAGE,
