@@ -141,6 +141,7 @@ def test_all_mistakes_are_told_at_once() -> None:
         ({"env": {"A-B": ""}}, "env.A-B: String should match pattern"),
         ({"env": {"REMOTEGPU_TOKEN": ""}}, "env.REMOTEGPU_TOKEN: 'REMOTEGPU_TOKEN': names that begin with"),
         ({"env": {"A": True}}, "env.A: a number or boolean is no text; write it in quotes"),
+        ({"env": {"A": "\0"}}, "env.A: must not contain a NUL"),
         ({"env": {"A": "\ud800"}}, "env.A: Input should be a valid string"),
         ({"env": {f"A{n}": "x" * 30_000 for n in range(10)}}, "env: 300020 bytes in all; a process takes 262144"),
         ({"secrets": ["A", "A"]}, "secrets: 'A' is named twice"),

@@ -87,6 +87,7 @@ def test_an_array(text: str, ranges: tuple[tuple[int, int], ...], at_once: int |
         ("9-0", "'9-0' runs backwards; write 0-9"),
         ("1-5,3", "names 3 twice"),
         ("3,1-5", "names 3 twice"),
+        ("1-5,5", "names 5 twice"),
         (f"0-{MAX_ELEMENTS}", f"has {MAX_ELEMENTS + 1} elements; an array has at most {MAX_ELEMENTS}"),
         ("0-999999999", "has 1000000000 elements"),
     ],
