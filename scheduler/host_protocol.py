@@ -35,7 +35,7 @@ class GpuReading:
     power_limit_mw: int | None = None
     sm_clock_mhz: int | None = None
     memory_clock_mhz: int | None = None
-    throttle_reasons: tuple[str, ...] = ()
+    throttle_reasons: tuple[str, ...] | None = None
     ecc_corrected: int | None = None
     ecc_uncorrected: int | None = None
     last_xid: int | None = None

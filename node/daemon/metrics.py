@@ -97,7 +97,7 @@ def gpu_metrics(host: str, facts: Sequence[GpuFacts], readings: Sequence[GpuRead
         healthy.add_metric(labels, float(reading.healthy))
         if reading.uuid in memory:
             total.add_metric(labels, memory[reading.uuid])
-        for reason in reading.throttle_reasons:
+        for reason in reading.throttle_reasons or ():
             throttled.add_metric([*labels, reason], 1)
         for name, kind in _ECC.items():
             if (count := getattr(reading, name)) is not None:

@@ -40,6 +40,7 @@ class _Device:
     index: int
     uuid: str
     handle: Handle
+    memory_bytes: int
 
 
 class NvmlGpus:
@@ -78,14 +79,13 @@ class NvmlGpus:
             log.debug("NVML shutdown: %s", error)
 
     def _device_facts(self, device: _Device) -> GpuFacts:
-        memory = _optional(pynvml.nvmlDeviceGetMemoryInfo, device.handle)
         mig = _optional(pynvml.nvmlDeviceGetMigMode, device.handle)
         pci = _optional(pynvml.nvmlDeviceGetPciInfo_v3, device.handle)
         return GpuFacts(
             index=device.index,
             uuid=device.uuid,
             model=_optional(pynvml.nvmlDeviceGetName, device.handle) or "unknown",
-            memory_bytes=int(memory.total) if memory else 0,
+            memory_bytes=device.memory_bytes,
             pci_bus_id=_text(pci.busId) if pci else None,
             nvlink_peer_uuids=self._peers(device),
             mig_enabled=None if mig is None else bool(mig[0]),
@@ -140,9 +140,10 @@ def _devices() -> Iterator[_Device]:
     for index in range(_optional(pynvml.nvmlDeviceGetCount) or 0):
         try:
             handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-            yield _Device(index, pynvml.nvmlDeviceGetUUID(handle), handle)
+            memory = pynvml.nvmlDeviceGetMemoryInfo(handle)  # what has none that is known, nobody can choose
+            yield _Device(index, pynvml.nvmlDeviceGetUUID(handle), handle, int(memory.total))
         except pynvml.NVMLError as error:
-            log.error("GPU %d can't be opened and is left out: %s", index, error)
+            log.error("GPU %d can't be read and is left out: %s", index, error)
 
 
 def _links(handle: Handle) -> list[int]:
@@ -156,9 +157,9 @@ def _is_switched(handle: Handle) -> bool:
     return pynvml.NVML_NVLINK_DEVICE_TYPE_SWITCH in kinds
 
 
-def _throttling(handle: Handle) -> tuple[str, ...]:
+def _throttling(handle: Handle) -> tuple[str, ...] | None:
     mask = _optional(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons, handle)
-    return () if mask is None else tuple(name for bit, name in _THROTTLE.items() if mask & bit)
+    return None if mask is None else tuple(name for bit, name in _THROTTLE.items() if mask & bit)
 
 
 def _ecc(handle: Handle, kind: int) -> int | None:

@@ -79,7 +79,7 @@ def test_readings_are_plausible_or_absent(gpus: NvmlGpus) -> None:
             value = getattr(reading, name)
             assert value is None or (type(value) is int and least <= value <= most), (name, value)
         assert reading.last_xid is None  # nothing has gone wrong since this test began
-        assert all(reason and reason.islower() for reason in reading.throttle_reasons)
+        assert all(reason and reason.islower() for reason in reading.throttle_reasons or ())
 
 
 def test_at_least_the_common_readings_are_there(gpus: NvmlGpus) -> None:

@@ -1,7 +1,7 @@
 /* A libnvidia-ml.so.1 with two GPUs, small but true to NVML's ABI. GPU 1 has no utilisation, power or memory clock;
  * it falls off the bus once the file named by STUB_LOST exists. Functions that are not here are missing functions;
  * with RICH there are more: both cards are linked (with SWITCHED: to a switch) and in MIG mode, GPU 0 is at work and
- * hot, and GPU 1 has an XID. */
+ * hot, and GPU 1 has an XID. WITHOUT_MEMORY: GPU 1 does not tell how much it has. */
 #include <stdlib.h>
 #include <stdio.h>
 #include <string.h>
@@ -35,6 +35,9 @@ int nvmlDeviceGetUUID(int *card, char *text, unsigned int size) { snprintf(text,
 int nvmlDeviceGetName(int *card, char *text, unsigned int size) { snprintf(text, size, "NVIDIA Stub-8GB"); return OK; }
 int nvmlDeviceGetMemoryInfo(int *card, memory_t *memory) {
     *memory = (memory_t){8ull << 30, 6ull << 30, 2ull << 30};
+#ifdef WITHOUT_MEMORY
+    if (*card == 1) return NOT_SUPPORTED;
+#endif
     return state(card);
 }
 int nvmlDeviceGetPciInfo_v3(int *card, pci_t *pci) {

@@ -37,7 +37,7 @@ def ask(directory: Path, *defined: str) -> dict[str, Any]:
     library = directory / "libnvidia-ml.so.1"
     macros = [f"-D{name}" for name in defined]
     subprocess.run([compiler, "-shared", "-fPIC", *macros, "-o", library, SOURCE], check=True)
-    stub = {"LD_LIBRARY_PATH": str(directory), "STUB_LOST": str(directory / "lost"), "STUB_XID": "".join(defined)}
+    stub = {"LD_LIBRARY_PATH": str(directory), "STUB_LOST": str(directory / "lost"), "STUB_XID": "yes" if "RICH" in defined else ""}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM],
         cwd=Path(__file__).parents[2],
@@ -83,9 +83,14 @@ def test_what_is_not_there_is_none(answer: dict[str, Any]) -> None:
         "ecc_uncorrected",
         "process_count",
         "last_xid",
+        "throttle_reasons",
     ):  # not in the library
         assert reading[name] is None
     assert answer["facts"][0]["mig_enabled"] is None
+
+
+def test_a_card_whose_memory_is_unknown_is_left_out(tmp_path: Path) -> None:
+    assert [gpu["uuid"] for gpu in ask(tmp_path, "WITHOUT_MEMORY")["facts"]] == ["GPU-stub-0"]
 
 
 def test_a_gpu_that_falls_off_the_bus_is_unhealthy_alone(answer: dict[str, Any]) -> None:
