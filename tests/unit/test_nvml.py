@@ -37,7 +37,11 @@ def ask(directory: Path, *defined: str) -> dict[str, Any]:
     library = directory / "libnvidia-ml.so.1"
     macros = [f"-D{name}" for name in defined]
     subprocess.run([compiler, "-shared", "-fPIC", *macros, "-o", library, SOURCE], check=True)
-    stub = {"LD_LIBRARY_PATH": str(directory), "STUB_LOST": str(directory / "lost"), "STUB_XID": "yes" if "RICH" in defined else ""}
+    stub = {
+        "LD_LIBRARY_PATH": str(directory),
+        "STUB_LOST": str(directory / "lost"),
+        "STUB_XID": "yes" if "RICH" in defined else "",
+    }
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM],
         cwd=Path(__file__).parents[2],
