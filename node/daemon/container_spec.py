@@ -85,26 +85,13 @@ def container_config(
         "name": lease.container_name,
         "command": list(hub.command) or None,
         "environment": dict(hub.environment) | _own_environment(lease, uuids, simulated),
-        "labels": {
-            **hub.labels,
-            **lease.labels,
-            **engine.labels(),
-            ALLOCATION_LABEL: lease.allocation_uid,
-            GENERATION_LABEL: str(lease.generation),
-        },
+        "labels": _labels(engine, lease, hub),
         "ports": list(lease.ports),
         "host_config": engine.api.create_host_config(
             init=True,
             privileged=False,
             ipc_mode="private",
-            nano_cpus=lease.cpu_milli * _NANO_PER_MILLI,
-            mem_limit=lease.memory_bytes,
-            memswap_limit=lease.memory_bytes,  # memory and swap together: none of it is swap
-            shm_size=lease.memory_bytes // 2,  # part of that memory; data loaders need more than Docker's 64 MB
-            oom_score_adj=_OOM_SCORE,
-            ulimits=[_NO_CORE_DUMPS],
-            pids_limit=lease.pids,
-            storage_opt={"size": str(lease.disk_bytes)} if quota else None,
+            **_limits(lease, quota=quota),
             cap_drop=["ALL"],
             cap_add=_CAPABILITIES,
             security_opt=["no-new-privileges"],
@@ -114,6 +101,25 @@ def container_config(
             port_bindings={port: (publish_address, None) for port in lease.ports},
             log_config=LogConfig(type="json-file", config=_LOGS),
         ),
+    }
+
+
+def _labels(engine: Engine, lease: Lease, hub: HubPart) -> dict[str, str]:
+    """Those of the platform itself win over others of the same name."""
+    own = {ALLOCATION_LABEL: lease.allocation_uid, GENERATION_LABEL: str(lease.generation)}
+    return {**hub.labels, **lease.labels, **engine.labels(), **own}
+
+
+def _limits(lease: Lease, *, quota: bool) -> dict[str, Any]:
+    return {
+        "nano_cpus": lease.cpu_milli * _NANO_PER_MILLI,
+        "mem_limit": lease.memory_bytes,
+        "memswap_limit": lease.memory_bytes,  # memory and swap together: none of it is swap
+        "shm_size": lease.memory_bytes // 2,  # part of that memory; data loaders need more than Docker's 64 MB
+        "oom_score_adj": _OOM_SCORE,
+        "ulimits": [_NO_CORE_DUMPS],
+        "pids_limit": lease.pids,
+        "storage_opt": {"size": str(lease.disk_bytes)} if quota else None,
     }
 
 
