@@ -4,7 +4,7 @@ import html
 import re
 import secrets
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import docker
@@ -20,6 +20,7 @@ from tests.ports import free_port
 from tests.process.hub_certificates import write_certificates
 from tests.process.hub_platform import IMAGE, HubPlatform, serving
 from tests.process.hub_processes import HubProcesses
+from tests.process.self_signed import self_signed
 from tests.waiting import wait_for
 
 FORM = {"image": "base", "gpus": "1", "gpu_model": "A100-80GB", "cpus": "2", "memory_gib": "2"}
@@ -45,6 +46,15 @@ def hub_platform(engine: docker.APIClient) -> Iterator[HubPlatform]:
 
 @pytest.fixture(scope="module")
 def hub(scratch: Path, postgres: EmbeddedPostgres, hub_platform: HubPlatform) -> Iterator[HubProcesses]:
+    with running_hub(scratch, postgres, hub_platform) as processes:
+        yield processes
+
+
+@contextmanager
+def running_hub(
+    scratch: Path, postgres: EmbeddedPostgres, platform: HubPlatform, *, tls_address: str | None = None
+) -> Iterator[HubProcesses]:
+    """With a database of its own; with an address, behind a certificate for that."""
     name = f"hub_{secrets.token_hex(4)}"
     directory = scratch / name
     directory.mkdir()
@@ -55,12 +65,13 @@ def hub(scratch: Path, postgres: EmbeddedPostgres, hub_platform: HubPlatform) ->
         postgres.url(name),
         public_url=f"http://127.0.0.1:{public}",
         internal_url=f"https://127.0.0.1:{internal}",
+        tls=None if tls_address is None else self_signed(directory, address=tls_address),
     )
-    processes.write_secrets(client_secret=hub_platform.client_secret)
+    processes.write_secrets(client_secret=platform.client_secret)
     write_certificates(processes.secrets_dir)
     with (
-        serving(hub_platform.public_app(), port=public),
-        serving(hub_platform.internal_app(), port=internal, secrets_dir=processes.secrets_dir),
+        serving(platform.public_app(), port=public),
+        serving(platform.internal_app(), port=internal, secrets_dir=processes.secrets_dir),
     ):
         try:
             processes.start()
