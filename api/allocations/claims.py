@@ -1,7 +1,7 @@
 """What a request names when it is queued (reservation, capacity group, priority), and whether that bears it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from sqlalchemy.orm import Session
@@ -17,6 +17,7 @@ from api.reservations import repository as reservations
 from api.reservations.tables import Reservation
 from api.tenants.tables import Customer
 from scheduler.demand import Demand
+from scheduler.gpu_model import narrowed
 from scheduler.packing.shape import Shape
 
 
@@ -53,13 +54,31 @@ def size_of(claim: Claim, options: SchedulingOptions, *, gpus: int) -> Size:
     """What a request gets that names no size.
 
     Raises:
-        Unprocessable: nothing is of the kind that it asks for.
+        Unprocessable: nothing is of the kind that it asks for, or `capacity_group_model`.
     """
     if claim.reservation is not None:
         held = claim.reservation
         return size_within(Shape(held.cpu_milli, held.memory_bytes, held.gpus), gpus=gpus, milli=options.gpu_milli)
-    kind = demand_of(options, gpus=gpus, cpu_milli=0, memory_bytes=0)
+    kind = in_group(claim, demand_of(options, gpus=gpus, cpu_milli=0, memory_bytes=0))
     return default_size(feasibility.check_kind(claim.offers, kind), gpus=gpus, milli=options.gpu_milli)
+
+
+def in_group(claim: Claim, demand: Demand) -> Demand:
+    """The demand for GPUs of its capacity group's model alone: what a group holds and lends is of one pool.
+
+    Raises:
+        Unprocessable: `capacity_group_model`, it asks for other models only.
+    """
+    if claim.group is None or claim.group.gpu_model is None:
+        return demand
+    models = narrowed(demand.models, claim.group.gpu_model, known={offer.model for offer in claim.offers})
+    if not models:
+        raise Unprocessable(
+            f"The capacity group {claim.group.name!r} is of {claim.group.gpu_model}; "
+            f"{' or '.join(demand.models)} was asked for.",
+            code="capacity_group_model",
+        )
+    return replace(demand, models=models)
 
 
 def check(session: Session, claim: Claim, demand: Demand) -> list[str]:

@@ -44,12 +44,14 @@ def submit(
     which a full queue does not refuse.
 
     Raises:
-        Unprocessable: it could never run, as `claims.check` says, or `bad_request` for figures out of range.
+        Unprocessable: it could never run, as `claims.check` and `claims.in_group` say, or `bad_request` for figures out
+            of range.
         Forbidden: the user or customer whom it is for was disabled (`account_disabled`).
         api.errors.ApiError: as `api.quotas.service.check_submission` raises.
     """
     if not 1 <= disconnect_s <= MAX_DISCONNECT.total_seconds():
         raise Unprocessable(f"disconnect_s must be from 1 to {MAX_DISCONNECT.total_seconds():.0f}.", code="bad_request")
+    demand = claims.in_group(claim, demand)
     claims.check(session, claim, demand)
     check_submission(session, claim.customer_id, **amounts(demand), again=again)
     _check_not_shut_out(session, user_id)

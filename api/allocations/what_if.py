@@ -92,6 +92,7 @@ def _ask(session: Session, settings: Settings, principal: Principal, wanted: Pla
             within=wanted.within,
             image=image,
         )
+        demand = claims.in_group(claim, demand)
         models = claims.check(session, claim, demand)
         check_ever(session, customer.id, **amounts(demand))
     except Unprocessable as error:

@@ -54,7 +54,7 @@ def get_group(group_id: UUID, database: DatabaseDep) -> CapacityGroupOut:
         return service.views(session, [service.find(session, group_id)])[0]
 
 
-@router.patch("/admin/capacity-groups/{group_id}", responses=problems(404))
+@router.patch("/admin/capacity-groups/{group_id}", responses=problems(404, 409))
 def change_group(
     group_id: UUID, body: CapacityGroupChange, database: DatabaseDep, principal: PrincipalDep
 ) -> CapacityGroupOut:

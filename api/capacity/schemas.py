@@ -4,10 +4,18 @@ from datetime import datetime
 from typing import Annotated
 from uuid import UUID
 
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
 
-from api.allocations.request import Word
+from api.allocations.request import ModelName, Word
 from api.identity.schemas import Request
+from scheduler.gpu_model import words
+
+
+def _names_a_model(text: str) -> str:
+    if not words(text):
+        raise ValueError("it is no more than the vendor's name, which no request could match")
+    return text
+
 
 _Milli = Annotated[int, Field(ge=0, le=10**12)]
 _Limit = Annotated[int | None, Field(ge=0, le=10**12, description="null: no limit")]
@@ -19,6 +27,9 @@ class CapacityGroupCreate(Request):
     name: Word = Field(description="Unique in the whole platform; requests name it")
     customer: UUID = Field(description="The id of the customer that owns it")
     cohort: Word | None = Field(None, description="null: it neither lends nor borrows")
+    gpu_model: Annotated[ModelName, AfterValidator(_names_a_model)] | None = Field(
+        None, description="All that is charged to it is of this model, for good; the cohort's groups have the same"
+    )
     nominal_milli: _Milli = Field(description="What is its own")
     borrowing_limit_milli: _Limit = None
     lending_limit_milli: _Limit = None
@@ -43,6 +54,7 @@ class CapacityGroupOut(BaseModel):
     customer_id: UUID
     customer: str
     cohort: str | None
+    gpu_model: str | None
     nominal_milli: int
     borrowing_limit_milli: int | None
     lending_limit_milli: int | None

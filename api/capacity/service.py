@@ -3,7 +3,7 @@
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -17,7 +17,10 @@ from api.errors import Conflict, NotFound
 from api.principal import Principal
 from api.tenants import customers
 from api.tenants.tables import Customer
+from scheduler.gpu_model import words
 from scheduler.states import AllocationState
+
+_COHORT_LOCK = 7_301_012  # one group enters a cohort at a time, so that each sees the models of those before
 
 
 def create(session: Session, principal: Principal, wanted: CapacityGroupCreate) -> CapacityGroupOut:
@@ -25,9 +28,10 @@ def create(session: Session, principal: Principal, wanted: CapacityGroupCreate) 
 
     Raises:
         NotFound: there is no such customer.
-        Conflict: `capacity_group_exists`.
+        Conflict: `capacity_group_exists`, `capacity_cohort_model`.
     """
     customer = customers.find(session, wanted.customer)
+    _check_cohort(session, wanted.cohort, wanted.gpu_model)
     group = CapacityGroup(customer_id=customer.id, **wanted.model_dump(exclude={"customer"}))
     try:
         with session.begin_nested():
@@ -42,8 +46,15 @@ def create(session: Session, principal: Principal, wanted: CapacityGroupCreate) 
 
 
 def change(session: Session, principal: Principal, uid: UUID, wanted: CapacityGroupChange) -> CapacityGroupOut:
-    """Change what is named. What runs stays, also above a lower figure. Raises NotFound."""
+    """Change what is named. What runs stays, also above a lower figure.
+
+    Raises:
+        NotFound
+        Conflict: `capacity_cohort_model`.
+    """
     group, customer = find(session, uid, lock=True)
+    if "cohort" in wanted.model_fields_set:
+        _check_cohort(session, wanted.cohort, group.gpu_model)
     for name, value in wanted.model_dump(exclude_unset=True).items():
         setattr(group, name, value)
     _audit(session, principal, group, "change", wanted.model_dump(mode="json", exclude_unset=True))
@@ -91,6 +102,7 @@ def _view(group: CapacityGroup, customer: Customer, use: repository.Use) -> Capa
         customer_id=customer.uid,
         customer=customer.name,
         cohort=group.cohort,
+        gpu_model=group.gpu_model,
         nominal_milli=group.nominal_milli,
         borrowing_limit_milli=group.borrowing_limit_milli,
         lending_limit_milli=group.lending_limit_milli,
@@ -100,6 +112,20 @@ def _view(group: CapacityGroup, customer: Customer, use: repository.Use) -> Capa
         waiting_milli=use.waiting_milli,
         created_at=group.created_at,
     )
+
+
+def _check_cohort(session: Session, cohort: str | None, gpu_model: str | None) -> None:
+    """What a cohort lends is of one model. Raises Conflict `capacity_cohort_model`."""
+    if cohort is None:
+        return
+    session.execute(select(func.pg_advisory_xact_lock(_COHORT_LOCK)))
+    other = session.scalar(select(CapacityGroup).where(CapacityGroup.cohort == cohort).limit(1))
+    if other is not None and words(other.gpu_model or "") != words(gpu_model or ""):
+        raise Conflict(
+            f"The groups of cohort {cohort!r} are of {other.gpu_model or 'any model'}, this one is of "
+            f"{gpu_model or 'any'}: groups of one cohort have the same GPU model.",
+            code="capacity_cohort_model",
+        )
 
 
 def _audit(

@@ -24,6 +24,7 @@ class CapacityGroup(Base):
     name: Mapped[str] = mapped_column(unique=True)
     customer_id: Mapped[int] = mapped_column(ForeignKey("customers.id"), index=True)
     cohort: Mapped[str | None]
+    gpu_model: Mapped[str | None]  # of all that is charged to it, and the same in the whole cohort; null: any
     nominal_milli: Mapped[int] = mapped_column(BigId)
     borrowing_limit_milli: Mapped[int | None] = mapped_column(BigId)
     lending_limit_milli: Mapped[int | None] = mapped_column(BigId)

@@ -69,7 +69,7 @@ class Admin:
         return next(self.list("capacity-groups", name=name), None)
 
     def create_capacity_group(self, fields: Json) -> Json:
-        """`name`, `customer` (its id), `nominal_milli`, and what else a group has."""
+        """`name`, `customer` (its id), `nominal_milli`, and what else a group has; `gpu_model` is for good."""
         return self._transport.post("/admin/capacity-groups", Json, fields)
 
     def change_capacity_group(self, group_id: str, changes: Json) -> Json:

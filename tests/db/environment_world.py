@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import select
 
+from api.allocations.request import RunOptions
 from api.allocations.tables import Allocation
 from api.clock import to_ms, utc_now
 from api.environments import hub_service, service
@@ -71,9 +72,9 @@ class World:
         wanted = EnvironmentCreate(**{"name": name, "image": "base", "gpus": 1, "gpu_model": "A100", **asked})
         return self.fleet.database.transact(lambda session: service.create(session, self.settings, self.caller, wanted))
 
-    def start(self, environment: Environment) -> None:
+    def start(self, environment: Environment, run: RunOptions | None = None) -> None:
         self.fleet.database.transact(
-            lambda session: service.start(session, self.settings, self.caller, environment.uid)
+            lambda session: service.start(session, self.settings, self.caller, environment.uid, run)
         )
 
     def stop(self, environment: Environment, *, delete: bool = False) -> None:

@@ -1,23 +1,29 @@
 """Capacity groups over HTTP: kept by administrators, seen by their customers, named by requests."""
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import uuid4
 
 import httpx
 import pytest
 from fastapi.testclient import TestClient
-from sqlalchemy import select
+from sqlalchemy import select, text
 
-from api.allocations.request import SchedulingOptions
+from api.allocations.request import RunOptions, SchedulingOptions
 from api.allocations.tables import Allocation
 from api.audit.tables import AuditEntry
+from api.capacity import service
+from api.capacity.schemas import CapacityGroupCreate
 from api.capacity.tables import CapacityGroup
 from api.db import Database
 from api.errors import Unprocessable
-from api.machines.tables import Host
+from api.machines.tables import Gpu, Host
+from api.principal import Principal, Role
 from scheduler.states import EndReason
 from tests.db.conftest import Person, Tenant
-from tests.db.fleet import Fleet
+from tests.db.environment_world import World
+from tests.db.fleet import H100, Fleet
+from tests.waiting import wait_for
 
 ADMIN = "/api/v1/admin/capacity-groups"
 CUSTOMER = "/api/v1/customer/capacity-groups"
@@ -75,8 +81,11 @@ def test_a_group_from_creation_to_removal(
 
 @pytest.mark.parametrize(
     "fields",
-    [{"nominal_milli": -1}, {"name": "two words"}, {"lending_limit_milli": 1.5}, {"cohort": ""}, {"owner": "me"}],
-)
+    [
+        {"nominal_milli": -1}, {"name": "two words"}, {"lending_limit_milli": 1.5}, {"cohort": ""}, {"owner": "me"},
+        {"gpu_model": ""}, {"gpu_model": "NVIDIA Tesla"}, {"gpu_model": "A100'; drop table hosts"},
+    ],
+)  # fmt: skip
 def test_bad_groups_are_refused(
     app_client: TestClient, admin: Person, tenant: Tenant, fields: dict[str, Any], database: Database
 ) -> None:
@@ -125,6 +134,103 @@ def test_what_a_cohort_may_lend_counts(
     fleet.submit(owner, gpus=most, capacity_group="gold")
     if most < 4:
         assert refusal(fleet, owner, gpus=most + 1, capacity_group="gold") == "capacity_group_exceeded"
+
+
+def test_a_cohort_is_of_one_model(app_client: TestClient, admin: Person, tenant: Tenant) -> None:
+    made = create(app_client, admin, tenant, cohort="pool", gpu_model="A100-80GB")
+    assert (made.status_code, made.json()["gpu_model"]) == (201, "A100-80GB")
+    assert create(app_client, admin, tenant, "same", cohort="pool", gpu_model="nvidia 80GB A100").status_code == 201
+    for model in ("A100", "H100", None):
+        refused = create(app_client, admin, tenant, "other", cohort="pool", gpu_model=model)
+        assert (refused.status_code, refused.json()["code"]) == (409, "capacity_cohort_model"), model
+    other = create(app_client, admin, tenant, "other", cohort="sea", gpu_model="H100").json()
+    anything = create(app_client, admin, tenant, "anything", cohort="lake").json()
+    for group in (other, anything):
+        moved = app_client.patch(f"{ADMIN}/{group['id']}", json={"cohort": "pool"}, headers=admin.headers)
+        assert (moved.status_code, moved.json()["code"]) == (409, "capacity_cohort_model")
+        assert app_client.get(f"{ADMIN}/{group['id']}", headers=admin.headers).json() == group
+    mixed = create(app_client, admin, tenant, "late", cohort="lake", gpu_model="H100")
+    assert (mixed.status_code, mixed.json()["code"]) == (409, "capacity_cohort_model")
+    for change in ({"cohort": "sea"}, {"cohort": "new"}, {"cohort": None}, {"nominal_milli": 1}):
+        changed = app_client.patch(f"{ADMIN}/{other['id']}", json=change, headers=admin.headers)
+        assert (changed.status_code, changed.json()["gpu_model"]) == (200, "H100"), change
+    for model in ("A100", None):
+        renamed = app_client.patch(f"{ADMIN}/{other['id']}", json={"gpu_model": model}, headers=admin.headers)
+        assert (renamed.status_code, renamed.json()["code"]) == (422, "validation"), "a model is for good"
+
+
+def test_two_models_do_not_meet_in_a_cohort_by_haste(
+    app_client: TestClient, admin: Person, tenant: Tenant, database: Database
+) -> None:
+    """While the first group of a cohort is not committed yet, the second one waits for it."""
+    someone = Principal(0, uuid4(), "admin", Role.ADMIN, None)
+    owner = tenant.customer.uid
+    first = CapacityGroupCreate(name="first", customer=owner, cohort="pool", nominal_milli=1, gpu_model="A100")
+    with ThreadPoolExecutor(1) as second, database.session() as session:
+        service.create(session, someone, first)
+        answer = second.submit(create, app_client, admin, tenant, cohort="pool", gpu_model="H100")
+        wait_for(lambda: answer.done() or _waits_for_a_lock(database), timeout_s=20, what="the second")
+        session.commit()
+    assert (answer.result().status_code, answer.result().json()["code"]) == (409, "capacity_cohort_model")
+
+
+def _waits_for_a_lock(database: Database) -> bool:
+    waiting = text("select exists (select from pg_locks where locktype = 'advisory' and not granted)")
+    with database.session() as session:
+        return bool(session.scalar(waiting))
+
+
+@pytest.mark.parametrize(
+    ("asked", "kept"),
+    [
+        ([], ["A100"]),
+        (["A100"], ["A100"]),
+        (["A100-80GB"], ["A100-80GB"]),
+        (["H100", "A100-SXM4"], ["A100-SXM4"]),
+        (["80GB"], ["80GB-A100"]),
+        (["H100"], None),
+        (["H100", "T4"], None),
+    ],
+)
+def test_what_is_charged_to_a_group_is_of_its_model(
+    app_client: TestClient, admin: Person, tenant: Tenant, fleet: Fleet, asked: list[str], kept: list[str] | None
+) -> None:
+    fleet.host("h2", model=H100)
+    fleet.price("H100")
+    create(app_client, admin, tenant, gpu_model="A100")
+    owner = (tenant.customer, tenant.workspace, tenant.owner.user)
+    if kept is None:
+        assert refusal(fleet, owner, gpu_models=asked, capacity_group="gold") == "capacity_group_model"
+    else:
+        allocation = fleet.submit(owner, gpu_models=asked, capacity_group="gold")
+        assert fleet.allocation(allocation.id).gpu_models == kept
+    create(app_client, admin, tenant, "any")
+    for group in ("any", None):
+        allocation = fleet.submit(owner, gpu_models=["H100"], capacity_group=group)
+        assert fleet.allocation(allocation.id).gpu_models == ["H100"]
+
+
+def test_an_environment_gets_the_model_of_the_group_that_it_is_started_in(fleet: Fleet, database: Database) -> None:
+    """What was asked for is kept as it was asked, for a start in another group."""
+    world = World.make(fleet, fleet.settings)
+    fleet.host("h2", model=H100, gpus=8)
+    fleet.price("H100")
+    owner_id = world.owner[0].id
+    groups = [
+        CapacityGroup(name=name, customer_id=owner_id, nominal_milli=8000, gpu_model=model)
+        for name, model in (("old", "A100"), ("new", "H100"))
+    ]
+    database.transact(lambda session: session.add_all(groups))
+    with pytest.raises(Unprocessable) as refused:
+        world.create(gpu_model="H100", capacity_group="old")
+    assert refused.value.code == "capacity_group_model"
+    lab = world.create(gpu_model=None, capacity_group="old")
+    assert (world.allocation(lab).gpu_models, world.allocation(lab).cpu_milli) == (["A100"], 8000), "the A100's share"
+    world.stop(lab)
+    world.start(lab, RunOptions(capacity_group="new"))
+    assert world.allocation(lab).gpu_models == ["H100"]
+    world.place()
+    assert world.fleet.open_device_rows()[0].gpu_id in {gpu.id for gpu in fleet.rows(Gpu) if gpu.model == H100}
 
 
 def test_a_priority_has_its_customers_ceiling(

@@ -17,6 +17,7 @@ from sqlalchemy import select, update
 from api.allocations.planner import AT_ONCE, WAITING, ControllerUnavailable, SocketPlanner
 from api.allocations.tables import Allocation
 from api.billing.journal import top_up
+from api.capacity.tables import CapacityGroup
 from api.db import Database
 from api.errors import TooManyRequests
 from api.machines.tables import Gpu, Host
@@ -189,6 +190,22 @@ def test_what_names_nothing_is_refused(
 ) -> None:
     answer = plan(app_client, tenant, **asked)
     assert (answer.status_code, answer.json()["code"]) == (422, code)
+
+
+def test_it_is_of_the_model_of_its_capacity_group(
+    app_client: TestClient, tenant: Tenant, fleet: Fleet, planner: AnsweringPlanner, database: Database
+) -> None:
+    fleet.host("h2", model=H100, gpus=1)
+    fleet.price("H100", micro=4 * DOLLAR)
+    group = CapacityGroup(name="gold", customer_id=tenant.customer.id, nominal_milli=4000, gpu_model="H100")
+    database.transact(lambda session: session.add(group))
+    told = planned(plan(app_client, tenant, capacity_group="gold"))
+    assert [cost["gpu_model"] for cost in told["costs"]] == [H100]
+    planned(plan(app_client, tenant, capacity_group="gold", gpu_models=["A100", "H100-80GB"]))
+    assert [asked.request.demand.models for asked in planner.asked] == [("H100",), ("H100-80GB",)]
+    for asked, code in (({"gpu_model": "A100"}, "capacity_group_model"), ({"gpus": 2}, "too_many_gpus")):
+        never = planned(plan(app_client, tenant, capacity_group="gold", **asked))
+        assert (never["when"], never["wait"]["code"]) == ("never", code)
 
 
 def test_without_a_controller_nobody_can_say(app_client: TestClient, tenant: Tenant, fleet: Fleet) -> None:

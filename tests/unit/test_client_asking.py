@@ -31,7 +31,7 @@ RESERVATION: dict[str, Any] = {
     "created_at": "2026-01-01T12:00:00Z", "cancelled_at": None,
 }  # fmt: skip
 GROUP: dict[str, Any] = {
-    "id": "g1", "name": "gold", "customer": "acme", "cohort": None, "nominal_milli": 2000,
+    "id": "g1", "name": "gold", "customer": "acme", "cohort": None, "gpu_model": "A100", "nominal_milli": 2000,
     "borrowing_limit_milli": None, "lending_limit_milli": 500, "held_milli": 460, "waiting_milli": 0,
 }  # fmt: skip
 
@@ -177,15 +177,21 @@ def test_a_capacity_group_is_made_and_changed(platform: Recorder) -> None:
     assert (refused.exit_code, "--customer" in refused.output) == (2, True), refused.output
     platform.answers["GET", "/admin/customers"] = {"items": [{"id": "c1", "name": "acme"}], "next_cursor": None}
     platform.answers["POST", "/admin/capacity-groups"] = GROUP
-    ran("admin", "capacity-group", "set", "gold", "--customer", "acme", "--nominal", "2", "--borrow", "none")
-    assert platform.sent[-1][2] == {
-        "name": "gold", "customer": "c1", "nominal_milli": 2000, "borrowing_limit_milli": None
-    }  # fmt: skip
+    new = ["admin", "capacity-group", "set", "gold", "--customer", "acme", "--nominal", "2"]
+    ran(*new, "--borrow", "none")
+    made = {"name": "gold", "customer": "c1", "nominal_milli": 2000}
+    assert platform.sent[-1][2] == made | {"borrowing_limit_milli": None}
+    ran(*new, "--gpu-model", "A100")
+    assert platform.sent[-1][2] == made | {"gpu_model": "A100"}
     platform.answers["GET", "/admin/capacity-groups"] = {"items": [GROUP], "next_cursor": None}
     platform.answers["PATCH", "/admin/capacity-groups/g1"] = GROUP
     said = ran("admin", "capacity-group", "set", "gold", "--lend", "0.5", "--no-reclaim")
     assert platform.sent[-1][2] == {"reclaim_within_cohort": False, "lending_limit_milli": 500}
-    assert all(word in said for word in ("gold", "acme", "none", "0.5", "0.46"))
+    assert all(word in said for word in ("gold", "acme", "A100", "none", "0.5", "0.46"))
+    ran("admin", "capacity-group", "set", "gold", "--nominal", "3", "--gpu-model", "A100")
+    assert platform.sent[-1][2] == {"nominal_milli": 3000}
+    refused = run("admin", "capacity-group", "set", "gold", "--nominal", "4", "--gpu-model", "H100")
+    assert (refused.exit_code, "for good" in refused.output, platform.sent[-1][0]) == (2, True, "GET"), refused.output
 
 
 def test_machines_and_customers_are_changed(platform: Recorder) -> None:

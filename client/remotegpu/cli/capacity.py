@@ -35,6 +35,13 @@ def _customer(client: Client, name: str) -> str:
     return str(found["id"])
 
 
+def _check_model(group: Json, gpu_model: str | None) -> None:
+    """Said again it may be, but not another one."""
+    if gpu_model not in (None, group["gpu_model"]):
+        is_of = group["gpu_model"] or "any model"
+        raise typer.BadParameter(f"{group['name']!r} is of {is_of} for good: make another group for {gpu_model}")
+
+
 def _limit(milli: int | None) -> str:
     return _UNLIMITED if milli is None else gpus(milli)
 
@@ -46,6 +53,10 @@ def set_group(
     nominal: Annotated[str | None, typer.Option("--nominal", help="GPUs that are its own, as 8 or 0.5.")] = None,
     customer: Annotated[str | None, typer.Option("--customer", help="Whose it is; needed for a new one.")] = None,
     cohort: Annotated[str | None, typer.Option("--cohort", help="Groups of one cohort lend to each other.")] = None,
+    gpu_model: Annotated[
+        str | None,
+        typer.Option("--gpu-model", help="Of all that is charged to it, as A100; only for a new one. Default: any."),
+    ] = None,
     borrow: Annotated[
         str | None, typer.Option("--borrow", help="GPUs beyond its own at most, or none: no limit.")
     ] = None,
@@ -75,12 +86,14 @@ def set_group(
     with connected(context) as client:
         found = client.admin.find_capacity_group(name)
         if found is not None:
+            _check_model(found, gpu_model)
             changed = client.admin.change_capacity_group(found["id"], changes)
         elif customer is None or nominal is None:
             raise typer.BadParameter(f"{name!r} is new: say whose it is and what is its own, --customer and --nominal")
         else:
             whose = _customer(client, customer)
-            changed = client.admin.create_capacity_group({"name": name, "customer": whose, **changes})
+            model = {"gpu_model": gpu_model} if gpu_model is not None else {}
+            changed = client.admin.create_capacity_group({"name": name, "customer": whose, **model, **changes})
         print_json(changed) if as_json else _print([changed])
 
 
@@ -101,12 +114,13 @@ def remove_group(context: typer.Context, name: Name, as_json: JsonFlag = False) 
 
 
 def _print(groups: list[Json]) -> None:
-    titles = ["NAME", "CUSTOMER", "COHORT", "NOMINAL", "BORROWS", "LENDS", "HELD", "WAITING"]
+    titles = ["NAME", "CUSTOMER", "COHORT", "MODEL", "NOMINAL", "BORROWS", "LENDS", "HELD", "WAITING"]
     rows = [
         (
             group["name"],
             group["customer"],
             group["cohort"],
+            group["gpu_model"],
             gpus(group["nominal_milli"]),
             _limit(group["borrowing_limit_milli"]),
             _limit(group["lending_limit_milli"]),
