@@ -5,7 +5,7 @@ from enum import StrEnum
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scheduler.states import (
@@ -54,6 +54,7 @@ def test_a_task_ends_in_four_ways_and_starts_blocked_or_queued() -> None:
     assert {state for state, following in TASK.items() if _T.QUEUED in following} == {_T.BLOCKED, _T.STOPPING}
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_what_a_host_has_begun_ends_only_once_it_is_stopped(data: st.DataObject) -> None:
     """Whatever way a task takes, its command runs after a start, and an end after a start comes after `stopping`."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from api.tasks.graph import Condition, Verdict, consequences, find_cycle, judge
@@ -33,6 +33,7 @@ def test_a_cycle_is_named(parents: dict[str, list[str]], cycle: tuple[str, ...] 
     assert find_cycle(parents) == cycle
 
 
+@settings(deadline=None)
 @given(GRAPHS, st.randoms(use_true_random=False))
 def test_a_cycle_is_found_if_there_is_one_whatever_the_order(
     parents: dict[str, set[str]], chance: random.Random
@@ -112,6 +113,7 @@ def undecided(graph: Mapping[int, Mapping[int, Condition]], states: Mapping[int,
     return [t for t, s in states.items() if s is _T.BLOCKED and judge(graph[t], states) is not _V.WAIT]
 
 
+@settings(deadline=None)
 @given(acyclic(), st.randoms(use_true_random=False))
 def test_every_task_comes_to_an_end(graph: dict[int, dict[int, Condition]], chance: random.Random) -> None:
     """Tasks run and end in any order and way: nothing starts too early, and nothing is left blocked."""

@@ -3,7 +3,7 @@
 from itertools import product
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from api.tasks.outcome import Outcome, outcome_of
@@ -50,6 +50,7 @@ def test_only_exit_code_zero_of_a_command_that_ended_by_itself_is_success() -> N
         assert (outcome.state is _T.SUCCEEDED) == (end is _E.EXITED and code == 0)
 
 
+@settings(deadline=None)
 @given(st.sampled_from([*_E]), st.sampled_from([0, 1, None]), st.integers(1, 200), st.booleans())
 def test_it_comes_to_an_end_and_never_goes_on_against_its_owners_wish(
     end: AttemptEnd, code: int | None, attempts: int, cancelled: bool

@@ -5,7 +5,7 @@ import re
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from api.tasks.array import ARRAY, MAX_ELEMENTS, Array, parse_array
@@ -46,6 +46,7 @@ def test_what_is_no_size(text: str) -> None:
         size_bytes(text)
 
 
+@settings(deadline=None)
 @given(st.from_regex(SIZE, fullmatch=True), st.from_regex(DURATION, fullmatch=True))
 def test_the_command_line_reads_them_alike(size: str, duration: str) -> None:
     assert size_bytes(size) == parse_memory(size)
@@ -97,6 +98,7 @@ def test_what_is_no_array(text: str, said: str) -> None:
         parse_array(text)
 
 
+@settings(deadline=None)
 @given(st.sets(st.integers(0, 300), min_size=1), st.randoms(use_true_random=False))
 def test_an_array_has_the_elements_that_it_names(indices: set[int], chance: random.Random) -> None:
     listed = sorted(indices)
@@ -109,6 +111,7 @@ def test_an_array_has_the_elements_that_it_names(indices: set[int], chance: rand
     assert all(before[1] + 1 < after[0] for before, after in pairwise(array.ranges))
 
 
+@settings(deadline=None)
 @given(PIECES.map("".join))
 def test_nothing_else_is_raised_and_the_patterns_say_what_is_refused(text: str) -> None:
     for pattern, parse in ((ARRAY, parse_array), (DURATION, duration_s), (SIZE, size_bytes)):
