@@ -2,7 +2,7 @@
 
 import base64
 import binascii
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Annotated, Any, Generic, TypeVar
@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 
 from fastapi import Query, Response
 from pydantic import BaseModel
-from sqlalchemy import ColumnElement, DateTime, Select, Text, bindparam, cast, func, literal_column
+from sqlalchemy import ColumnElement, DateTime, Row, Select, Text, bindparam, cast, func, literal_column
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from api.db import Database
@@ -60,6 +60,24 @@ def page_rows(
     more = len(rows) > limit
     rows = rows[:limit]
     return rows, encode_cursor(rows[-1].page_key) if more else None
+
+
+def page_of(
+    database: Database,
+    query: Select[*tuple[Any, ...]],
+    view: Callable[[Row[Any]], Item],
+    *,
+    key: InstrumentedAttribute[int] | ColumnElement[int],
+    cursor: str | None,
+    limit: int,
+) -> Page[Item]:
+    """As `page_rows` has them, each row in `view`."""
+
+    def work(session: Session) -> Page[Item]:
+        rows, following = page_rows(session, query, key=key, cursor=cursor, limit=limit)
+        return Page(items=[view(row) for row in rows], next_cursor=following)
+
+    return database.transact(work)
 
 
 class _Fragments:

@@ -7,11 +7,10 @@ from uuid import UUID
 from fastapi import APIRouter, Query
 from pydantic import AwareDatetime, BaseModel
 from sqlalchemy import select
-from sqlalchemy.orm import Session
 
 from api.audit.tables import AuditEntry
 from api.deps import DatabaseDep
-from api.pagination import CursorQuery, LimitQuery, Page, page_rows
+from api.pagination import CursorQuery, LimitQuery, Page, page_of
 from api.problems import problems
 from api.tenants.tables import Customer
 from api.text import ShortText
@@ -53,12 +52,9 @@ def list_entries(
         query = query.where(AuditEntry.at >= since)
     if until is not None:
         query = query.where(AuditEntry.at < until)
-
-    def work(session: Session) -> Page[AuditView]:
-        rows, following = page_rows(session, query, key=AuditEntry.id, cursor=cursor, limit=limit)
-        return Page(items=[_view(row.AuditEntry, row.uid) for row in rows], next_cursor=following)
-
-    return database.transact(work)
+    return page_of(
+        database, query, lambda row: _view(row.AuditEntry, row.uid), key=AuditEntry.id, cursor=cursor, limit=limit
+    )
 
 
 def _view(entry: AuditEntry, customer_uid: UUID | None) -> AuditView:

@@ -27,7 +27,7 @@ from api.clock import utc_now
 from api.deps import DatabaseDep, PrincipalDep
 from api.errors import NotFound, Unprocessable
 from api.idempotency.once import OnceDep
-from api.pagination import CursorQuery, LimitQuery, Page, page_rows
+from api.pagination import CursorQuery, LimitQuery, Page, page_of
 from api.problems import problems
 from api.tenants.tables import Customer
 
@@ -43,13 +43,8 @@ ToQuery = Annotated[AwareDatetime | None, Query(alias="to", description="Exclusi
 @router.get("/admin/prices", responses=problems(400))
 def list_prices(database: DatabaseDep, limit: LimitQuery = 50, cursor: CursorQuery = None) -> Page[PriceOut]:
     """Every price version, newest first."""
-
-    def work(session: Session) -> Page[PriceOut]:
-        key = PriceVersion.__table__.c.id
-        rows, next_cursor = page_rows(session, select(PriceVersion), key=key, cursor=cursor, limit=limit)
-        return Page(items=[service.price_view(row[0]) for row in rows], next_cursor=next_cursor)
-
-    return database.transact(work)
+    query, key = select(PriceVersion), PriceVersion.__table__.c.id
+    return page_of(database, query, lambda row: service.price_view(row[0]), key=key, cursor=cursor, limit=limit)
 
 
 @router.post("/admin/prices", status_code=201, responses=problems(409))

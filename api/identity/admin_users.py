@@ -13,7 +13,7 @@ from api.identity import disabling, users
 from api.identity.schemas import AdminCreate, UserView, UserWithPassword
 from api.identity.tables import User
 from api.identity.users import FirstPassword
-from api.pagination import CursorQuery, LimitQuery, Page, page_rows
+from api.pagination import CursorQuery, LimitQuery, Page, page_of
 from api.principal import Role
 from api.problems import problems
 from api.tenants.tables import Customer
@@ -39,12 +39,8 @@ def list_users(
         query = query.where(Customer.uid == customer_id)
     if username is not None:
         query = query.where(User.username == username)
-
-    def work(session: Session) -> Page[UserView]:
-        rows, following = page_rows(session, query, key=User.id, cursor=cursor, limit=limit)
-        return Page(items=[users.joined_view(row.User, row.Customer) for row in rows], next_cursor=following)
-
-    return database.transact(work)
+    view = users.joined_view
+    return page_of(database, query, lambda row: view(row.User, row.Customer), key=User.id, cursor=cursor, limit=limit)
 
 
 @router.post("", status_code=201, responses=problems(409))

@@ -17,7 +17,7 @@ from api.deps import DatabaseDep, PrincipalDep
 from api.errors import Conflict, NotFound
 from api.idempotency.once import OnceDep
 from api.images.tables import Image
-from api.pagination import CursorQuery, LimitQuery, Page, page_rows
+from api.pagination import CursorQuery, LimitQuery, Page, page_of
 from api.principal import Principal
 from api.problems import problems
 
@@ -116,9 +116,7 @@ def change_image(image_id: UUID, body: ImagePatch, database: DatabaseDep, princi
 
 
 def _page(database: Database, query: Select[Image], limit: int, cursor: str | None) -> Page[ImageOut]:
-    with database.session() as session:
-        rows, following = page_rows(session, query, key=Image.id, cursor=cursor, limit=limit)
-    return Page(items=[_out(row.Image) for row in rows], next_cursor=following)
+    return page_of(database, query, lambda row: _out(row.Image), key=Image.id, cursor=cursor, limit=limit)
 
 
 def _out(image: Image) -> ImageOut:

@@ -5,12 +5,11 @@ from uuid import UUID
 
 from fastapi import APIRouter, Query
 from sqlalchemy import select
-from sqlalchemy.orm import Session
 
 from api.deps import DatabaseDep, PrincipalDep
 from api.idempotency.once import OnceDep
 from api.identity.users import FirstPassword
-from api.pagination import CursorQuery, LimitQuery, Page, page_rows
+from api.pagination import CursorQuery, LimitQuery, Page, page_of
 from api.problems import problems
 from api.tenants import customers, platform_settings
 from api.tenants.schemas import (
@@ -41,12 +40,9 @@ def list_customers(
         query = query.where(Customer.name == name)
     if disabled is not None:
         query = query.where(Customer.disabled_at.is_not(None) if disabled else Customer.disabled_at.is_(None))
-
-    def work(session: Session) -> Page[CustomerView]:
-        rows, following = page_rows(session, query, key=Customer.id, cursor=cursor, limit=limit)
-        return Page(items=[customers.view(row.Customer) for row in rows], next_cursor=following)
-
-    return database.transact(work)
+    return page_of(
+        database, query, lambda row: customers.view(row.Customer), key=Customer.id, cursor=cursor, limit=limit
+    )
 
 
 @router.post("/customers", status_code=201, responses=problems(409))

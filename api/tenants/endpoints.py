@@ -13,7 +13,7 @@ from api.identity import disabling, users
 from api.identity.schemas import UserView, UserWithPassword
 from api.identity.tables import User
 from api.identity.users import FirstPassword
-from api.pagination import CursorQuery, LimitQuery, Page, page_rows
+from api.pagination import CursorQuery, LimitQuery, Page, page_of, page_rows
 from api.problems import problems
 from api.tenants import customers, invitations, platform_settings, workspaces
 from api.tenants.schemas import (
@@ -129,12 +129,7 @@ def list_workspaces(
 ) -> Page[WorkspaceView]:
     """The customer's workspaces, newest first."""
     query = select(Workspace).where(Workspace.customer_id == principal.tenant_id)
-
-    def work(session: Session) -> Page[WorkspaceView]:
-        rows, following = page_rows(session, query, key=Workspace.id, cursor=cursor, limit=limit)
-        return Page(items=[_workspace(row.Workspace) for row in rows], next_cursor=following)
-
-    return database.transact(work)
+    return page_of(database, query, lambda row: _workspace(row.Workspace), key=Workspace.id, cursor=cursor, limit=limit)
 
 
 @router.post("/customer/workspaces", status_code=201, responses=problems(409))
