@@ -204,15 +204,19 @@ def test_cpu_and_memory_count_as_devices_do() -> None:
     assert eta(there, 1) == (110, "limits")
 
 
-def test_it_stays_where_less_is_in_its_way_whatever_estimates_say() -> None:
-    """Else what ends where it waits would be given to others, and it might never start."""
+def waiting_at_the_first() -> EngineWorld:
+    """For a host whose two devices are expected to be free sooner than those of the other."""
     there = world(TWO, host(2, A100, A100))
-    for number, gpu_id in enumerate((10, 11)):
-        there.run(10 + number, (1, gpu_id), since_s=100)
-    for number, gpu_id in enumerate((20, 21)):
-        there.run(20 + number, (2, gpu_id), since_s=500)
+    for gpu_id, since_s in ((10, 100), (11, 100), (20, 500), (21, 500)):
+        there.run(gpu_id, (gpu_id // 10, gpu_id), since_s=since_s)
     there.submit(1, gpus=2)
     there.decide()
+    return there
+
+
+def test_it_stays_where_less_is_in_its_way_whatever_estimates_say() -> None:
+    """Else what ends where it waits would be given to others, and it might never start."""
+    there = waiting_at_the_first()
     assert eta(there, 1) == (100, "estimate")
     there.gone(20)
     there.gone(21)
@@ -227,26 +231,14 @@ def test_it_stays_where_less_is_in_its_way_whatever_estimates_say() -> None:
 
 
 def test_it_moves_to_where_less_is_in_its_way() -> None:
-    there = world(TWO, host(2, A100, A100))
-    for number, gpu_id in enumerate((10, 11)):
-        there.run(10 + number, (1, gpu_id), since_s=100)
-    for number, gpu_id in enumerate((20, 21)):
-        there.run(20 + number, (2, gpu_id), since_s=500)
-    there.submit(1, gpus=2)
-    there.decide()
+    there = waiting_at_the_first()
     there.gone(20)
     there.gone(21)
     assert there.starts() == [1]
 
 
 def test_it_leaves_a_place_that_is_lost() -> None:
-    there = world(TWO, host(2, A100, A100))
-    for number, gpu_id in enumerate((10, 11)):
-        there.run(10 + number, (1, gpu_id), since_s=100)
-    for number, gpu_id in enumerate((20, 21)):
-        there.run(20 + number, (2, gpu_id), since_s=500)
-    there.submit(1, gpus=2)
-    there.decide()
+    there = waiting_at_the_first()
     there.set_host(replace(TWO, why_not="it is draining"))
     there.decide()
     assert eta(there, 1) == (500, "estimate")
