@@ -17,13 +17,13 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from api.billing.verify import check
 from api.db import Database
 from deploy.health import call_daemon
 from deploy.instance import Instance, load
 from deploy.programs import daemon_name, database_url
 from deploy.supervisor import Supervisor
 from node.daemon.engine import HOST_LABEL
+from tests.e2e.books import assert_books
 from tests.e2e.commands import Customer, Person
 from tests.e2e.conftest import Platform
 from tests.e2e.tenant import TenantContainer, container_of, containers_of
@@ -34,10 +34,6 @@ Json = dict[str, Any]
 _BACK_S = 180.0
 _START_S = 240.0
 _MICRO_PER_MS = 1000  # at the fixtures' price, one unit of currency per second
-_OVERLAPS = """
-select count(*) from allocation_devices a join allocation_devices b on a.ctid < b.ctid and a.gpu_id = b.gpu_id
-where a.period && b.period and int4range(a.milli_from, a.milli_to) && int4range(b.milli_from, b.milli_to)
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,17 +205,6 @@ def jupyter_answers(world: World) -> bool:
     except httpx.HTTPError:
         return False
     return answer.status_code == 200 and "version" in answer.text
-
-
-def assert_books(instance: Instance) -> None:
-    """The journal balances and every charge is what was proven; no device has two owners."""
-    database = Database(database_url(instance), pool_size=1)
-    try:
-        with database.session() as session:
-            assert check(session) == []
-            assert session.scalar(text(_OVERLAPS)) == 0
-    finally:
-        database.close()
 
 
 def rows(instance: Instance, query: str, **values: object) -> list[Any]:
