@@ -29,13 +29,8 @@ def connect(address: str, *, namespace: str, token_file: Path, timeout_s: float 
     Raises:
         RayUnavailableError: no head answered in time, or it refused us.
     """
-    os.environ.update(environment(token_file=token_file))
-    # Ray read its variables when it was imported, and keeps the first token that it finds.
-    Config.initialize("")
-    AuthenticationTokenLoader.instance().reset_cache()
-    _await_listener(address, timeout_s)
+    open_head(address, token_file=token_file, timeout_s=timeout_s)  # first: ray.init would try a wrong token for 40 s
     try:
-        GcsClient(address=address)  # asked first: ray.init would try a wrong token for 40 s
         ray.init(
             address=address,
             namespace=namespace,
@@ -43,17 +38,38 @@ def connect(address: str, *, namespace: str, token_file: Path, timeout_s: float 
             configure_logging=False,
             ignore_reinit_error=False,
         )
+    except (RuntimeError, ConnectionError, RayError) as error:
+        raise _refused(address, error) from error
+    return str(ray.get_runtime_context().get_node_id())
+
+
+def open_head(address: str, *, token_file: Path, timeout_s: float) -> GcsClient:
+    """A client of the head alone, with the platform's token, which this process has from now on.
+
+    Raises:
+        RayUnavailableError: no head answered in time, or it refused us.
+    """
+    os.environ.update(environment(token_file=token_file))
+    # Ray read its variables when it was imported, and keeps the first token that it finds.
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
+    _await_listener(address, timeout_s)
+    try:
+        return GcsClient(address=address)
     except AuthenticationError as error:
         raise RayUnavailableError(f"Ray at {address} refused our token ({token_file})") from error
     except (RuntimeError, ConnectionError, RayError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise RayUnavailableError(f"Ray at {address} refused the connection: {reason}") from error
-    return str(ray.get_runtime_context().get_node_id())
+        raise _refused(address, error) from error
 
 
 def disconnect() -> None:
     """Detached groups and actors stay. Idempotent."""
     ray.shutdown()
+
+
+def _refused(address: str, error: Exception) -> RayUnavailableError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return RayUnavailableError(f"Ray at {address} refused the connection: {reason}")
 
 
 def _await_listener(address: str, timeout_s: float) -> None:

@@ -62,14 +62,24 @@ def up(
         str | None, typer.Option(help="The Hub's database, if not beside the platform's.")
     ] = None,
     ray_address: Annotated[str | None, typer.Option(help="HOST:PORT of a Ray head that is there already.")] = None,
+    ray_token_file: Annotated[str | None, typer.Option(help="The file with that head's token.")] = None,
+    ray_dashboard_url: Annotated[
+        str | None, typer.Option(help="Where this machine reaches that head's dashboard, as in http://HOST:8265.")
+    ] = None,
     docker_host: Annotated[
         str | None, typer.Option(envvar="DOCKER_HOST", help="As in unix:///var/run/docker.sock.")
     ] = None,
     base_image: Annotated[str | None, typer.Option(help="Image to build environments on, pulled if need be.")] = None,
     tls_cert: Text = None,
     tls_key: Text = None,
+    tls_ca: Annotated[
+        str | None, typer.Option(help="Who signed the certificate, where machines do not know it: a PEM file.")
+    ] = None,
 ) -> None:
-    """Set up what is missing, start everything, and print where to go. Options are remembered."""
+    """Set up what is missing, start everything, and print where to go.
+
+    Options are remembered; an empty one, as in --ray-address "", goes back to the default.
+    """
     options = {key: value for key, value in locals().items() if key != "data_dir"}
     with _reported():
         _as_root("up")

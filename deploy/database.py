@@ -6,6 +6,7 @@ import psycopg
 from psycopg import sql
 from sqlalchemy import select
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
 from api.db import Database
 from api.identity.bootstrap import ensure_admin
@@ -14,12 +15,31 @@ from api.images.catalogue import seed
 from api.migrations.migrate import NewerSchemaError, migrate
 from api.principal import Role
 from deploy.instance import REPOSITORY, Instance
-from deploy.programs import database_url, embedded_postgres, hub_database_url
+from deploy.programs import database_url, embedded_postgres, hub_database_url, sqlalchemy_url
 from deploy.progress import StepError
 from deploy.secrets import new_password, write_secret
 
 _PASSWORD = "admin_password"
+_OLDEST = 15  # version of PostgreSQL
 CATALOGUE = REPOSITORY / "images" / "catalogue.yaml"
+
+
+def check_urls(instance: Instance) -> None:
+    """The external databases are named as they must be.
+
+    Raises:
+        StepError: one is not.
+    """
+    for option, url in (("--database-url", instance.database_url), ("--hub-database-url", instance.hub_database_url)):
+        if not url:
+            continue
+        try:
+            parsed = make_url(sqlalchemy_url(url))
+        except ArgumentError:
+            parsed = None
+        # What it says is not repeated: it may hold a password.
+        if parsed is None or parsed.drivername != "postgresql+psycopg" or not parsed.database:
+            raise StepError(f"{option} can't be used: give it as postgresql://USER:PASSWORD@HOST:PORT/DATABASE")
 
 
 def migrate_databases(instance: Instance) -> None:
@@ -74,13 +94,26 @@ def first_password(instance: Instance) -> str | None:
 
 
 def _ensure_external(url: str, name: str) -> None:
-    """Create a database on a server that is not ours, if it is not there and we may."""
+    """Create a database on a server that is not ours, if it is not there and we may.
+
+    Raises:
+        StepError: the server is too old, or we may not.
+    """
     target = make_url(url).set(drivername="postgresql")
     try:
-        psycopg.connect(target.render_as_string(hide_password=False), connect_timeout=5).close()
+        with psycopg.connect(target.render_as_string(hide_password=False), connect_timeout=5) as connection:
+            version = connection.info.server_version
+            if version < _OLDEST * 10_000:
+                raise StepError(f"the server is PostgreSQL {version // 10_000}: {_OLDEST} or later is needed")
     except psycopg.OperationalError as error:
-        if "does not exist" not in str(error):
+        if f'database "{name}" does not exist' not in str(error):
             raise
         maintenance = target.set(database="postgres").render_as_string(hide_password=False)
-        with psycopg.connect(maintenance, connect_timeout=5, autocommit=True) as connection:
-            connection.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
+        try:
+            with psycopg.connect(maintenance, connect_timeout=5, autocommit=True) as connection:
+                connection.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
+        except psycopg.Error as refused:
+            raise StepError(
+                f"there is no database {name} on the server, and it can't be made ({str(refused).strip()}): "
+                f"create it, owned by {target.username}, or name others with --database-url and --hub-database-url"
+            ) from refused

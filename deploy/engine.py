@@ -60,6 +60,15 @@ def start_with_systemd() -> bool:
     return True
 
 
+def on_this_machine(host: str) -> bool:
+    return host.startswith("unix://")
+
+
+def can_be_started(host: str) -> bool:
+    """Whether there could be an engine of our own: where one answers already, no `dockerd` need be installed."""
+    return on_this_machine(host) and _dockerd() is not None
+
+
 def daemon_command(host: str, directory: Path) -> list[str]:
     """`dockerd` in the foreground. Containers keep running while it is away.
 
@@ -68,11 +77,11 @@ def daemon_command(host: str, directory: Path) -> list[str]:
     Raises:
         StepError: the host is not a Unix socket, or there is no `dockerd`.
     """
-    if not host.startswith("unix://"):
+    if not on_this_machine(host):
         raise StepError(
             f"the Docker host {host} does not answer, and only an engine on this machine can be started: start it there"
         )
-    program = shutil.which("dockerd", path=search_path())
+    program = _dockerd()
     if program is None:
         raise StepError("dockerd is not installed. Run as root: apt-get install docker.io")
     command = [program, "--live-restore", "--host", host, "--log-level", "warn"]
@@ -82,6 +91,10 @@ def daemon_command(host: str, directory: Path) -> list[str]:
             "--pidfile", str(directory / "docker.pid"), "--bridge", "none",
         ]  # fmt: skip
     return command
+
+
+def _dockerd() -> str | None:
+    return shutil.which("dockerd", path=search_path())
 
 
 def remember_started(instance: Instance) -> None:

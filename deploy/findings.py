@@ -15,7 +15,7 @@ from api.billing.verify import check as verify_ledger
 from api.db import Database
 from api.migrations.migrate import NewerSchemaError, check_schema
 from deploy.apt_sources import distribution_source
-from deploy.engine import Engine
+from deploy.engine import Engine, on_this_machine
 from deploy.instance import Instance
 from deploy.packages import missing_packages, search_path
 from deploy.ports import conflicts
@@ -39,7 +39,8 @@ class Finding:
 
 
 def packages(instance: Instance) -> Finding:
-    missing = missing_packages(docker_external=Engine(instance.docker_host).version() is not None)
+    external = not on_this_machine(instance.docker_host) or Engine(instance.docker_host).version() is not None
+    missing = missing_packages(docker_external=external)
     if missing:
         return Finding("packages", f"missing: {', '.join(missing)}", f"as root: apt-get install {' '.join(missing)}")
     return Finding("packages", "all there")

@@ -18,6 +18,7 @@ DEFAULT_DATA = Path("/var/lib/remotegpu")
 DEFAULT_SIMULATION = "2x4:A100-80GB"
 REPOSITORY = Path(__file__).resolve().parent.parent
 RAY_PORTS = 120
+_FILES = ("ray_token_file", "tls_cert", "tls_key", "tls_ca")
 _SOCKET_PATH_LIMIT = 40  # Ray puts sockets with names of up to 65 characters below DATA; the kernel's limit is 107
 
 
@@ -40,10 +41,13 @@ class Instance:
     database_url: str | None = None
     hub_database_url: str | None = None
     ray_address: str | None = None
+    ray_token_file: str | None = None
+    ray_dashboard_url: str | None = None
     docker_host: str = "unix:///var/run/docker.sock"
     base_image: str | None = None
     tls_cert: str | None = None
     tls_key: str | None = None
+    tls_ca: str | None = None  # who signed the certificate, where machines do not know it
 
     @property
     def secrets(self) -> Path:
@@ -68,6 +72,11 @@ class Instance:
     @property
     def ray(self) -> Path:
         return self.data / "ray"
+
+    @property
+    def authorities(self) -> Path:
+        """Whom the Hub trusts, where `tls_ca` is named."""
+        return self.run / "authorities.pem"
 
     @property
     def hostlink(self) -> Path:
@@ -131,18 +140,19 @@ class Instance:
 
 
 def load(data: Path, **changes: Any) -> Instance:  # Any: values of the fields of Instance, None for "as it was"
-    """The stored installation below `data`, or the defaults, with `changes` applied.
+    """The stored installation below `data`, or the defaults, with `changes` applied: an empty one is the default again.
 
     Raises:
         StepError: the file is damaged, or the path is too long.
     """
     data = data.resolve()
+    address = primary_address()
     if len(str(data)) > _SOCKET_PATH_LIMIT:
         raise StepError(
             f"the path {data} is longer than {_SOCKET_PATH_LIMIT} characters, too long for Unix sockets below it: "
             "choose a shorter --data-dir"
         )
-    stored: dict[str, Any] = {"address": primary_address()}
+    stored: dict[str, Any] = {"address": address}
     try:
         stored = json.loads((data / "instance.json").read_text())
     except FileNotFoundError:
@@ -151,9 +161,14 @@ def load(data: Path, **changes: Any) -> Instance:  # Any: values of the fields o
         raise StepError(
             f"{data}/instance.json is damaged ({error}): remove it and give `up` its options again"
         ) from error
-    known = {field.name for field in dataclasses.fields(Instance)}
-    fields = {key: value for key, value in stored.items() if key in known}
-    fields |= {key: value for key, value in changes.items() if value is not None}
+    defaults = {field.name: field.default for field in dataclasses.fields(Instance)} | {"address": address}
+    fields = {key: value for key, value in stored.items() if key in defaults}
+    for key, value in changes.items():
+        if value == "":
+            fields[key] = defaults[key]
+        elif value is not None:
+            # The programs run in another directory than `up`.
+            fields[key] = str(Path(value).resolve()) if key in _FILES else value
     fields["data"] = data
     return Instance(**fields)
 

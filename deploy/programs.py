@@ -3,7 +3,8 @@
 import os
 import sys
 from collections.abc import Iterable
-from urllib.parse import urlsplit, urlunsplit
+
+from sqlalchemy.engine import make_url
 
 from deploy.engine import daemon_command
 from deploy.hub_proxy import proxy_program
@@ -34,8 +35,7 @@ def hub_database_url(instance: Instance) -> str:
     server = embedded_postgres(instance)
     if server:
         return server.url(HUB_DATABASE)
-    parts = urlsplit(database_url(instance))
-    return urlunsplit(parts._replace(path=f"/{HUB_DATABASE}"))
+    return make_url(database_url(instance)).set(database=HUB_DATABASE).render_as_string(hide_password=False)
 
 
 def sqlalchemy_url(url: str) -> str:
@@ -105,6 +105,8 @@ def hub_environment(instance: Instance) -> dict[str, str]:
         "REMOTEGPU_HUB_DIR": str(instance.hub),
         "REMOTEGPU_PROXY_COMMAND": str(proxy_program()),
     }
+    if instance.tls_ca:  # the Hub asks the platform at its public address who signs in
+        environment["SSL_CERT_FILE"] = str(instance.authorities)
     return environment | _tls(instance)
 
 
@@ -125,7 +127,7 @@ def platform_environment(instance: Instance) -> dict[str, str]:
         "REMOTEGPU_INTERNAL_URL": instance.internal_url,
         "REMOTEGPU_HOSTLINK_SOCKET": str(instance.hostlink),
         "REMOTEGPU_RAY_ADDRESS": instance.ray_cluster_address,
-        "REMOTEGPU_RAY_DASHBOARD_URL": f"http://127.0.0.1:{instance.ray_dashboard_port}",
+        "REMOTEGPU_RAY_DASHBOARD_URL": _ray_dashboard_url(instance),
         "REMOTEGPU_IMAGES_CATALOGUE": str(REPOSITORY / "images" / "catalogue.yaml"),
         "REMOTEGPU_SIMULATED": "true" if instance.simulate else "false",
         "RAY_AUTH_MODE": "token",
@@ -134,6 +136,13 @@ def platform_environment(instance: Instance) -> dict[str, str]:
         "HOME": str(instance.run),
     }
     return environment | _tls(instance)
+
+
+def _ray_dashboard_url(instance: Instance) -> str:
+    """Empty where nobody has said it: what listens on the usual port here is not to be told the token."""
+    if instance.ray_address:
+        return instance.ray_dashboard_url or ""
+    return f"http://127.0.0.1:{instance.ray_dashboard_port}"
 
 
 def host_programs(instance: Instance, hosts: Iterable[str]) -> list[Program]:

@@ -31,14 +31,19 @@ def write_secret(directory: Path, name: str, value: str) -> bool:
     target = directory / name
     if target.exists() and target.stat().st_size > 0:
         return False
+    replace_secret(directory, name, value)
+    return True
+
+
+def replace_secret(directory: Path, name: str, value: str) -> None:
+    """Write a secret over the one that was there. It appears whole or not at all."""
     temporary = directory / f".{name}.{os.getpid()}"
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w") as file:
         file.write(value)
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(target)
-    return True
+    temporary.replace(directory / name)
 
 
 def new_password() -> str:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 
 from api.internal.pki import ensure_pki
 from deploy import health
-from deploy.database import migrate_databases, seed_database
+from deploy.database import check_urls, migrate_databases, seed_database
+from deploy.engine import can_be_started
 from deploy.hosts import ensure_local_hosts
 from deploy.instance import DEFAULT_SIMULATION, Instance
 from deploy.leftovers import end_leftovers
@@ -31,9 +32,10 @@ from deploy.programs import (
     postgres_program,
 )
 from deploy.progress import StepError, step
-from deploy.ray_head import ray_head_program
+from deploy.ray_head import check_external_head, ray_head_program, take_token
 from deploy.secrets import ensure_secrets
 from deploy.supervisor import Program, Supervisor
+from deploy.tls import check_certificate, write_authorities
 
 _READY_S = 180  # a raylet on a machine that is busy takes its time
 _DYING_S = 15  # one that keeps dying this long will not come
@@ -47,6 +49,8 @@ def start_everything(instance: Instance) -> None:
         StepError: a step failed; what runs by then keeps running, and the next `up` carries on from there.
     """
     supervisor = Supervisor(instance)
+    check_urls(instance)
+    check_certificate(instance)
     ensure_free(instance)
     ensure_packages(instance)
     _prepare_directories(instance)
@@ -84,7 +88,7 @@ def choose_hosts(instance: Instance) -> str | None:
 
 
 def _programs(instance: Instance, hosts: list[str]) -> Iterator[Program]:
-    if instance.docker_host.startswith("unix://"):
+    if can_be_started(instance.docker_host):
         yield docker_program(instance)
     server = embedded_postgres(instance)
     if server is not None:
@@ -106,9 +110,11 @@ def _prepare_directories(instance: Instance) -> None:
         instance.data.chmod(0o711)
         for directory in (instance.logs, instance.run, instance.hosts, instance.hub, instance.ray):
             directory.chmod(0o700)
+        take_token(instance)
         instance.save()
         created = ensure_secrets(instance.secrets)
         ensure_pki(instance.secrets, sorted({instance.address, "127.0.0.1", "localhost"}))
+        write_authorities(instance)
         current.note = f"created {len(created)} secrets" if created else "all there"
 
 
@@ -130,6 +136,9 @@ def _start_database(instance: Instance, supervisor: Supervisor) -> None:
 def _start_ray(instance: Instance, supervisor: Supervisor) -> None:
     if instance.ray_address is None:
         _start(supervisor, "ray", lambda: health.ray(instance), title="Ray head")
+        return
+    with step("Ray head") as current:
+        current.note = f"external, {check_external_head(instance)}"
 
 
 def _start_api(instance: Instance, supervisor: Supervisor) -> None:
