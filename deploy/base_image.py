@@ -10,7 +10,7 @@ from pathlib import Path
 
 import docker
 import httpx
-from docker.errors import DockerException, ImageNotFound
+from docker.errors import APIError, DockerException, ImageNotFound
 
 from deploy.apt_sources import AptSource, distribution_source
 from deploy.instance import cache_dir
@@ -78,13 +78,15 @@ def _registry_answers() -> bool:
 
 
 def _ensure_pulled(client: docker.DockerClient, reference: str) -> str:
-    if has_image(client, reference):
-        return f"{reference} is there"
     try:
+        if has_image(client, reference):
+            return f"{reference} is there"
         client.images.pull(reference)
     except DockerException as error:
+        reason = error.explanation if isinstance(error, APIError) and error.explanation else error
         raise StepError(
-            f"the image {reference} can't be pulled: {error}. Load it with `docker load`, or name another."
+            f"the image {reference} can't be pulled: {reason}. Is its name right, and root signed in to its registry "
+            "(`docker login`)? Else load it with `docker load`, or name another with --base-image"
         ) from error
     return f"pulled {reference}"
 

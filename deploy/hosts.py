@@ -4,7 +4,7 @@ import re
 import shutil
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from sqlalchemy import select
@@ -19,6 +19,7 @@ from api.principal import Principal, Role
 from deploy.instance import Instance
 from deploy.programs import database_url
 from deploy.progress import StepError
+from node.daemon.config import ConfigError, HostDirectory, config_toml, read_config
 from node.join import JoinError, join
 
 _SIMULATION = re.compile(r"([1-9][0-9]?)x([1-9][0-9]?):([A-Za-z0-9][A-Za-z0-9-]{0,60})")
@@ -76,6 +77,33 @@ def ensure_local_hosts(instance: Instance) -> str:
         except JoinError as error:
             raise StepError(f"host {host.name} could not join: {error}") from error
     return f"joined {', '.join(host.name for host in missing)}"
+
+
+def update_local_hosts(instance: Instance) -> list[str]:
+    """Tell the hosts that have joined what the options say by now; returns the names of those to whom it was news.
+
+    Raises:
+        StepError: what one was told before can't be read.
+    """
+    changed = []
+    for name in instance.host_names():
+        directory = HostDirectory(instance.hosts / name)
+        try:
+            known = read_config(directory)
+        except ConfigError as error:
+            raise StepError(f"{error}: remove {directory.path}, and the host joins again") from error
+        wanted = replace(
+            known,
+            internal_url=instance.internal_url,
+            ray_address=instance.ray_cluster_address,
+            docker_host=instance.docker_host,
+            address=instance.address,
+            tenant_ports=(instance.port, instance.hub_port),
+        )
+        if wanted != known:
+            directory.write("host.toml", config_toml(wanted))
+            changed.append(name)
+    return changed
 
 
 def _new_tokens(instance: Instance, names: Sequence[str]) -> dict[str, str]:

@@ -13,9 +13,9 @@ from api.internal.pki import ensure_pki
 from deploy import health
 from deploy.database import check_urls, migrate_databases, seed_database
 from deploy.engine import can_be_started
-from deploy.hosts import ensure_local_hosts
+from deploy.hosts import ensure_local_hosts, update_local_hosts
 from deploy.instance import DEFAULT_SIMULATION, Instance
-from deploy.leftovers import end_leftovers
+from deploy.leftovers import end_leftovers, end_raylets
 from deploy.machine import ensure_engine, ensure_hub_proxy, ensure_images, ensure_packages, nvidia_present
 from deploy.ports import ensure_free
 from deploy.processes import wait_until
@@ -151,7 +151,11 @@ def _start_api(instance: Instance, supervisor: Supervisor) -> None:
 
 def _join_hosts(instance: Instance, supervisor: Supervisor) -> None:
     with step("hosts join") as current:
-        current.note = ensure_local_hosts(instance)
+        changed = update_local_hosts(instance)
+        if changed:
+            supervisor.stop(*map(daemon_name, changed))
+            end_raylets(instance)
+        current.note = ensure_local_hosts(instance) + (f", {', '.join(changed)} moved" if changed else "")
         supervisor.write(list(_programs(instance, instance.host_names())))
         supervisor.ensure_running()
 

@@ -38,11 +38,15 @@ class Platform:
 
     @property
     def public_url(self) -> str:
-        return f"http://{self.settings['address']}:{self.settings['port']}"
+        return f"{self._scheme}://{self.settings['address']}:{self.settings['port']}"
 
     @property
     def hub_url(self) -> str:
-        return f"http://{self.settings['address']}:{self.settings['hub_port']}"
+        return f"{self._scheme}://{self.settings['address']}:{self.settings['hub_port']}"
+
+    @property
+    def _scheme(self) -> str:
+        return "https" if self.settings["tls_cert"] else "http"
 
     @property
     def admin_password(self) -> str:
