@@ -73,7 +73,8 @@ def parts(scratch: Path) -> Iterator[Parts]:
         postgres.start()
         _copy_images(engine)
         yield Parts(postgres, ray, f"{address}:{port}", root / "token", engine, certificate, key)
-    assert processes_of(root) == []
+    left = [(process.pid, process.cmdline()) for process in processes_of(root)]
+    assert left == []
 
 
 def _start_ray(root: Path, address: str, cleanup: ExitStack) -> tuple[subprocess.Popen[bytes], int]:
@@ -99,7 +100,7 @@ def _start_ray(root: Path, address: str, cleanup: ExitStack) -> tuple[subprocess
 def _end_ray(process: subprocess.Popen[bytes], root: Path) -> None:
     process.send_signal(signal.SIGTERM)
     process.wait(60)
-    psutil.wait_procs(processes_of(root / "ray"), timeout=30)
+    psutil.wait_procs(processes_of(root / "token"), timeout=30)  # what it has started ends a moment later
 
 
 def _start_engine(root: Path, cleanup: ExitStack) -> Engine:
@@ -174,8 +175,9 @@ def test_an_environment_is_used_over_tls(external: Platform, parts: Parts, ada: 
     assert made["observed"] == "running", made
     assert [container.name for container in parts.engine.client().containers.list()] != []
     with sign_in(external, ada, trust=ssl.create_default_context(cafile=str(parts.certificate))) as visitor:
-        answer = visitor.http.get(f"{made['url']}api/contents", follow_redirects=True)
-        assert (answer.status_code, answer.json()["type"]) == (200, "directory"), answer.text
+        lab = visitor.http.get(f"{made['url']}lab", follow_redirects=True)
+        assert (lab.status_code, str(lab.url)) == (200, f"{made['url']}lab"), lab.text
+        assert visitor.http.get(f"{made['url']}api/contents").json()["type"] == "directory"
 
 
 def test_down_leaves_them_alone_and_up_finds_the_data_again(external: Platform, parts: Parts, ada: Person) -> None:
