@@ -15,11 +15,11 @@ _MAX_HOURS = 8784
 _MIN_DISK_GIB = Decimal("0.25")
 MORE_OPTIONS = (
     "other_models", "gpu_memory_gib", "disk_gib", "labels", "driver", "cuda", "apart", "priority", "time_limit_h",
-    "min_runtime_h", "preemptible", "reservation", "capacity_group",
+    "min_runtime_h", "preemptible", "reservation", "capacity_group", "workspace",
 )  # fmt: skip
 """Fields that the form hides at first."""
 _TIMES = (("time_limit_h", "Time limit", "time_limit_s"), ("min_runtime_h", "Minimum runtime", "min_runtime_s"))
-_WORDS = ("driver", "cuda", "apart", "reservation", "capacity_group")
+_WORDS = ("driver", "cuda", "apart", "reservation", "capacity_group", "workspace")
 
 
 def parse_form(form: dict[str, list[str]]) -> dict[str, Any]:

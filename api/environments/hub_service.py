@@ -26,7 +26,7 @@ from api.machines.offers import ModelOffer, model_offers
 from api.quotas.service import effective_limits
 from api.reservations.tables import Reservation
 from api.settings import Settings
-from api.tenants.tables import Customer
+from api.tenants.tables import Customer, Workspace
 from scheduler.states import AllocationState, EndReason, EnvironmentDesired, ReservationState
 
 ACTOR = "hub"
@@ -67,6 +67,7 @@ class HubOptions(BaseModel):
     max_gpus: int
     max_priority: int
     capacity_groups: list[str]
+    workspaces: list[str]  # beside the default one
     reservations: list[ReservationOption]
 
 
@@ -99,6 +100,7 @@ def options(session: Session, username: str) -> HubOptions:
         max_gpus=MAX_GPUS if limit is None else min(limit, MAX_GPUS),
         max_priority=customer.priority_ceiling,
         capacity_groups=_capacity_groups(session, customer.id),
+        workspaces=_workspaces(session, customer.id),
         reservations=_reservations(session, customer.id),
     )
 
@@ -211,6 +213,11 @@ def _checked(name: str, wanted: StartOptions) -> EnvironmentCreate:
 def _capacity_groups(session: Session, customer_id: int) -> list[str]:
     query = select(CapacityGroup.name).where(CapacityGroup.customer_id == customer_id).order_by(CapacityGroup.name)
     return list(session.scalars(query.limit(MAX_OFFERED)))
+
+
+def _workspaces(session: Session, customer_id: int) -> list[str]:
+    query = select(Workspace.name).where(Workspace.customer_id == customer_id, Workspace.is_default.is_(False))
+    return list(session.scalars(query.order_by(Workspace.name).limit(MAX_OFFERED)))
 
 
 def _reservations(session: Session, customer_id: int) -> list[ReservationOption]:

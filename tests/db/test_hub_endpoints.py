@@ -28,6 +28,7 @@ from api.identity.tables import User
 from api.identity.users import FirstPassword, set_password
 from api.principal import Role
 from api.settings import Settings
+from api.tenants.tables import Workspace
 from scheduler.states import AllocationState, EnvironmentState
 from tests.db.environment_world import RecordingHosts, RecordingHub, World
 from tests.db.fleet import Fleet
@@ -101,13 +102,16 @@ def test_a_users_servers_are_listed_however_they_were_made(hub: httpx.Client, wo
     assert hub.get("/internal/hub/servers/nobody").json() == {"items": []}
 
 
-def test_options_are_what_the_user_may_start(hub: httpx.Client) -> None:
+def test_options_are_what_the_user_may_start(hub: httpx.Client, world: World, database: Database) -> None:
+    with database.session() as session, session.begin():
+        session.add(Workspace(customer_id=world.owner[0].id, name="vision"))
     options = hub.get("/internal/hub/options", params={"username": "acme-owner"}).json()
     assert [image["name"] for image in options["images"]] == ["base"]
     assert (options["models"][0]["total"], options["models"][0]["free"]) == (4, 4)
     assert options["balance_micro"] == 1000 * 1_000_000
     assert options["max_gpus"] >= 1
     assert (options["max_priority"], options["capacity_groups"], options["reservations"]) == (500, [], [])
+    assert options["workspaces"] == ["vision"]
 
 
 @pytest.mark.parametrize("role", [Role.ADMIN, Role.OWNER])

@@ -118,7 +118,7 @@ class FuzzWorld:
             }
         new_names = [f"new-{uuid4().hex[:12]}" for _ in PEOPLE]
         return existing | self.secrets | {
-            "username": [*PEOPLE, *new_names], "password": [PASSWORD], "current_password": [PASSWORD],
+            "username": [*new_names, *PEOPLE], "password": [PASSWORD], "current_password": [PASSWORD],
             "gpu_model": ["A100"], "gpus": [1], "scopes": [["environments:read"], ["billing:read"]],
             "duration_s": [3600], "starts_at": [(utc_now() + timedelta(days=2)).isoformat()], "nodes": [1],
             **{name: [None] for name in ("ends_at", "every", "count", "until", "driver", "cuda", "environment")},

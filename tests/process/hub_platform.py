@@ -214,7 +214,7 @@ class HubPlatform:
         }  # fmt: skip
         return {
             "images": [image], "models": [model], "balance_micro": 12_340_000, "max_gpus": 4, "max_priority": 500,
-            "capacity_groups": ["gold"], "reservations": [reservation],
+            "capacity_groups": ["gold"], "workspaces": ["vision lab"], "reservations": [reservation],
         }  # fmt: skip
 
     async def _unless_away(self, request: Request, call_next: RequestResponseEndpoint) -> Response:

@@ -232,12 +232,14 @@ def test_the_form_hides_and_sends_more_options(browser: httpx.Client, hub: HubPr
     platform.activate_at_once = False
     page = browser.get("/hub/spawn/ada/choosy").text
     assert "From 0 to 500" in page and "2030-01-01 09:00 UTC, 2 GPUs" in page and ">gold</option>" in page
+    assert ">vision lab</option>" in page
     assert '<details class="mb-3">' in page
     more = {"labels": "region=eu", "priority": "7", "gpus": "0.5", "capacity_group": "gold", "apart": "web"}
+    more |= {"workspace": "vision lab"}
     start_by_form(browser, "choosy", FORM | more)
     options = platform.environments["ada", "choosy"].options
     assert (options["gpu_milli"], options["selectors"], options["priority"]) == (500, ["region=eu"], 7)
-    assert (options["capacity_group"], options["apart"]) == ("gold", "web")
+    assert (options["capacity_group"], options["apart"], options["workspace"]) == ("gold", "web", "vision lab")
     stop_by_rest(hub, "choosy")
 
 

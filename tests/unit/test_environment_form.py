@@ -34,13 +34,13 @@ def test_more_options_are_those_that_were_filled_in() -> None:
     filled = form(
         gpu_model="A100", other_models="H100, B200,", labels=" region=eu, !spot", driver="550.54", cuda="12.4",
         apart="web", gpu_memory_gib="40", disk_gib="0.25", time_limit_h="1.5", min_runtime_h="0.5", reservation="r1",
-        capacity_group="gold", priority="7", preemptible="1",
+        capacity_group="gold", workspace="vision", priority="7", preemptible="1",
     )  # fmt: skip
     assert parse_form(filled) == {
         "image": "base", "gpus": 1, "gpu_models": ["A100", "H100", "B200"], "selectors": ["region=eu, !spot"],
         "driver": "550.54", "cuda": "12.4", "apart": "web", "gpu_memory_bytes": 40 * 2**30, "disk_bytes": 2**28,
         "time_limit_s": 5400, "min_runtime_s": 1800, "reservation": "r1", "capacity_group": "gold", "priority": 7,
-        "preemptible": True,
+        "preemptible": True, "workspace": "vision",
     }  # fmt: skip
 
 
@@ -49,11 +49,10 @@ def test_any_model_may_be_narrowed_down() -> None:
 
 
 def test_what_may_be_asked_on_the_page_is_what_the_platform_takes() -> None:
-    """All of it but `workspace`, which is the user's, and `gpu_model`, which `gpu_models` says too."""
+    """All of it but `gpu_model`, which `gpu_models` says too."""
     every = dict.fromkeys(MORE_OPTIONS, "1") | {"gpus": "0.5", "cpus": "1", "memory_gib": "1"}
     assert parse_form(form(**every)).keys() == EnvironmentCreate.model_fields.keys() - {
         "name",
-        "workspace",
         "gpu_model",
     }
     template = (Path(hub.__file__).parent / "templates" / "spawn.html").read_text()
