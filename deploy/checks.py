@@ -22,10 +22,13 @@ _NAMED_S = 1080
 _PREPARATION_S = 600  # the first one on a machine bootstraps an image
 _TOTAL_S = 2400
 _TEARDOWN_S = 60
+# With platforms of their own, or with long waits: where the other suites leave room.
+_APART = ("tests/e2e/test_external_parts.py", "tests/e2e/test_api_outage.py")
 _SUITES = {
     "unit, db": (("-n", "2", "tests/unit", "tests/db"), 900),
     "process": (("tests/process",), 1200),
-    "e2e": (("tests/e2e",), 1500),
+    "e2e": (("tests/e2e", *(f"--ignore={file}" for file in _APART)), 1500),
+    "e2e, apart": (_APART, 600),
     "gpu": (("tests/gpu",), 60),
 }
 _PYTEST = (sys.executable, "-m", "pytest", "-q")
@@ -59,7 +62,10 @@ def test_lanes(arguments: tuple[str, ...] = ()) -> list[list[Check]]:
     if arguments:
         return [[*lint_checks(), Check("pytest", (*_PYTEST, *arguments), _NAMED_S)]]
     suites = {name: Check(f"pytest: {name}", (*_PYTEST, *options), limit) for name, (options, limit) in _SUITES.items()}
-    return [[suites["unit, db"], suites["e2e"]], [*lint_checks(), suites["process"], suites["gpu"]]]
+    return [
+        [suites["unit, db"], suites["e2e"]],
+        [*lint_checks(), suites["process"], suites["gpu"], suites["e2e, apart"]],
+    ]
 
 
 def run_checks(lanes: Sequence[Sequence[Check]]) -> bool:
