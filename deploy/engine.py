@@ -72,7 +72,9 @@ def can_be_started(host: str) -> bool:
 def daemon_command(host: str, directory: Path) -> list[str]:
     """`dockerd` in the foreground. Containers keep running while it is away.
 
-    On another socket than the default it is an engine of its own, with everything below `directory`.
+    On another socket than the default it is an engine of its own, with everything below `directory`. Beside the
+    machine's engine it makes no firewall rules: it would flush the other's first, and with them its ports and what
+    keeps its networks apart.
 
     Raises:
         StepError: the host is not a Unix socket, or there is no `dockerd`.
@@ -90,6 +92,8 @@ def daemon_command(host: str, directory: Path) -> list[str]:
             "--data-root", str(directory / "data"), "--exec-root", str(directory / "exec"),
             "--pidfile", str(directory / "docker.pid"), "--bridge", "none",
         ]  # fmt: skip
+        if Path(DEFAULT_HOST.removeprefix("unix://")).exists():
+            command.append("--iptables=false")
     return command
 
 
