@@ -74,7 +74,7 @@ def daemon_command(host: str, directory: Path) -> list[str]:
 
     On another socket than the default it is an engine of its own, with everything below `directory`. Beside the
     machine's engine it makes no firewall rules: it would flush the other's first, and with them its ports and what
-    keeps its networks apart.
+    keeps its networks apart. And it is not told to have no bridge: it would remove `docker0`, which is the other's.
 
     Raises:
         StepError: the host is not a Unix socket, or there is no `dockerd`.
@@ -90,10 +90,10 @@ def daemon_command(host: str, directory: Path) -> list[str]:
     if host != DEFAULT_HOST:
         command += [
             "--data-root", str(directory / "data"), "--exec-root", str(directory / "exec"),
-            "--pidfile", str(directory / "docker.pid"), "--bridge", "none",
+            "--pidfile", str(directory / "docker.pid"),
         ]  # fmt: skip
-        if Path(DEFAULT_HOST.removeprefix("unix://")).exists():
-            command.append("--iptables=false")
+        beside = Path(DEFAULT_HOST.removeprefix("unix://")).exists()
+        command += ["--iptables=false"] if beside else ["--bridge", "none"]
     return command
 
 

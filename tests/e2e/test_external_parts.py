@@ -104,16 +104,18 @@ def _end_ray(process: subprocess.Popen[bytes], root: Path) -> None:
 
 
 def _start_engine(root: Path, cleanup: ExitStack) -> Engine:
-    """One beside the machine's own, whose rules it leaves alone."""
-    directory = root / "docker"
+    """One beside the machine's own, whose rules and bridge it leaves alone."""
+    directory, bridge = root / "docker", Path("/sys/class/net/docker0")
     directory.mkdir()
+    assert bridge.exists()
+    cleanup.callback(lambda: pytest.fail("the machine's engine has lost its bridge") if not bridge.exists() else None)
     engine = Engine(f"unix://{directory}/engine.sock")
     with (directory / "log").open("wb") as log:
         process = subprocess.Popen(
             [
                 "dockerd", "--host", engine.host, "--data-root", str(directory / "data"),
                 "--exec-root", str(directory / "exec"), "--pidfile", str(directory / "pid"),
-                "--bridge", "none", "--iptables=false", "--log-level", "warn",
+                "--iptables=false", "--log-level", "warn",
             ],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
