@@ -1,8 +1,10 @@
 """The programs of an installation: command, environment and user of each supervised process."""
 
+import hashlib
 import os
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 
 from sqlalchemy.engine import make_url
 
@@ -159,5 +161,10 @@ def _python(module: str) -> list[str]:
 
 def _tls(instance: Instance) -> dict[str, str]:
     if instance.tls_cert and instance.tls_key:
-        return {"REMOTEGPU_TLS_CERT": instance.tls_cert, "REMOTEGPU_TLS_KEY": instance.tls_key}
+        return {
+            "REMOTEGPU_TLS_CERT": instance.tls_cert,
+            "REMOTEGPU_TLS_KEY": instance.tls_key,
+            # They read it when they start: with another one in the file `up` starts them again.
+            "REMOTEGPU_TLS_CONTENT": hashlib.sha256(Path(instance.tls_cert).read_bytes()).hexdigest(),
+        }
     return {}

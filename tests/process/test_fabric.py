@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
 
@@ -15,6 +16,9 @@ from cluster.agents import Agents, agent_name
 from cluster.connection import RayUnavailableError, connect, disconnect
 from cluster.fabric import RayFabric, find_group, remove_orphans
 from cluster.membership import Membership
+from deploy.instance import Instance
+from deploy.progress import StepError
+from deploy.ray_head import check_external_head
 from scheduler.host_protocol import DeviceShare, Lease
 from scheduler.ports import CapacityError, HostShare, HostUnreachableError, StaleGenerationError
 from tests.process.conftest import NAMESPACE, connected
@@ -177,6 +181,19 @@ def test_a_wrong_token_is_refused(cluster: RayCluster, membership: Membership, s
     wrong.write_text("0" * 64)
     with pytest.raises(RayUnavailableError):
         connect(cluster.address, namespace=NAMESPACE, token_file=wrong, timeout_s=5)
+
+
+def test_a_head_that_others_run_is_tried_before_it_is_used(cluster: RayCluster, scratch: Path) -> None:
+    installation = Instance(data=scratch / "installation", ray_address=cluster.address)
+    installation.secrets.mkdir(parents=True)
+    token = installation.secrets / "ray_token"
+    token.write_text(cluster.token_file.read_text())
+    assert check_external_head(installation) == f"{ray.__version__} at {cluster.address}"
+    with pytest.raises(StepError, match="nothing listens at"):
+        check_external_head(replace(installation, ray_address="127.0.0.1:9"))
+    token.write_text("0" * 64)
+    with pytest.raises(StepError, match=f"{cluster.address} refused our token.*--ray-token-file"):
+        check_external_head(installation)
 
 
 def test_nobody_listening_is_said_in_time(membership: Membership, cluster: RayCluster) -> None:
