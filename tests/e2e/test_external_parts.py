@@ -192,6 +192,16 @@ def test_down_leaves_them_alone_and_up_finds_the_data_again(external: Platform, 
     assert [environment["name"] for environment in ada.json("env", "list")] == ["lab"]
 
 
+def test_a_renewed_certificate_is_served_after_another_up(external: Platform, parts: Parts, ada: Person) -> None:
+    before = parts.certificate.read_text()
+    self_signed(parts.certificate.parent, address=primary_address())
+    external.run("up", timeout_s=300)
+    for port in (external.settings["port"], external.settings["hub_port"]):
+        assert ssl.get_server_certificate((primary_address(), port)) == parts.certificate.read_text() != before
+    assert external.healthy()
+    assert ada.json("whoami")["username"] == "ada"
+
+
 def test_an_image_that_is_nowhere_is_one_clear_error(external: Platform) -> None:
     with pytest.raises(AssertionError, match=r"127\.0\.0\.1:9/none can't be pulled.*--base-image"):
         external.run("up", "--base-image", "127.0.0.1:9/none", timeout_s=300)
