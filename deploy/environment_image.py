@@ -32,8 +32,8 @@ def ensure_environment_image(
     present = _image(client, reference)
     if present is not None and present.labels.get(_LABEL) == content:
         return f"{reference} is there"
-    # One that was loaded or pulled has no history on this engine, and stands in for it: no package index is needed.
-    cache = [reference] if present is not None and not present.attrs["Parent"] else None
+    # The one before, which may have been loaded from a file, lends its layers: often no package index is needed.
+    cache = [reference] if present is not None else None
     with tempfile.TemporaryDirectory(prefix="remotegpu-image-") as directory:
         context = Path(directory) / "context"
         shutil.copytree(_CONTEXT, context)
