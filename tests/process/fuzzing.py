@@ -58,7 +58,7 @@ def inputs(operation: Operation) -> Inputs:
 
 def fuzz(
     operation: Operation, strategy: Inputs, connection: requests.Session, *, who: str, allowed: bool, known: Known,
-    answers: Answers,
+    answers: Answers, examples: int = EXAMPLES,
 ) -> list[str]:  # fmt: skip
     """Ask one operation with many inputs, as whom `connection` is; the first answers that are not as documented."""
     failures: list[str] = []
@@ -66,14 +66,14 @@ def fuzz(
 
     @seed(SEED + crc32(who.encode()))  # each asks something else
     @settings(
-        max_examples=EXAMPLES if allowed else REFUSED_EXAMPLES, deadline=None, database=None,
+        max_examples=examples if allowed else REFUSED_EXAMPLES, deadline=None, database=None,
         phases=[Phase.generate], suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     @given(case=strategy, choice=st.integers(0, 2**32))
     def ask(case: Case, choice: int) -> None:
         share = KNOWN_SHARE if choice % 2 else 1.0  # one wrong value of many is enough to be refused
         for part in (case.path_parameters, case.query, case.body):
-            name_what_exists(part, known, random.Random(choice), share=share, turn=statuses.total())
+            name_what_exists(part, known, random.Random(choice), share=share)
         response = case.call(session=connection, verify=connection.verify)
         statuses[response.status_code] += 1
         try:
@@ -86,18 +86,18 @@ def fuzz(
     return failures[:MAX_SHOWN]
 
 
-def name_what_exists(part: Any, known: Known, chance: random.Random, *, share: float, turn: int) -> None:  # Any: JSON
-    """Put what exists, in turn, in the place of what was invented, however deep."""
+def name_what_exists(part: Any, known: Known, chance: random.Random, *, share: float) -> None:  # Any: JSON
+    """Put what exists in the place of what was invented, however deep."""
     if isinstance(part, list):
         for each in part:
-            name_what_exists(each, known, chance, share=share, turn=turn)
+            name_what_exists(each, known, chance, share=share)
     if not isinstance(part, dict):
         return
     for name in list(part):
         if known.get(name) and chance.random() < share:
-            part[name] = known[name][turn % len(known[name])]
+            part[name] = chance.choice(known[name])
         else:
-            name_what_exists(part[name], known, chance, share=share, turn=turn)
+            name_what_exists(part[name], known, chance, share=share)
 
 
 def unreached(answers: Answers) -> dict[str, Counter[int]]:

@@ -24,7 +24,7 @@ from tests.controller_socket import ControllerSocket, answering
 from tests.db.environment_world import BOOT, World
 from tests.db.fleet import Fleet
 from tests.process.api_process import running_api
-from tests.process.fuzzing import Answers, Known, fuzz, inputs, operations, unreached
+from tests.process.fuzzing import EXAMPLES, Answers, Known, fuzz, inputs, operations, unreached
 
 TAGS = {"h1": "hosts", "hub": "hub", "monitoring": "monitoring", "nobody": ""}  # what each one's certificate is for
 _MENDING = (
@@ -129,7 +129,14 @@ def test_every_answer_is_as_documented(fuzzed: Fuzzed) -> None:
                 fuzzed.mend()
                 known = fuzzed.known()
                 failures += fuzz(
-                    operation, strategy, connection, who=who, allowed=allowed, known=known, answers=answers
+                    operation,
+                    strategy,
+                    connection,
+                    who=who,
+                    allowed=allowed,
+                    known=known,
+                    answers=answers,
+                    examples=3 * EXAMPLES,  # one kind of caller may ask each, where three may of the public API
                 )
     assert not failures, "\n\n".join(failures)
     assert unreached(answers) == {}

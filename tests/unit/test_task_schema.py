@@ -11,7 +11,7 @@ from api.tasks.schema import task_schema
 from tests.unit.task_samples import SMALL, TRAIN, Document, from_yaml
 
 VALIDATOR = Draft202012Validator(task_schema())
-SECTIONS = {spec.Resources, spec.Mount, spec.Retry, spec.Checkpoint, spec.Dependency}
+SECTIONS = (spec.Resources, spec.Mount, spec.Retry, spec.Checkpoint, spec.Dependency)
 
 
 def section(name: str) -> dict[str, Any]:
