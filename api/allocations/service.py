@@ -44,8 +44,7 @@ def submit(
     which a full queue does not refuse.
 
     Raises:
-        Unprocessable: it could never run, as `claims.check` and `claims.in_group` say, or `bad_request` for figures out
-            of range.
+        Unprocessable: as `claims.check` and `claims.in_group` say, or `bad_request` for figures out of range.
         Forbidden: the user or customer whom it is for was disabled (`account_disabled`).
         api.errors.ApiError: as `api.quotas.service.check_submission` raises.
     """
