@@ -69,6 +69,11 @@ class DeviceShare:
     milli: int
 
 
+class LeaseKind(StrEnum):
+    ENVIRONMENT = "environment"  # its container is made at the Hub's word
+    TASK = "task"  # the host starts it by itself, once for each generation, as the `AttemptOrder` says
+
+
 @dataclass(frozen=True, slots=True)
 class Lease:
     """What a host may run for one allocation. An older generation of the same allocation changes nothing (fencing)."""
@@ -87,6 +92,88 @@ class Lease:
     home_volume: str | None = None  # mounted at /home/jovyan, outlives the container
     ports: tuple[int, ...] = (8888,)
     labels: dict[str, str] = field(default_factory=dict)
+    kind: LeaseKind = LeaseKind.ENVIRONMENT
+    shm_bytes: int | None = None  # of the memory; None: half of it
+    rank: int = 0  # of this host among those of a gang
+    nodes: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeMount:
+    volume: str  # its name in Docker
+    path: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """An uploaded zip archive. `digest` is its SHA-256, hexadecimal; `target` where it is unpacked in the container."""
+
+    digest: str
+    size_bytes: int
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptOrder:
+    """What a host is to run under the lease of an attempt: fetched from the platform, by the lease's generation.
+
+    `secrets` are given as variables and as files; their values never leave the host's memory but for the container.
+    """
+
+    task_uid: str
+    attempt_uid: str
+    number: int  # of the attempt, from 1
+    command: str
+    setup: str | None
+    environment: dict[str, str]
+    secrets: dict[str, str]
+    archives: tuple[Archive, ...]
+    mounts: tuple[VolumeMount, ...]
+    timeout_s: int | None  # of the command
+    signal: str  # that says it has to give way, as SIGTERM
+    grace_s: int
+    nodes: int = 1
+    log_limit_bytes: int = 2**30  # of output that is kept
+
+
+class AttemptPhase(StrEnum):
+    FETCHING = "fetching"  # its order and its uploads
+    PULLING = "pulling"  # its image
+    SETTING_UP = "setting_up"  # unpacking, and its own setup command
+    RUNNING = "running"  # its command
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True)
+class TaskProgress:
+    """What a task says of itself. `fraction` is from 0 to 1."""
+
+    fraction: float | None
+    line: str
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptReport:
+    """How an attempt stands on this host; told again in each heartbeat until its lease has ended.
+
+    `end` is one of `scheduler.states.AttemptEnd`, set when it has ended by itself or by this host's own decision;
+    `exit_code` the command's (or setup's), `signal` the number of the one that ended it.
+    """
+
+    allocation_uid: str
+    generation: int
+    phase: AttemptPhase
+    detail: str = ""  # of the phase, in words: how far a pull is, which limit was hit
+    running_at_ms: int | None = None
+    ended_at_ms: int | None = None
+    end: str | None = None
+    exit_code: int | None = None
+    signal: int | None = None
+    limit_hit: str | None = None
+    progress: TaskProgress | None = None
+    notice: str = ""  # how the task was told to give way, or why it was not
 
 
 class ContainerState(StrEnum):
@@ -138,6 +225,7 @@ class Heartbeat:
     problems: tuple[str, ...] = ()
     endings: tuple[EndNotice, ...] = ()
     peers_version: str = ""  # of the PeerList that is in force here
+    attempts: tuple[AttemptReport, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

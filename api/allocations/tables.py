@@ -84,6 +84,8 @@ class Allocation(Base):
     container_name: Mapped[str]
     home_volume: Mapped[str | None]
     disconnect_s: Mapped[int]
+    grace_s: Mapped[int | None]  # from the word that it has to end to the end; null: the platform's own
+    shm_bytes: Mapped[int | None] = mapped_column(BigId)  # of the memory; null: half of it
 
     # how it is queued, and when it gives way
     priority: Mapped[int] = mapped_column(server_default=text("0"))

@@ -1,0 +1,125 @@
+"""Tasks, the attempts to run them, and what they wait for."""
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import CheckConstraint, ForeignKey, Index, text
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import Mapped, mapped_column
+
+from api.db import Base, BigId, Moment
+from api.ids import new_uid
+from api.tasks.graph import Condition
+from scheduler.states import TASK, AttemptEnd, AttemptState, TaskState
+
+OPEN = ", ".join(repr(str(state)) for state, following in TASK.items() if following)
+"""The states that a task leaves again, as a list in SQL."""
+
+
+class Task(Base):
+    """`spec` is the document as it was given, without defaults; `allocation_id` the current or last attempt's.
+
+    `submission_id` is the name that whoever submitted it gave it, unique among the customer's: Ray's clients do so.
+    """
+
+    __tablename__ = "tasks"
+    __table_args__ = (
+        CheckConstraint(f"state in ({', '.join(repr(str(s)) for s in TaskState)})", name="state"),
+        CheckConstraint(f"(ended_at is null) = (state in ({OPEN}))", name="ended_at"),
+        Index("uq_tasks_submission", "customer_id", "submission_id", unique=True),
+        Index("ix_tasks_customer", "customer_id", "id"),
+        Index("ix_tasks_name", "workspace_id", "name", "id"),
+        Index("ix_tasks_open", "id", postgresql_where=text(f"state in ({OPEN})")),
+    )
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    uid: Mapped[UUID] = mapped_column(unique=True, default=new_uid)
+    customer_id: Mapped[int] = mapped_column(ForeignKey("customers.id"))
+    workspace_id: Mapped[int] = mapped_column(ForeignKey("workspaces.id"))
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id"))
+    name: Mapped[str]
+    submission_id: Mapped[str | None]
+    spec: Mapped[dict[str, Any]] = mapped_column(JSONB)
+    image_id: Mapped[int] = mapped_column(ForeignKey("images.id"))
+    working_dir: Mapped[str | None]  # digest of an upload of the customer's
+    more: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default="{}")  # what Ray's clients gave and get back
+    state: Mapped[str] = mapped_column(server_default=TaskState.QUEUED)
+    detail: Mapped[str] = mapped_column(server_default="")  # why it is in this state, in words for its owner
+    attempts: Mapped[int] = mapped_column(server_default=text("0"))  # how many have begun
+    retries: Mapped[int] = mapped_column(server_default=text("0"))  # how many of them count against `retry.max`
+    allocation_id: Mapped[int | None] = mapped_column(ForeignKey("allocations.id"), index=True)
+    queue_at: Mapped[datetime | None] = mapped_column(Moment)  # it is queued again then, after an error
+    cancelled_at: Mapped[datetime | None] = mapped_column(Moment)  # somebody asked for its end
+    exit_code: Mapped[int | None]  # of its last attempt
+    progress: Mapped[dict[str, Any] | None] = mapped_column(JSONB)  # {"fraction", "line", "at"}
+    version: Mapped[int] = mapped_column(BigId, server_default=text("0"))  # rises with every change, by a trigger
+    created_at: Mapped[datetime] = mapped_column(Moment, server_default=text("now()"))
+    started_at: Mapped[datetime | None] = mapped_column(Moment)  # of its first attempt's command
+    ended_at: Mapped[datetime | None] = mapped_column(Moment)
+
+
+class TaskEvent(Base):
+    """Append-only: one row per transition."""
+
+    __tablename__ = "task_events"
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    task_id: Mapped[int] = mapped_column(ForeignKey("tasks.id"), index=True)
+    at: Mapped[datetime] = mapped_column(Moment, server_default=text("now()"))
+    actor: Mapped[str]
+    from_state: Mapped[str | None]
+    to_state: Mapped[str]
+    reason: Mapped[str] = mapped_column(server_default="")
+
+
+class TaskAttempt(Base):
+    """One try, under one generation of one allocation: begun when that is active. Numbers begin with 1."""
+
+    __tablename__ = "task_attempts"
+    __table_args__ = (
+        CheckConstraint(f"state in ({', '.join(repr(str(s)) for s in AttemptState)})", name="state"),
+        CheckConstraint(f'"end" in ({", ".join(repr(str(e)) for e in AttemptEnd)})', name="end"),
+        CheckConstraint("""state not in ('stopping', 'ended') or "end" is not null""", name="has_end"),
+        Index("uq_task_attempts_number", "task_id", "number", unique=True),
+        Index("uq_task_attempts_lease", "allocation_id", "generation", unique=True),
+    )
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    uid: Mapped[UUID] = mapped_column(unique=True, default=new_uid)
+    task_id: Mapped[int] = mapped_column(ForeignKey("tasks.id"))
+    number: Mapped[int]
+    allocation_id: Mapped[int] = mapped_column(ForeignKey("allocations.id"))
+    generation: Mapped[int]
+    state: Mapped[str] = mapped_column(server_default=AttemptState.STARTING)
+    phase: Mapped[str] = mapped_column(server_default="")  # of starting: what the host does now, in words
+    end: Mapped[str | None]
+    exit_code: Mapped[int | None]
+    signal: Mapped[int | None]  # that ended the command
+    limit_hit: Mapped[str | None]  # which limit it was, in words
+    detail: Mapped[str] = mapped_column(server_default="")
+    notice: Mapped[str] = mapped_column(server_default="")  # how it was told to give way, or why it was not
+    started_at: Mapped[datetime] = mapped_column(Moment, server_default=text("now()"))
+    running_at: Mapped[datetime | None] = mapped_column(Moment)  # its command
+    stopping_at: Mapped[datetime | None] = mapped_column(Moment)
+    ended_at: Mapped[datetime | None] = mapped_column(Moment)
+
+
+class TaskAttemptEvent(Base):
+    """Append-only: one row per transition."""
+
+    __tablename__ = "task_attempt_events"
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    attempt_id: Mapped[int] = mapped_column(ForeignKey("task_attempts.id"), index=True)
+    at: Mapped[datetime] = mapped_column(Moment, server_default=text("now()"))
+    actor: Mapped[str]
+    from_state: Mapped[str | None]
+    to_state: Mapped[str]
+    reason: Mapped[str] = mapped_column(server_default="")
+
+
+class TaskDependency(Base):
+    __tablename__ = "task_dependencies"
+    __table_args__ = (
+        CheckConstraint(f"condition in ({', '.join(repr(str(c)) for c in Condition)})", name="condition"),
+    )
+    task_id: Mapped[int] = mapped_column(ForeignKey("tasks.id"), primary_key=True)
+    parent_id: Mapped[int] = mapped_column(ForeignKey("tasks.id"), primary_key=True, index=True)
+    condition: Mapped[str]
