@@ -18,6 +18,7 @@ MAX_BYTES = 2**50
 MAX_PRIORITY = 1000
 MAX_SECONDS = 366 * 86_400
 MAX_ALTERNATIVES = 16
+MAX_SELECTORS = 16
 
 
 def _selectors_are_understood(text: str) -> str:
@@ -69,7 +70,7 @@ class SchedulingOptions(RunOptions):
         MILLI_PER_GPU, ge=1, le=MILLI_PER_GPU, description="Thousandths of each GPU; below 1000, of a single one"
     )
     gpu_memory_bytes: int = Field(0, ge=0, le=MAX_BYTES, description="Memory of each GPU, at least")
-    selectors: list[SelectorText] = Field([], max_length=16, description="All must hold for the host")
+    selectors: list[SelectorText] = Field([], max_length=MAX_SELECTORS, description="All must hold for the host")
     driver: VersionText | None = Field(None, description="The host's NVIDIA driver, at least")
     cuda: VersionText | None = Field(None, description="The CUDA version that the driver supports, at least")
     apart: Word | None = Field(None, description="No two requests of your customer with this word share a host")

@@ -21,7 +21,15 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from api.allocations.request import MAX_ALTERNATIVES, MAX_NODES, MAX_PRIORITY, LabelName, ModelName
+from api.allocations.request import (
+    MAX_ALTERNATIVES,
+    MAX_NODES,
+    MAX_PRIORITY,
+    MAX_SELECTORS,
+    LabelName,
+    ModelName,
+    SelectorText,
+)
 from api.tasks import fields, units
 from api.tasks.array import MAX_ELEMENTS, Array, parse_array
 from api.tasks.graph import Condition
@@ -50,7 +58,10 @@ class Resources(Section):
     )
     shm: fields.SharedMemory | None = Field(None, description="/dev/shm, part of `memory`; default: half of it")
     labels: dict[LabelName, fields.LabelValue] = Field(
-        {}, max_length=16, description="Labels that its hosts must have", examples=[{"region": "eu"}]
+        {}, max_length=MAX_SELECTORS, description="Labels that its hosts must have", examples=[{"region": "eu"}]
+    )
+    selectors: list[SelectorText] = Field(
+        [], max_length=MAX_SELECTORS, description="Other conditions on its hosts' labels", examples=[["!spot"]]
     )
 
     @field_validator("shm")
@@ -60,6 +71,18 @@ class Resources(Section):
         if shm and memory and units.size_bytes(shm) > units.size_bytes(memory):
             raise ValueError(f"{shm} is more than the memory, {memory}, that it is part of")
         return shm
+
+    @field_validator("selectors")
+    @classmethod
+    def _with_labels(cls, selectors: list[str], info: ValidationInfo) -> list[str]:
+        if len(selectors) + len(info.data.get("labels", {})) > MAX_SELECTORS:
+            raise ValueError(f"with `labels` there may be {MAX_SELECTORS}")
+        return selectors
+
+    @property
+    def conditions(self) -> list[str]:
+        """`labels` and `selectors` together, as selectors."""
+        return [*(f"{name}={value}" for name, value in self.labels.items()), *self.selectors]
 
     @property
     def whole_gpus(self) -> int:

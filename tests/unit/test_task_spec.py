@@ -65,6 +65,13 @@ def test_shorter_ways_to_write_it() -> None:
     assert [(each.task, each.condition.value) for each in task.depends_on] == [("a", "succeeded"), ("b", "failed")]
 
 
+def test_labels_and_selectors_are_conditions_together() -> None:
+    needs = Resources(labels={"region": "eu"}, selectors=["!spot", "zone in (a,b)"])
+    assert needs.conditions == ["region=eu", "!spot", "zone in (a,b)"]
+    many = {"labels": {f"l{n}": "" for n in range(10)}, "selectors": ["!spot"] * 7}
+    assert mistakes(small(resources=many)) == ["resources.selectors: with `labels` there may be 16"]
+
+
 @pytest.mark.parametrize(
     ("fields", "line"),
     [
