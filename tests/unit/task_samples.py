@@ -7,7 +7,8 @@ from ruamel.yaml import YAML
 TRAIN = """
 name: train-resnet
 image: base
-resources: {gpus: 2, gpu_model: [A100, H100], cpus: 8, memory: 32GB, shm: 8GB, labels: {region: eu}, selectors: ["!spot"]}
+resources: {gpus: 2, gpu_model: [A100, H100], cpus: 8, memory: 32GB, shm: 8GB,
+  labels: {region: eu}, selectors: ["!spot"]}
 disconnect: 60s
 nodes: 1
 working_dir: .
