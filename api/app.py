@@ -23,6 +23,7 @@ from api.identity.authorisation import authorise, endpoint_templates
 from api.identity.signing_keys import KeyRing
 from api.images import endpoints as images
 from api.machines import endpoints as machines
+from api.object_store import ObjectStore, location_of
 from api.oidc import endpoints as oidc
 from api.oidc.provider import Provider
 from api.ops import ray_dashboard
@@ -132,6 +133,7 @@ def install_shared(app: FastAPI, settings: Settings, database: Database) -> None
     """What the public and the internal application have in common: state for the dependencies, and error handling."""
     app.state.settings = settings
     app.state.database = database
+    app.state.objects = ObjectStore(location_of(settings))
     problems.install(app)
 
 

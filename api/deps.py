@@ -11,6 +11,7 @@ from api.allocations.planner import Planner
 from api.db import Database
 from api.identity.authorisation import client_address
 from api.identity.signing_keys import KeyRing
+from api.object_store import ObjectStore
 from api.principal import Principal
 from api.rate_limit import RateLimits
 from api.settings import Settings
@@ -37,6 +38,10 @@ async def _planner(request: Request) -> Planner:
     return cast(Planner, request.app.state.planner)
 
 
+async def _objects(request: Request) -> ObjectStore:
+    return cast(ObjectStore, request.app.state.objects)
+
+
 async def _address(request: Request) -> str:
     return client_address(request)
 
@@ -51,5 +56,6 @@ SettingsDep = Annotated[Settings, Depends(_settings)]
 PrincipalDep = Annotated[Principal, Depends(_principal)]
 PlannerDep = Annotated[Planner, Depends(_planner)]
 KeysDep = Annotated[KeyRing, Depends(_keys)]
+ObjectsDep = Annotated[ObjectStore, Depends(_objects)]
 AddressDep = Annotated[str, Depends(_address)]
 SignInLimit = Depends(_sign_in_limit)

@@ -35,6 +35,11 @@ class Settings(BaseSettings):
     ray_address: str = "127.0.0.1:6379"
     ray_dashboard_url: str = "http://127.0.0.1:8265"
     ray_namespace: str = "remotegpu"
+    object_store_url: str = "file:///var/lib/remotegpu/objects"
+    """Where uploads and output are kept: `file:///DIRECTORY`, or `s3://BUCKET[/PREFIX]`."""
+    object_store_endpoint: str | None = None
+    """URL of an S3 that is not Amazon's. Keys are secrets: see docs/reference/interfaces.md."""
+    object_store_region: str | None = None
     images_catalogue: Path = Path("images/catalogue.yaml")
     tls_cert: Path | None = None
     tls_key: Path | None = None

@@ -70,6 +70,11 @@ def up(
         str | None, typer.Option(envvar="DOCKER_HOST", help="As in unix:///var/run/docker.sock.")
     ] = None,
     base_image: Annotated[str | None, typer.Option(help="Image to build environments on, pulled if need be.")] = None,
+    object_store_url: Annotated[
+        str | None, typer.Option(help="Where uploads and output are kept, as in s3://BUCKET/PREFIX.")
+    ] = None,
+    object_store_endpoint: Annotated[str | None, typer.Option(help="URL of an S3 that is not Amazon's.")] = None,
+    object_store_region: Text = None,
     tls_cert: Text = None,
     tls_key: Text = None,
     tls_ca: Annotated[

@@ -45,6 +45,9 @@ class Instance:
     ray_dashboard_url: str | None = None
     docker_host: str = "unix:///var/run/docker.sock"
     base_image: str | None = None
+    object_store_url: str | None = None
+    object_store_endpoint: str | None = None
+    object_store_region: str | None = None
     tls_cert: str | None = None
     tls_key: str | None = None
     tls_ca: str | None = None  # who signed the certificate, where machines do not know it
@@ -72,6 +75,11 @@ class Instance:
     @property
     def ray(self) -> Path:
         return self.data / "ray"
+
+    @property
+    def objects(self) -> Path:
+        """Uploads and output, where no other store is named."""
+        return self.data / "objects"
 
     @property
     def authorities(self) -> Path:

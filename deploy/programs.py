@@ -130,6 +130,7 @@ def platform_environment(instance: Instance) -> dict[str, str]:
         "REMOTEGPU_HOSTLINK_SOCKET": str(instance.hostlink),
         "REMOTEGPU_RAY_ADDRESS": instance.ray_cluster_address,
         "REMOTEGPU_RAY_DASHBOARD_URL": _ray_dashboard_url(instance),
+        "REMOTEGPU_OBJECT_STORE_URL": instance.object_store_url or instance.objects.as_uri(),
         "REMOTEGPU_IMAGES_CATALOGUE": str(REPOSITORY / "images" / "catalogue.yaml"),
         "REMOTEGPU_SIMULATED": "true" if instance.simulate else "false",
         "RAY_AUTH_MODE": "token",
@@ -137,6 +138,10 @@ def platform_environment(instance: Instance) -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "HOME": str(instance.run),
     }
+    if instance.object_store_endpoint:
+        environment["REMOTEGPU_OBJECT_STORE_ENDPOINT"] = instance.object_store_endpoint
+    if instance.object_store_region:
+        environment["REMOTEGPU_OBJECT_STORE_REGION"] = instance.object_store_region
     return environment | _tls(instance)
 
 

@@ -65,6 +65,7 @@ def settings(database: Database, secrets_dir: Path, tmp_path: Path) -> Settings:
         public_url="http://testserver",
         hub_url="http://hub.testserver",
         hostlink_socket=tmp_path / "hostlink.sock",
+        object_store_url=(tmp_path / "objects").as_uri(),
         rate_limit_sign_in="10000/minute",
     )
 

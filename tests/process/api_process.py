@@ -43,6 +43,7 @@ def running_api(database_url: str, directory: Path, **variables: str) -> Iterato
         "REMOTEGPU_LISTEN_PORT": str(public),
         "REMOTEGPU_INTERNAL_PORT": str(internal),
         "REMOTEGPU_HOSTLINK_SOCKET": str(directory / "hostlink.sock"),
+        "REMOTEGPU_OBJECT_STORE_URL": (directory / "objects").as_uri(),
         **variables,
     }
     log = directory / "api.log"
