@@ -31,6 +31,7 @@ from api.policy import POLICY
 from api.quotas import endpoints as quotas
 from api.rate_limit import RateLimits
 from api.reservations import endpoints as reservations
+from api.secrets import endpoints as secrets
 from api.security_headers import SecurityHeaders
 from api.settings import Settings
 from api.tasks import endpoints as tasks
@@ -126,6 +127,7 @@ def _api_routers() -> Sequence[APIRouter]:
         capacity.router,
         reservations.router,
         tasks.router,
+        secrets.router,
     ]
 
 

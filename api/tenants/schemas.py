@@ -17,6 +17,7 @@ Currency = Annotated[str, Field(pattern=r"^[A-Z]{3}$", description="ISO 4217")]
 
 
 Weight = Annotated[float, Field(ge=0.01, le=1000, description="Its share beside others' in fair sharing")]
+WorkspaceName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,62}$", examples=["research"])]
 Priority = Annotated[int, Field(ge=0, le=MAX_PRIORITY, description="The most that its people may ask for")]
 
 
@@ -103,7 +104,7 @@ class InvitationAccept(Request):
 
 
 class WorkspaceCreate(Request):
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,62}$", examples=["research"])]
+    name: WorkspaceName
 
 
 class WorkspaceView(BaseModel):

@@ -22,6 +22,7 @@ from tests.db.fleet import DOLLAR, Fleet
 
 TOMORROW = (datetime.now(UTC) + timedelta(days=1)).isoformat()
 RESERVATION = {"starts_at": TOMORROW, "duration_s": 3600, "gpus": 1}
+SECRET_VALUE = "s3cret-value-of-hf"
 GROUP = {"customer": "{customer}", "cohort": "research", "nominal_milli": 2000}
 
 
@@ -61,6 +62,10 @@ def make_platform(
         document = platform.ask(*request).raise_for_status().json()
         platform.of[name] = document["id"]
         platform.of[f"{name}_secret"] = document.get("token", "")
+    platform.ask("owner", "POST", "/customer/workspaces", {"name": "lab"}).raise_for_status()
+    platform.of |= {"workspace": "lab", "secret": "HF_TOKEN"}
+    put = "/customer/workspaces/{workspace}/secrets/{secret}"
+    platform.ask("member", "PUT", put, {"value": SECRET_VALUE}).raise_for_status()
     reserved = platform.ask("owner", "POST", "/customer/reservations", RESERVATION).raise_for_status().json()
     platform.of["reservation"] = reserved["items"][0]["id"]
     platform.ask("admin", "PATCH", "/admin/settings", {"self_registration": True}).raise_for_status()

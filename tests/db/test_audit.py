@@ -50,6 +50,8 @@ CHANGES: tuple[Change, ...] = (
     ("owner", "POST", "/customer/invitations", {"email": "third@example.test"}),
     ("owner", "DELETE", "/customer/invitations/{other_invitation}", None),
     ("owner", "POST", "/customer/workspaces", {"name": "research"}),
+    ("owner", "PUT", "/customer/workspaces/{workspace}/secrets/{secret}", {"value": "another"}),
+    ("owner", "DELETE", "/customer/workspaces/{workspace}/secrets/{secret}", None),
     ("owner", "POST", "/customer/api-keys", {"name": "n", "scopes": ["profile:read"]}),
     ("owner", "DELETE", "/customer/api-keys/{key}", None),
     ("admin", "POST", "/admin/customers", {"name": "second", "owner": {"username": "second-owner"}}),

@@ -17,7 +17,9 @@ from tests.db.one_of_each import Platform, contents, make_platform
 NAMED = {
     "environment_id": "environment", "allocation_id": "allocation", "reservation_id": "reservation", "key_id": "key",
     "invitation_id": "invitation", "user_id": "member",
+    "workspace": "workspace", "secret": "secret",
 }  # fmt: skip
+BODIES = {("PUT", f"{API}/customer/workspaces/{{workspace}}/secrets/{{secret}}"): {"value": "mine"}}
 OWN = ("environment", "stopped", "allocation", "reservation", "key", "invitation", "member")
 FOR_CUSTOMERS = sorted(
     (method, path) for (method, path), rule in POLICY.items() if rule.roles is not None and Role.OWNER in rule.roles
@@ -37,7 +39,7 @@ def test_anothers_id_is_not_found_and_nothing_happens_to_it(platform: Platform, 
     for method, path in asked:
         address = re.sub(r"\{(\w+)\}", lambda found: "{" + NAMED[found[1]] + "}", path.removeprefix(API))
         before = contents(database)
-        answer = platform.ask("rival", method, address)
+        answer = platform.ask("rival", method, address, BODIES.get((method, path)))
         assert (answer.status_code, answer.json()["code"]) == (404, "not_found"), (method, path, answer.text)
         assert contents(database) == before, (method, path)
         if method == "GET":

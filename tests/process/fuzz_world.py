@@ -55,6 +55,7 @@ _EXISTING = {
     "image_id": "select uid from images",
     "image": "select name from images where enabled",
     "workspace": "select name from workspaces",
+    "secret": "select name from (select workspace_id as id, name from secrets) kept",
 }
 _MENDING = (
     "update users set disabled_at = null, locked_until = null, must_change_password = false, failed_logins = 0,"
@@ -69,6 +70,8 @@ _MENDING = (
     "update allocations set state = 'active', end_reason = null, end_detail = null, releasing_at = null"
     " where state = 'releasing'",
     "update hosts set admin_state = 'available', device_status = 'online', heartbeat_at = now()",
+    "insert into secrets (workspace_id, name, sealed, created_by) select w.id, 'KEPT', 'sealed', u.id"
+    " from workspaces w join users u on u.username = 'acme-owner' on conflict do nothing",
     "delete from quotas",
     "delete from settings",
     "insert into settings (key, value) values ('self_registration', 'true')",
