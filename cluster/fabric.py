@@ -19,13 +19,15 @@ from cluster.agents import Agents, Answer
 from node.ray_settings import HOST_LABEL, device_resource
 from scheduler.host_protocol import Lease, LeaseEnd
 from scheduler.money import MILLI_PER_GPU
-from scheduler.ports import CapacityError, FabricError, HostShare, StaleGenerationError
+from scheduler.ports import CapacityError, FabricError, HostShare, StaleGenerationError, StillEndingError
 
 log = logging.getLogger(__name__)
 
 _GRANT_S = 10.0  # the daemon prepares network and volume
 _END_MARGIN_S = 15.0  # beyond the containers' grace
+_LONG_GRACE_S = 30.0  # beyond this, a host answers that the end goes on
 _OK, _CONFLICT = 200, 409
+_STILL_ENDING = "still_ending"
 _LEASE_END = TypeAdapter(LeaseEnd)
 
 
@@ -64,9 +66,9 @@ class RayFabric:
         answer = self._agents.call(host_uid, "grant_lease", dataclasses.asdict(lease), timeout_s=_GRANT_S)
         _check(answer, "grant_lease", host_uid)
 
-    def end(self, host_uid: str, *, allocation_uid: str, generation: int, grace_s: int) -> LeaseEnd:
-        body = {"allocation_uid": allocation_uid, "generation": generation, "grace_s": grace_s}
-        answer = self._agents.call(host_uid, "end_lease", body, timeout_s=grace_s + _END_MARGIN_S)
+    def end(self, host_uid: str, *, allocation_uid: str, generation: int, grace_s: int, reason: str = "") -> LeaseEnd:
+        body = {"allocation_uid": allocation_uid, "generation": generation, "grace_s": grace_s, "reason": reason}
+        answer = self._agents.call(host_uid, "end_lease", body, timeout_s=min(grace_s, _LONG_GRACE_S) + _END_MARGIN_S)
         try:
             return _LEASE_END.validate_python(_check(answer, "end_lease", host_uid))
         except ValidationError as error:
@@ -119,6 +121,8 @@ def _check(answer: Answer, operation: str, host_uid: str) -> dict[str, Any]:
         return answer.body
     problem = f"{answer.status} {answer.body.get('code', '')}: {answer.body.get('detail', '')}"
     detail = f"host {host_uid} answered {operation} with {problem}"
+    if answer.body.get("code") == _STILL_ENDING:
+        raise StillEndingError(detail)
     if answer.status == _CONFLICT:
         raise StaleGenerationError(detail)
     raise FabricError(detail)

@@ -12,6 +12,8 @@ Key = tuple[int, int]  # (allocation id, generation)
 
 FIRST_DELAY = timedelta(seconds=1)
 LONGEST_DELAY = timedelta(seconds=60)
+AGAIN_AFTER = timedelta(milliseconds=500)
+"""When to ask again for an end that a long grace holds up."""
 MAX_RUNNING = 10_000
 """Effects at once. It bounds the results that wait to be recorded too, since each effect has one."""
 
@@ -24,7 +26,8 @@ def delay_after(failures: int) -> timedelta:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What an effect has come to. `failed`: it has to be done again, after a delay.
+    """What an effect has come to. `failed`: it has to be done again, after a delay. `goes_on`: it is no failure, but
+    has to be asked again soon.
 
     `take_back`: leases that the hosts may have, to be ended once the store has taken the failure of the placement.
     """
@@ -32,6 +35,7 @@ class Result:
     key: Key
     outcomes: tuple[Outcome, ...] = ()
     failed: bool = False
+    goes_on: bool = False
     take_back: Admitted | None = None
 
 
@@ -80,6 +84,9 @@ class Effects:
             if result.failed:
                 self._failures[result.key] = self._failures.get(result.key, 0) + 1
                 self._not_before[result.key] = now + delay_after(self._failures[result.key])
+            elif result.goes_on:
+                self._failures.pop(result.key, None)
+                self._not_before[result.key] = now + AGAIN_AFTER
             else:
                 self.forget(result.key)
 

@@ -21,6 +21,7 @@ from scheduler.ports import (
     PlacementFailed,
     Releasing,
     StaleGenerationError,
+    StillEndingError,
 )
 
 log = logging.getLogger(__name__)
@@ -97,6 +98,7 @@ class Executor:
                 allocation_uid=releasing.allocation_uid,
                 generation=releasing.generation,
                 grace_s=releasing.grace_s,
+                reason=releasing.reason,
             )
             for uid in missing
         ]
@@ -140,19 +142,21 @@ class Executor:
 
     def _released(self, key: Key, host_uids: Sequence[str], answers: Sequence[LeaseEnd | Exception | None]) -> None:
         confirmed = self._confirmed.setdefault(key, {})
-        failed = False
+        failed = still_ending = False
         for host_uid, answer in zip(host_uids, answers, strict=True):
             if isinstance(answer, StaleGenerationError):
                 # The host never held this generation, or holds another that is ended by its own heartbeat.
                 log.warning("allocation %s: host %s knows another generation", key[0], host_uid)
                 confirmed[host_uid] = None
+            elif isinstance(answer, StillEndingError):
+                still_ending = True
             elif isinstance(answer, Exception):
                 _tell(key, answer)
                 failed = True
             else:
                 confirmed[host_uid] = answer
-        if failed:
-            self._finish(Result(key, failed=True))
+        if failed or still_ending:
+            self._finish(Result(key, failed=failed, goes_on=still_ending))
             return
         ends = tuple(end for end in confirmed.values() if end is not None)
         self._finish(Result(key, (Ended(*key, ends),)))

@@ -174,6 +174,7 @@ class AttemptReport:
     limit_hit: str | None = None
     progress: TaskProgress | None = None
     notice: str = ""  # how the task was told to give way, or why it was not
+    checkpoint_at_ms: int | None = None  # up to when its work is safe, as it says itself
 
 
 class ContainerState(StrEnum):

@@ -25,6 +25,10 @@ class StaleGenerationError(FabricError):
     """A newer generation of the allocation exists: whoever asked is out of date and must change nothing."""
 
 
+class StillEndingError(FabricError):
+    """What runs under the lease has its grace: ask again soon."""
+
+
 class CapacityError(FabricError):
     """Ray can't reserve the bundles: the host left, or its resources are not free yet."""
 
@@ -111,13 +115,14 @@ class Admitted:
 
 @dataclass(frozen=True, slots=True)
 class Releasing:
-    """`host_uids` are those that must confirm: the ones that are not lost."""
+    """`host_uids` are those that must confirm: the ones that are not lost. `reason` is an `EndReason`."""
 
     allocation_id: int
     allocation_uid: str
     generation: int
     host_uids: tuple[str, ...]
     grace_s: int
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,9 +219,14 @@ class Fabric(Protocol):
             HostUnreachableError, StaleGenerationError
         """
 
-    def end(self, host_uid: str, *, allocation_uid: str, generation: int, grace_s: int) -> LeaseEnd | None:
+    def end(
+        self, host_uid: str, *, allocation_uid: str, generation: int, grace_s: int, reason: str = ""
+    ) -> LeaseEnd | None:
         """Stop and remove a lease's containers and wait for it; None if the host never had it.
+
+        `reason` is why it ends, for what runs there.
 
         Raises:
             HostUnreachableError, StaleGenerationError
+            StillEndingError: the grace goes on.
         """

@@ -8,7 +8,14 @@ from enum import StrEnum
 
 from scheduler.host_protocol import Lease, LeaseEnd
 from scheduler.money import MILLI_PER_GPU
-from scheduler.ports import CapacityError, FabricError, HostShare, HostUnreachableError, StaleGenerationError
+from scheduler.ports import (
+    CapacityError,
+    FabricError,
+    HostShare,
+    HostUnreachableError,
+    StaleGenerationError,
+    StillEndingError,
+)
 
 
 class Fault(StrEnum):
@@ -36,6 +43,7 @@ class Machine:
     reachable: bool = True
     leases: dict[str, Lease] = field(default_factory=dict)
     running: set[str] = field(default_factory=set)  # uids of allocations with a container
+    in_grace: dict[str, int] = field(default_factory=dict)  # how often their end is still going on when asked for
 
 
 @dataclass(slots=True)
@@ -66,7 +74,9 @@ class MemoryFabric:
                 raise StaleGenerationError(lease.allocation_uid)
             machine.leases[lease.allocation_uid] = lease
 
-    def end(self, host_uid: str, *, allocation_uid: str, generation: int, grace_s: int) -> LeaseEnd | None:
+    def end(
+        self, host_uid: str, *, allocation_uid: str, generation: int, grace_s: int, reason: str = ""
+    ) -> LeaseEnd | None:
         machine = self._reach(host_uid)
         with self._fault(HostUnreachableError):
             held = machine.leases.get(allocation_uid)
@@ -74,6 +84,9 @@ class MemoryFabric:
                 return None
             if held.generation != generation:
                 raise StaleGenerationError(allocation_uid)
+            if machine.in_grace.get(allocation_uid, 0) > 0:
+                machine.in_grace[allocation_uid] -= 1
+                raise StillEndingError(allocation_uid)
             del machine.leases[allocation_uid]
             machine.running.discard(allocation_uid)
             return LeaseEnd(self.now_ms, exit_code=0, last_window=None)

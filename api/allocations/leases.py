@@ -13,13 +13,13 @@ from api.allocations.groups import in_the_way
 from api.clock import to_ms
 from api.pipeline import pipelined
 from api.settings import Settings
-from scheduler.host_protocol import DeviceShare, Lease
+from scheduler.host_protocol import DeviceShare, Lease, LeaseKind
 from scheduler.ports import Admitted, HostShare, Releasing
 
 _PLACING = text(
     "select a.id, a.uid, a.generation, a.host_ids, a.cpu_milli, a.memory_bytes, a.disk_bytes, a.run_until,"
-    " a.image_reference, a.container_name, a.home_volume, c.uid as customer_uid, g.name as group_name,"
-    " g.state as group_state from allocations a join customers c on c.id = a.customer_id"
+    " a.image_reference, a.container_name, a.home_volume, a.kind, a.shm_bytes, c.uid as customer_uid,"
+    " g.name as group_name, g.state as group_state from allocations a join customers c on c.id = a.customer_id"
     " join placement_groups g on g.allocation_id = a.id and g.state <> 'removed'"
     " where a.id = any(:ids) and a.state = 'placing' order by a.id"
 )
@@ -31,7 +31,8 @@ _DEVICES = text(
 )
 _HOSTS = text("select id, uid from hosts where id = any(:ids)")
 _RELEASING = text(
-    "select a.id, a.uid, a.generation, array_remove(array_agg(h.uid order by array_position(a.host_ids, h.id)), null)"
+    "select a.id, a.uid, a.generation, a.grace_s, a.end_reason,"
+    " array_remove(array_agg(h.uid order by array_position(a.host_ids, h.id)), null)"
     " as host_uids from allocations a left join hosts h on h.id = any(a.host_ids) and h.device_status <> 'lost'"
     " where a.id = any(:ids) and a.state = 'releasing' group by a.id order by a.id"
 )
@@ -55,6 +56,8 @@ class Terms:
     image: str
     container_name: str
     home_volume: str | None
+    kind: LeaseKind
+    shm_bytes: int | None
 
 
 def admitted(terms: Terms, group_name: str, bundles: Sequence[Bundle], drop_groups: Collection[str] = ()) -> Admitted:
@@ -64,7 +67,7 @@ def admitted(terms: Terms, group_name: str, bundles: Sequence[Bundle], drop_grou
         generation=terms.generation,
         group_name=group_name,
         shares=tuple(HostShare(uid, devices, terms.cpu_milli, terms.memory_bytes) for uid, devices in bundles),
-        leases=tuple(_lease(terms, uid, devices) for uid, devices in bundles),
+        leases=tuple(_lease(terms, bundle, rank, len(bundles)) for rank, bundle in enumerate(bundles)),
         drop_groups=tuple(sorted(drop_groups)),
     )
 
@@ -94,7 +97,8 @@ def load_releasing(session: Session, allocation_ids: Sequence[int], *, settings:
             allocation_uid=str(row.uid),
             generation=row.generation,
             host_uids=tuple(map(str, row.host_uids)),
-            grace_s=settings.stop_grace_s,
+            grace_s=settings.stop_grace_s if row.grace_s is None else row.grace_s,
+            reason=row.end_reason,
         )
         for row in rows
     ]
@@ -122,10 +126,18 @@ def _terms(row: Row[Any], settings: Settings) -> Terms:
         image=row.image_reference,
         container_name=row.container_name,
         home_volume=row.home_volume,
+        kind=lease_kind(row.kind),
+        shm_bytes=row.shm_bytes,
     )
 
 
-def _lease(terms: Terms, host_uid: str, devices: tuple[DeviceShare, ...]) -> Lease:
+def lease_kind(kind: str) -> LeaseKind:
+    """Of what asked for the allocation."""
+    return LeaseKind.TASK if kind == LeaseKind.TASK else LeaseKind.ENVIRONMENT
+
+
+def _lease(terms: Terms, bundle: Bundle, rank: int, nodes: int) -> Lease:
+    host_uid, devices = bundle
     return Lease(
         allocation_uid=terms.allocation_uid,
         generation=terms.generation,
@@ -139,6 +151,10 @@ def _lease(terms: Terms, host_uid: str, devices: tuple[DeviceShare, ...]) -> Lea
         image=terms.image,
         container_name=terms.container_name,
         home_volume=terms.home_volume,
+        kind=terms.kind,
+        shm_bytes=terms.shm_bytes,
+        rank=rank,
+        nodes=nodes,
         labels={
             "remotegpu.host": host_uid,
             "remotegpu.allocation": terms.allocation_uid,

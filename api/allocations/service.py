@@ -37,11 +37,14 @@ def submit(
     disconnect_s: int,
     actor: str,
     again: bool = False,
+    grace_s: int | None = None,
+    shm_bytes: int | None = None,
 ) -> Allocation:
     """Queue a request, in the caller's transaction, and wake the controller at commit.
 
     `disconnect_s` is how long it may run cut off from the platform. With `again` it is work that was accepted before,
-    which a full queue does not refuse.
+    which a full queue does not refuse. `grace_s` is from the word that it has to end to the end (None: the
+    platform's own), `shm_bytes` the part of its memory that is /dev/shm (None: half of it).
 
     Raises:
         Unprocessable: as `claims.check` and `claims.in_group` say, or `bad_request` for figures out of range.
@@ -65,6 +68,8 @@ def submit(
         container_name=container_name,
         home_volume=home_volume,
         disconnect_s=disconnect_s,
+        grace_s=grace_s,
+        shm_bytes=shm_bytes,
         **_demanded(demand),
         **_claimed(claim),
     )

@@ -30,7 +30,7 @@ _CUSTOMERS = text(
     " (select customer_id from allocations where id = any(:ids)) order by id for update"
 )
 _REQUESTS = text(
-    f"select {REQUEST_COLUMNS}, a.disk_bytes, a.container_name, a.home_volume"
+    f"select {REQUEST_COLUMNS}, a.disk_bytes, a.container_name, a.home_volume, a.kind, a.shm_bytes"
     " from allocations a left join capacity_groups g on g.id = a.capacity_group_id"
     " where a.id = any(:ids) order by a.id for update of a"
 )
@@ -72,6 +72,8 @@ class Locked:
     disk_bytes: int
     container_name: str
     home_volume: str | None
+    kind: str  # what asked for it
+    shm_bytes: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +183,8 @@ def _locked(row: Any) -> Locked:
         disk_bytes=row.disk_bytes,
         container_name=row.container_name,
         home_volume=row.home_volume,
+        kind=row.kind,
+        shm_bytes=row.shm_bytes,
     )
 
 

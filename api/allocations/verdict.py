@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from api.allocations.devices import Share
 from api.allocations.groups import Taken, Wanted
-from api.allocations.leases import Terms, admitted
+from api.allocations.leases import Terms, admitted, lease_kind
 from api.allocations.standing import CustomerStanding, HostStanding, Locked, Standing
 from api.billing.holds import HoldOrder
 from api.billing.prices import Price
@@ -108,6 +108,8 @@ def _terms(standing: Standing, locked: Locked, run_until: datetime) -> Terms:
         image=request.demand.image,
         container_name=locked.container_name,
         home_volume=locked.home_volume,
+        kind=lease_kind(locked.kind),
+        shm_bytes=locked.shm_bytes,
     )
 
 

@@ -174,7 +174,7 @@ class Host:
             if lease.home_volume:
                 self._volumes.ensure(lease.home_volume, lease.disk_bytes)
 
-    def end_lease(self, allocation_uid: str, generation: int, grace_s: float) -> LeaseEnd:
+    def end_lease(self, allocation_uid: str, generation: int, grace_s: float, reason: str = "") -> LeaseEnd:
         return self._ending.end(allocation_uid, generation, grace_s)
 
     def container(self, allocation_uid: str, generation: int, operation: str, arguments: Json) -> Any:

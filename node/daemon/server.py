@@ -36,7 +36,8 @@ class _Body(BaseModel):
 class _End(_Body):
     allocation_uid: Uid
     generation: Count
-    grace_s: Annotated[float, Field(ge=0, le=600)]
+    grace_s: Annotated[float, Field(ge=0, le=3600)]
+    reason: Annotated[str, Field(max_length=64)] = ""
 
 
 class _Container(_Body):

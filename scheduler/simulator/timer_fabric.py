@@ -20,7 +20,9 @@ class NoFabric:
     def grant(self, host_uid: str, lease: Lease) -> None:
         pass
 
-    def end(self, host_uid: str, *, allocation_uid: str, generation: int, grace_s: int) -> LeaseEnd | None:
+    def end(
+        self, host_uid: str, *, allocation_uid: str, generation: int, grace_s: int, reason: str = ""
+    ) -> LeaseEnd | None:
         pass
 
 
@@ -46,7 +48,9 @@ class TimerFabric(NoFabric):
             hosts.add(host_uid)
             self.runs.granted(lease.allocation_uid, self.now_ms())
 
-    def end(self, host_uid: str, *, allocation_uid: str, generation: int, grace_s: int) -> LeaseEnd | None:
+    def end(
+        self, host_uid: str, *, allocation_uid: str, generation: int, grace_s: int, reason: str = ""
+    ) -> LeaseEnd | None:
         hosts = self._hosts.get(allocation_uid, set())
         if host_uid not in hosts:
             return None

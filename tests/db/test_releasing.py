@@ -12,7 +12,7 @@ from api.billing.verify import check
 from api.clock import to_ms, utc_now
 from api.db import Database
 from api.machines.tables import Host
-from scheduler.host_protocol import LeaseEnd
+from scheduler.host_protocol import LeaseEnd, LeaseKind
 from scheduler.ports import Admitted, Dropped, Ended, Eviction, Placed, PlacementFailed
 from scheduler.states import EndReason
 from tests.db.fleet import GIB, Fleet, admit, decide, releasing
@@ -63,6 +63,17 @@ def test_release_frees_the_devices_and_settles_the_hold(fleet: Fleet) -> None:
     with fleet.database.session() as session:
         assert before > 0 and balance(session, acme[0].id).held_micro == 0, "the host has nothing more to tell"
     assert fleet.allocation(allocation.id).state == "released"
+
+
+def test_a_tasks_host_hears_of_its_grace_and_why_it_ends(fleet: Fleet) -> None:
+    host = fleet.host()
+    allocation = fleet.submit(fleet.customer(), kind="task", grace_s=120, shm_bytes=GIB)
+    store = fleet.lead()
+    (lease,) = run(fleet, store, allocation, host, 0).leases
+    assert (lease.kind, lease.shm_bytes, lease.rank, lease.nodes) == (LeaseKind.TASK, GIB, 0, 1)
+    store.evict([Eviction(allocation.id, 1, None, "somebody else")])
+    (ending,) = releasing(store)
+    assert (ending.grace_s, ending.reason) == (120, "preempted")
 
 
 def test_an_idle_group_is_handed_on_to_the_same_shape(fleet: Fleet) -> None:

@@ -15,6 +15,8 @@ class EchoAgent:
         if operation == "grant_lease" and body["generation"] < 1:
             return {"status": 409, "body": {"code": "stale_generation", "detail": "an older generation"}}
         if operation == "end_lease":
+            if body["grace_s"] > 600:
+                return {"status": 409, "body": {"code": "still_ending", "detail": "it has its grace"}}
             ended_at_ms = time.time_ns() // 1_000_000
             return {"status": 200, "body": {"ended_at_ms": ended_at_ms, "exit_code": 0, "last_window": None}}
         return {"status": 200, "body": {"operation": operation, "body": body, "pid": os.getpid()}}

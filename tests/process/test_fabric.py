@@ -20,7 +20,7 @@ from deploy.instance import Instance
 from deploy.progress import StepError
 from deploy.ray_head import check_external_head
 from scheduler.host_protocol import DeviceShare, Lease
-from scheduler.ports import CapacityError, HostShare, HostUnreachableError, StaleGenerationError
+from scheduler.ports import CapacityError, HostShare, HostUnreachableError, StaleGenerationError, StillEndingError
 from tests.process.conftest import NAMESPACE, connected
 from tests.process.echo_agent import EchoAgent
 from tests.process.ray_cluster import RayCluster, host_uid
@@ -112,6 +112,11 @@ def test_leases_travel_to_the_host(fabric: RayFabric) -> None:
         fabric.grant(host_uid(1), lease(0))
     ended = fabric.end(host_uid(1), allocation_uid="a1", generation=1, grace_s=1)
     assert abs(ended.ended_at_ms - time.time() * 1000) < 5000
+
+
+def test_an_end_that_goes_on_is_no_refusal(fabric: RayFabric) -> None:
+    with pytest.raises(StillEndingError):
+        fabric.end(host_uid(1), allocation_uid="a1", generation=1, grace_s=3600, reason="preempted")
 
 
 def test_calls_are_bounded_and_side_by_side(agents: Agents) -> None:

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
 from scheduler import effects
-from scheduler.effects import Effects, Result, delay_after
+from scheduler.effects import AGAIN_AFTER, Effects, Result, delay_after
 from scheduler.engine.engine import Engine
 from scheduler.engine.settings import EngineSettings
 from scheduler.ports import Admitted, Changes, LostLeadershipError, Placement, WaitReason
@@ -339,13 +340,29 @@ def replace_end(bench: World) -> list[bool]:
     """The fabric's `end` raises what it should not, until the list that is returned is empty."""
     broken, end = [True], bench.fabric.end
 
-    def fail(host_uid: str, *, allocation_uid: str, generation: int, grace_s: int) -> object:
+    def fail(host_uid: str, **named: Any) -> object:  # Any: as the port has them
         if broken:
             raise KeyError(host_uid)
-        return end(host_uid, allocation_uid=allocation_uid, generation=generation, grace_s=grace_s)
+        return end(host_uid, **named)
 
     bench.scheduler.executor.fabric = type("Broken", (), {"end": staticmethod(fail)})()
     return broken
+
+
+def test_a_long_grace_is_asked_about_again_soon_and_is_no_failure() -> None:
+    bench = world()
+    bench.submit(1)
+    bench.work()
+    bench.fabric.machines["h1"].in_grace["a1"] = 10
+    bench.database.request_end(1, EndReason.PREEMPTED)
+    for asked in range(10):
+        assert bench.fabric.machines["h1"].in_grace["a1"] == 10 - asked
+        bench.work()
+        assert state(bench, 1) is AllocationState.RELEASING
+        assert bench.scheduler.effects.retry_at == bench.now + AGAIN_AFTER, "it waits for no longer than the first time"
+        bench.pass_time(AGAIN_AFTER.total_seconds())
+    bench.work()
+    assert state(bench, 1) is AllocationState.RELEASED
 
 
 @pytest.mark.parametrize(("failures", "seconds"), [(1, 1), (2, 2), (3, 4), (7, 60), (10_000, 60)])
