@@ -12,6 +12,16 @@ class Role(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Caller:
+    """On whose behalf and by whom: a signed-in user, an API key, or the Hub or the platform for one of its users."""
+
+    user_id: int
+    customer_id: int
+    actor: str
+    address: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Principal:
     """`customer_id` is None exactly for administrators. `scopes` is None for a person, who has all of the role's.
 
@@ -43,3 +53,8 @@ class Principal:
         if self.customer_id is None:
             raise RuntimeError("an administrator has no tenant")
         return self.customer_id
+
+    @property
+    def caller(self) -> Caller:
+        """As what customers' things are made and ended by."""
+        return Caller(self.user_id, self.tenant_id, self.actor, self.address)

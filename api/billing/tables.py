@@ -104,7 +104,8 @@ class Hold(Base):
     allocation_id: Mapped[int] = mapped_column(ForeignKey("allocations.id"), primary_key=True)
     generation: Mapped[int] = mapped_column(primary_key=True)
     customer_id: Mapped[int] = mapped_column(ForeignKey("customers.id"))
-    environment_id: Mapped[int | None] = mapped_column(ForeignKey("environments.id"))  # what the statement calls it
+    environment_id: Mapped[int | None] = mapped_column(ForeignKey("environments.id"))  # what the statement calls it,
+    task_id: Mapped[int | None] = mapped_column(ForeignKey("tasks.id"))  # or this
     price_version_id: Mapped[int] = mapped_column(ForeignKey("price_versions.id"))
     devices_milli: Mapped[int]
     devices: Mapped[int]

@@ -51,7 +51,7 @@ def create_environment(
     """Create an environment and queue it; it starts by itself when what it asks for is free."""
 
     def create(session: Session) -> EnvironmentOut:
-        environment = service.create(session, settings, _caller(principal), body)
+        environment = service.create(session, settings, principal.caller, body)
         return public_view(repository.load(session, [environment])[0], settings)
 
     return database.transact(lambda session: once.run(session, EnvironmentOut, partial(create, session)))
@@ -76,7 +76,7 @@ def start_environment(
 
     def work(session: Session) -> None:
         environment = repository.find(session, principal, environment_id)
-        service.start(session, settings, _caller(principal), environment.uid, body)
+        service.start(session, settings, principal.caller, environment.uid, body)
 
     database.transact(work)
     return _view(database, settings, principal, environment_id)
@@ -99,11 +99,7 @@ def delete_environment(environment_id: UUID, database: DatabaseDep, principal: P
 
 def _stop(session: Session, *, principal: Principal, uid: UUID, delete: bool) -> None:
     environment = repository.find(session, principal, uid)
-    service.stop(session, _caller(principal), environment.uid, delete=delete)
-
-
-def _caller(principal: Principal) -> service.Caller:
-    return service.Caller(principal.user_id, principal.tenant_id, principal.actor, principal.address)
+    service.stop(session, principal.caller, environment.uid, delete=delete)
 
 
 def _view(database: Database, settings: Settings, principal: Principal, uid: UUID) -> EnvironmentOut:

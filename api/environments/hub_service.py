@@ -23,6 +23,7 @@ from api.errors import Forbidden, NotFound, Unprocessable
 from api.identity.tables import User
 from api.images.tables import Image
 from api.machines.offers import ModelOffer, model_offers
+from api.principal import Caller
 from api.quotas.service import effective_limits
 from api.reservations.tables import Reservation
 from api.settings import Settings
@@ -115,7 +116,7 @@ def start(
         api.errors.ApiError: as `api.environments.service` refuses.
     """
     user, customer = _tenant(session, username)
-    caller = service.Caller(user.id, customer.id, ACTOR)
+    caller = Caller(user.id, customer.id, ACTOR)
     environment = find_named(session, username=username, name=name)
     if environment is not None:
         return service.start(session, settings, caller, environment.uid)
@@ -140,7 +141,7 @@ def stop(session: Session, *, username: str, name: str, container_name: str | No
     )
     if environment.desired != EnvironmentDesired.RUNNING or not current or gives_way:
         return environment
-    caller = service.Caller(environment.user_id, environment.customer_id, ACTOR)
+    caller = Caller(environment.user_id, environment.customer_id, ACTOR)
     return service.stop(session, caller, environment.uid)
 
 

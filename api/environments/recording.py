@@ -11,6 +11,7 @@ from api.environments.transitions import move
 from api.errors import ApiError, Conflict
 from api.images.tables import Image
 from api.machines.tables import Host
+from api.principal import Caller
 from api.settings import Settings
 from scheduler.states import AdminState, AllocationState, EndReason, EnvironmentDesired, EnvironmentState
 
@@ -148,7 +149,7 @@ def _queue_again(session: Session, work: Work, settings: Settings) -> bool:
     if allocation is None or allocation.state != AllocationState.RELEASED or not _comes_back(environment, allocation):
         return False
     image = session.get_one(Image, environment.image_id)
-    caller = service.Caller(environment.user_id, environment.customer_id, ACTOR)
+    caller = Caller(environment.user_id, environment.customer_id, ACTOR)
     try:
         with session.begin_nested():
             following = service.queue(session, settings, caller, environment, image, again=True)

@@ -1,7 +1,6 @@
 """Creating, starting, stopping and deleting environments. What follows is the scheduler's and the reconciler's."""
 
 import secrets
-from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -22,6 +21,7 @@ from api.environments.transitions import move
 from api.errors import Conflict, NotFound, Unprocessable
 from api.ids import new_uid
 from api.images.tables import Image
+from api.principal import Caller
 from api.settings import Settings
 from api.tenants import workspaces
 from scheduler.states import AllocationState, EndReason, EnvironmentDesired, EnvironmentState
@@ -29,16 +29,6 @@ from scheduler.states import AllocationState, EndReason, EnvironmentDesired, Env
 KIND = "environment"
 _ENDED = (EnvironmentState.STOPPED, EnvironmentState.FAILED)
 _UP = (EnvironmentState.STARTING, EnvironmentState.RUNNING, EnvironmentState.PAUSED)
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """On whose behalf and by whom: a signed-in user, an API key, or the Hub for one of its users."""
-
-    user_id: int
-    customer_id: int
-    actor: str
-    address: str | None = None
 
 
 def create(session: Session, settings: Settings, caller: Caller, wanted: EnvironmentCreate) -> Environment:

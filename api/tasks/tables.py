@@ -18,7 +18,8 @@ OPEN = ", ".join(repr(str(state)) for state, following in TASK.items() if follow
 
 
 class Task(Base):
-    """`spec` is the document as it was given, without defaults; `allocation_id` the current or last attempt's.
+    """`spec` is the document as it was given, without defaults. `allocation_id` is the one that it waits for or runs in,
+    or the last one's of a task that has ended; null while it is to be queued.
 
     `submission_id` is the name that whoever submitted it gave it, unique among the customer's: Ray's clients do so.
     """
@@ -31,6 +32,7 @@ class Task(Base):
         Index("ix_tasks_customer", "customer_id", "id"),
         Index("ix_tasks_name", "workspace_id", "name", "id"),
         Index("ix_tasks_open", "id", postgresql_where=text(f"state in ({OPEN})")),
+        Index("ix_tasks_due", "due_at", postgresql_where=text("due_at is not null")),
     )
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     uid: Mapped[UUID] = mapped_column(unique=True, default=new_uid)
@@ -48,7 +50,7 @@ class Task(Base):
     attempts: Mapped[int] = mapped_column(server_default=text("0"))  # how many have begun
     retries: Mapped[int] = mapped_column(server_default=text("0"))  # how many of them count against `retry.max`
     allocation_id: Mapped[int | None] = mapped_column(ForeignKey("allocations.id"), index=True)
-    queue_at: Mapped[datetime | None] = mapped_column(Moment)  # it is queued again then, after an error
+    due_at: Mapped[datetime | None] = mapped_column(Moment)  # `settling` looks at it then: see there
     cancelled_at: Mapped[datetime | None] = mapped_column(Moment)  # somebody asked for its end
     exit_code: Mapped[int | None]  # of its last attempt
     progress: Mapped[dict[str, Any] | None] = mapped_column(JSONB)  # {"fraction", "line", "at"}

@@ -20,6 +20,7 @@ from api.identity.tables import User
 from api.images.tables import Image
 from api.machines.heartbeat import receive
 from api.machines.tables import Host
+from api.principal import Caller
 from api.quotas.tables import Quota
 from api.settings import Settings
 from api.tenants.tables import Customer, Workspace
@@ -54,9 +55,9 @@ class World:
         return world
 
     @property
-    def caller(self) -> service.Caller:
+    def caller(self) -> Caller:
         customer, _, user = self.owner
-        return service.Caller(user.id, customer.id, "cli")
+        return Caller(user.id, customer.id, "cli")
 
     def host(self, name: str = "h1", **options: Any) -> Host:
         host = self.fleet.host(name, **options)
