@@ -7,6 +7,8 @@ shares thousandths of a device.
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from scheduler.gang_network import GangNetwork
+
 
 @dataclass(frozen=True, slots=True)
 class GpuFacts:
@@ -134,6 +136,7 @@ class AttemptOrder:
     signal: str  # that says it has to give way, as SIGTERM
     grace_s: int
     nodes: int = 1
+    gang: GangNetwork | None = None  # where its nodes meet, if it has several
     log_limit_bytes: int = 2**30  # of output that is kept
 
 

@@ -38,6 +38,7 @@ class HostConfig:
     tenant_ports: tuple[int, ...] = ()  # the platform's listeners that tenants may reach
     private_networks: tuple[Network, ...] = ()  # private addresses that tenants may reach all the same
     network_range: str = "10.192.0.0/12"
+    overlay_port: Annotated[int, Field(ge=1, le=65535)] = 8474  # UDP, of the VXLAN between the hosts of a gang
     network_spares: Annotated[int, Field(ge=1, le=64)] = 2
     heartbeat_interval_s: Annotated[float, Field(gt=0, le=60)] = 2.0
     lost_margin_s: Annotated[float, Field(ge=0, le=600)] = 30.0

@@ -9,6 +9,7 @@ import re
 import shutil
 import socket
 import subprocess
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -16,6 +17,7 @@ from urllib.parse import urlsplit
 from node.daemon.config import HostConfig
 from node.daemon.networks import bridge_prefix
 
+SYSTEM_PATH = "/usr/sbin:/sbin:/usr/local/sbin:/usr/bin:/bin"  # whatever this process was started with
 _TIMEOUT_S = 15
 _METADATA = "169.254.0.0/16"
 # What is not the internet: an operator's own networks, and carriers' (RFC 1918, RFC 6598).
@@ -29,6 +31,8 @@ class FirewallError(Exception):
 class Firewall:
     def __init__(self, config: HostConfig, peers: Sequence[str] = ()) -> None:
         self._config, self._peers = config, _literal(peers)
+        self._gangs: set[str] = set()
+        self._lock = threading.Lock()
         self.table = f"remotegpu_{re.sub('[^0-9A-Za-z]', '', config.host_id)}"
 
     def apply(self) -> None:
@@ -51,6 +55,23 @@ class Firewall:
         except FirewallError:
             self._peers = before
             raise
+
+    def open_gang(self, bridge: str) -> None:
+        """Let the containers of this bridge talk with each other, and with those that VXLAN brings to it.
+
+        Raises:
+            FirewallError
+        """
+        self._set_gangs(self._gangs | {bridge})
+
+    def close_gang(self, bridge: str) -> None:
+        self._set_gangs(self._gangs - {bridge})
+
+    def _set_gangs(self, gangs: set[str]) -> None:
+        with self._lock:
+            if gangs != self._gangs:
+                self._gangs = gangs
+                self.apply()
 
     def remove(self) -> None:
         _nft(f"add table inet {self.table}\ndelete table inet {self.table}\n")
@@ -75,6 +96,7 @@ class Firewall:
             for ip in _addresses([self._config.internal_url, f"//{self._config.ray_address or ''}"])
         )
         peers = f"        elements = {{ {', '.join(self._peers)} }}\n" if self._peers else ""
+        gangs = "".join(f'        iifname "{bridge}" oifname "{bridge}" accept\n' for bridge in sorted(self._gangs))
         opened = "".join(f"        {ours} ip daddr {each} accept\n" for each in self._config.private_networks)
         return f"""\
 add table inet {self.table}
@@ -85,13 +107,14 @@ table inet {self.table} {{
 {peers}    }}
     chain input {{
         type filter hook input priority -10; policy accept;
+        udp dport {self._config.overlay_port} ip saddr != @peers drop
         {ours} ct state established,related accept
 {allowed}{resolvers}        {ours} drop
     }}
     chain forward {{
         type filter hook forward priority -10; policy accept;
         {ours} ct state established,related accept
-        {ours} ip daddr {_METADATA} drop
+{gangs}        {ours} ip daddr {_METADATA} drop
         {ours} meta nfproto ipv6 drop
         {ours} oifname "rg*" drop
         {ours} oifname "docker*" drop
@@ -137,7 +160,7 @@ def _is_ipv4(text: str) -> bool:
 
 
 def _nft(script: str) -> None:
-    program = shutil.which("nft", path="/usr/sbin:/sbin:/usr/local/sbin:/usr/bin:/bin")
+    program = shutil.which("nft", path=SYSTEM_PATH)
     if program is None:
         raise FirewallError("nft is missing: apt-get install nftables")
     try:
