@@ -2,24 +2,47 @@
 
 from datetime import datetime
 
-from sqlalchemy import CheckConstraint, ForeignKey, text
+from sqlalchemy import CheckConstraint, ForeignKey, Index, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from api.db import Base, BigId, Moment
 
 
-class LogChunk(Base):
-    """Some output of an attempt, compressed, as one object.
+class Log(Base):
+    """The output of one node of an attempt: how much has come in, and whether that is all.
 
     Positions count the bytes that the command wrote, from the attempt's begin, also those that were dropped: so they
     name a place for good. `rank` is the node's in a gang.
     """
 
+    __tablename__ = "logs"
+    __table_args__ = (
+        CheckConstraint("rank >= 0 and position >= 0 and head >= 0", name="range"),
+        CheckConstraint("received_bytes >= kept_bytes and kept_bytes >= 0", name="bytes"),
+    )
+    attempt_id: Mapped[int] = mapped_column(ForeignKey("task_attempts.id"), primary_key=True)
+    rank: Mapped[int] = mapped_column(primary_key=True)
+    position: Mapped[int] = mapped_column(BigId, server_default=text("0"))  # of what comes next
+    head: Mapped[int] = mapped_column(BigId, server_default=text("0"))  # position up to which all is kept in any case
+    received_bytes: Mapped[int] = mapped_column(BigId, server_default=text("0"))  # of records, not compressed
+    kept_bytes: Mapped[int] = mapped_column(BigId, server_default=text("0"))  # of those
+    is_whole: Mapped[bool] = mapped_column(server_default=text("false"))  # the host says that no more comes
+    at: Mapped[datetime] = mapped_column(Moment, server_default=text("now()"))  # of the last chunk
+
+
+class LogChunk(Base):
+    """Some of it, compressed, as one object. They follow one another; where one is missing, it was dropped."""
+
     __tablename__ = "log_chunks"
-    __table_args__ = (CheckConstraint("position >= 0 and length >= 0 and size_bytes >= 0", name="range"),)
+    __table_args__ = (
+        CheckConstraint("position >= 0 and length > 0 and size_bytes > 0 and content_bytes > 0", name="range"),
+        Index("ix_log_chunks_dropped", "dropped_at", postgresql_where=text("dropped_at is not null")),
+    )
     attempt_id: Mapped[int] = mapped_column(ForeignKey("task_attempts.id"), primary_key=True)
     rank: Mapped[int] = mapped_column(primary_key=True, server_default=text("0"))
     position: Mapped[int] = mapped_column(BigId, primary_key=True)  # of its first byte
     length: Mapped[int] = mapped_column(BigId)  # bytes of output that it covers, those dropped included
     size_bytes: Mapped[int] = mapped_column(BigId)  # of the object
+    content_bytes: Mapped[int] = mapped_column(BigId)  # of its records, not compressed
     at: Mapped[datetime] = mapped_column(Moment, server_default=text("now()"))
+    dropped_at: Mapped[datetime | None] = mapped_column(Moment)  # no longer read; its object goes next, then the row
