@@ -29,7 +29,7 @@ _MAX_LIVE_KEYS = 100
 def list_keys(
     database: DatabaseDep, principal: PrincipalDep, limit: LimitQuery = 50, cursor: CursorQuery = None
 ) -> Page[ApiKeyView]:
-    """One's own keys; an owner sees all of the customer's."""
+    """One's own keys; an owner sees all of the customer's. Environments' keys, which end with these, are not shown."""
 
     def work(session: Session) -> Page[ApiKeyView]:
         rows, following = page_rows(session, _visible(principal), key=ApiKey.id, cursor=cursor, limit=limit)
@@ -65,7 +65,8 @@ def revoke_key(key_id: UUID, database: DatabaseDep, principal: PrincipalDep) -> 
 
 def _create(session: Session, principal: Principal, body: ApiKeyCreate) -> ApiKeyCreated:
     session.get_one(User, principal.user_id, with_for_update=True)  # so that the count below holds
-    live = select(ApiKey.id).where(ApiKey.user_id == principal.user_id, ApiKey.revoked_at.is_(None))
+    own = select(ApiKey.id).where(ApiKey.user_id == principal.user_id, ApiKey.environment_id.is_(None))
+    live = own.where(ApiKey.revoked_at.is_(None))
     if len(session.scalars(live.limit(_MAX_LIVE_KEYS)).all()) >= _MAX_LIVE_KEYS:
         raise Conflict(f"You have {_MAX_LIVE_KEYS} API keys; revoke one first.", code="too_many_keys")
     secret = tokens.new_secret(KEY_PREFIX)
@@ -90,7 +91,7 @@ def _visible(principal: Principal) -> Select[ApiKey, str]:
     query = (
         select(ApiKey, User.username)
         .join(User, User.id == ApiKey.user_id)
-        .where(ApiKey.customer_id == principal.tenant_id)
+        .where(ApiKey.customer_id == principal.tenant_id, ApiKey.environment_id.is_(None))
     )
     return query if principal.role is Role.OWNER else query.where(ApiKey.user_id == principal.user_id)
 

@@ -84,6 +84,7 @@ class ApiKey(Base):
     uid: Mapped[UUID] = mapped_column(unique=True, default=new_uid)
     customer_id: Mapped[int] = mapped_column(ForeignKey("customers.id"), index=True)
     user_id: Mapped[int] = mapped_column(ForeignKey("users.id"))
+    environment_id: Mapped[int | None] = mapped_column(ForeignKey("environments.id"), index=True)  # it is in there
     name: Mapped[str]
     prefix: Mapped[str]
     key_hash: Mapped[bytes] = mapped_column(unique=True)

@@ -12,9 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from api.db import Database
 from api.deps import DatabaseDep, SettingsDep
-from api.environments import hub_service, repository
+from api.environments import hub_service, job_access, repository
 from api.environments.changes import ChangeFeed
-from api.environments.containers import Operation, call_container, check_arguments, find_target
+from api.environments.containers import Operation, Target, call_container, check_arguments, find_target
 from api.environments.hub_service import HubOptions, StartOptions, UserStanding
 from api.environments.views import ServerList, ServerView, server_entry, server_view
 from api.errors import Conflict, NotFound
@@ -22,6 +22,7 @@ from api.host_calls import HostCalls
 from api.hostlink import Hostlink
 from api.internal.peer import HubPeer
 from api.problems import problems
+from api.settings import Settings
 
 router = APIRouter(prefix="/internal/hub", tags=["hub"])
 
@@ -181,6 +182,7 @@ async def docker(
     operation: Operation,
     peer: HubPeer,
     database: DatabaseDep,
+    settings: SettingsDep,
     hostlink: Annotated[Hostlink, Depends(_hostlink)],
     host_calls: Annotated[HostCalls, Depends(_host_calls)],
     arguments: Annotated[dict[str, Any] | None, Body()] = None,  # Any: JSON, checked again by the host
@@ -188,10 +190,19 @@ async def docker(
     """One operation on the environment's own container, on its host. A Docker error answers 424."""
     checked = check_arguments(operation, arguments or {})
     target = await run_in_threadpool(find_target, database, username=username, name=name)
+    if operation is Operation.CREATE_CONTAINER:
+        checked["environment"] |= await run_in_threadpool(_grant_job_access, database, settings, target)
     call = partial(call_container, database, hostlink, target, operation, checked)
     status, answer = await host_calls.run(target.host_uid, call)
     media_type = "application/json" if status < 400 else "application/problem+json"
     return JSONResponse(answer, status_code=status, media_type=media_type)
+
+
+def _grant_job_access(database: Database, settings: Settings, target: Target) -> dict[str, str]:
+    work = partial(
+        job_access.grant, environment_id=target.environment_id, public_url=settings.public_url, actor=hub_service.ACTOR
+    )
+    return database.transact(work)
 
 
 async def _set_within(event: asyncio.Event, seconds: float) -> None:

@@ -18,6 +18,7 @@ from api.internal.pki import ensure_pki
 from api.principal import Role
 from api.settings import Settings
 from api.tenants.tables import Customer, Workspace
+from tests.db.hub_side import controller, hub, world  # noqa: F401 - fixtures
 from tests.db.listener import listener  # noqa: F401 - a fixture
 
 PASSWORD = "correct-horse-battery"
