@@ -68,6 +68,10 @@ class Settings(BaseSettings):
     stop_grace_s: int = 10
     container_pids: int = 4096
     """How many processes and threads a container may have."""
+    log_limit_bytes: int = 2**30
+    """How much output of an attempt is kept, of each of its nodes; the oldest goes first."""
+    log_head_bytes: int = 16 * 2**20
+    """But the first so many bytes of it stay."""
     idle_group_s: float = 30.0
     """How long a placement group is kept for the next allocation of the same shape."""
     fair_share_half_life_s: float = 7 * 86_400
