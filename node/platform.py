@@ -2,16 +2,18 @@
 
 import json
 import ssl
-from typing import Any
+import threading
+from typing import Any, BinaryIO
 
 import httpx
 from pydantic import TypeAdapter
 
 from node.daemon.config import HostConfig, HostDirectory
-from scheduler.host_protocol import Heartbeat, HeartbeatReply, HostFacts, UsageBatch, UsageReceipt
+from scheduler.host_protocol import AttemptOrder, Heartbeat, HeartbeatReply, HostFacts, UsageBatch, UsageReceipt
 
 _TIMEOUT_S = 10.0
 _REPLY, _RECEIPT = TypeAdapter(HeartbeatReply), TypeAdapter(UsageReceipt)
+_ORDER = TypeAdapter(AttemptOrder)
 _BEAT, _FACTS, _BATCH = TypeAdapter(Heartbeat), TypeAdapter(HostFacts), TypeAdapter(UsageBatch)
 
 
@@ -23,13 +25,27 @@ class NotRegisteredError(PlatformUnavailableError):
     """The platform does not know this boot of the host: register first."""
 
 
+class AttemptOverError(Exception):
+    """The platform says that this attempt is not to start, or not any more; the message says why."""
+
+
+class LogPositionError(Exception):
+    """The platform waits for another position of this output."""
+
+    def __init__(self, expected: int) -> None:
+        super().__init__(f"position {expected} comes next")
+        self.expected = expected
+
+
 class Platform:
-    """For one thread. A renewed certificate is taken up with the next request."""
+    """Safe to use from many threads. A renewed certificate is taken up with the next request."""
 
     def __init__(self, config: HostConfig, directory: HostDirectory) -> None:
         self._url, self._directory = config.internal_url, directory
         self._connected_with = self._certificate_file()
         self._client = self._connect()
+        self._before: httpx.Client | None = None
+        self._lock = threading.Lock()  # of the three above
 
     def register(self, facts: HostFacts) -> None:
         """Raises: PlatformUnavailableError."""
@@ -51,8 +67,60 @@ class Platform:
         except (ValueError, KeyError, TypeError) as error:
             raise PlatformUnavailableError(f"/internal/certificate: {error!r}") from error
 
+    def order(self, allocation_uid: str, generation: int) -> AttemptOrder:
+        """What to run under a task's lease. With this call its attempt begins at the platform.
+
+        Raises:
+            AttemptOverError, PlatformUnavailableError
+        """
+        path = f"/internal/attempts/{allocation_uid}/{generation}"
+        reply = self._exchange("GET", path, None)
+        if reply.status_code == httpx.codes.NOT_FOUND or _problem_code(reply) == "attempt_over":
+            raise AttemptOverError(reply.text[:300])
+        return _ORDER.validate_json(_usable(path, reply))
+
+    def archive(self, allocation_uid: str, generation: int, digest: str, file: BinaryIO) -> None:
+        """Write an upload of a task to a file; what it is has to be checked by the caller.
+
+        Raises:
+            AttemptOverError, PlatformUnavailableError
+            OSError: the file takes no more.
+        """
+        path = f"/internal/attempts/{allocation_uid}/{generation}/archives/{digest}"
+        try:
+            with self._current_client().stream("GET", path) as reply:
+                if reply.status_code == httpx.codes.NOT_FOUND:
+                    raise AttemptOverError(f"there is no upload {digest}")
+                if reply.status_code != httpx.codes.OK:
+                    raise PlatformUnavailableError(f"{path} answered {reply.status_code}: {reply.read()[:300]!r}")
+                for chunk in reply.iter_bytes():
+                    file.write(chunk)
+        except (httpx.HTTPError, ssl.SSLError) as error:
+            raise PlatformUnavailableError(f"{path}: {error}") from error
+
+    def log(
+        self, allocation_uid: str, generation: int, *, rank: int, position: int, length: int, records: bytes
+    ) -> None:
+        """Hand over a chunk of a task's output: zstd-compressed whole records that cover `length` bytes of it.
+
+        Raises:
+            LogPositionError: there is a gap, or it is there already.
+            AttemptOverError: nobody keeps this output.
+            PlatformUnavailableError
+        """
+        path = f"/internal/attempts/{allocation_uid}/{generation}/log/{rank}/{position}?length={length}"
+        reply = self._exchange("PUT", path, records, media_type="application/zstd")
+        if reply.status_code == httpx.codes.NOT_FOUND:
+            raise AttemptOverError(reply.text[:300])
+        if reply.status_code == httpx.codes.CONFLICT:
+            raise LogPositionError(_expected(path, reply))
+        _usable(path, reply)
+
     def close(self) -> None:
-        self._client.close()
+        with self._lock:
+            self._client.close()
+            if self._before is not None:
+                self._before.close()
 
     def _connect(self) -> httpx.Client:
         context = ssl.create_default_context(cafile=str(self._directory.ca))
@@ -65,24 +133,45 @@ class Platform:
         return found.st_ino, found.st_mtime_ns
 
     def _current_client(self) -> httpx.Client:
-        """Connections are made anew with a new certificate: the old ones would live on its predecessor."""
-        found = self._certificate_file()
-        if found != self._connected_with:
-            before, self._client, self._connected_with = self._client, self._connect(), found
-            before.close()
-        return self._client
+        """Connections are made anew with a new certificate: the old ones would live on its predecessor.
+
+        Requests may still be under way on those: they are closed with the next renewal.
+        """
+        with self._lock:
+            found = self._certificate_file()
+            if found != self._connected_with:
+                if self._before is not None:
+                    self._before.close()
+                self._before, self._client, self._connected_with = self._client, self._connect(), found
+            return self._client
 
     def _send(self, method: str, path: str, content: Any) -> bytes:
-        headers = {"Content-Type": "application/json"}
+        return _usable(path, self._exchange(method, path, content))
+
+    def _exchange(
+        self, method: str, path: str, content: Any, *, media_type: str = "application/json"
+    ) -> httpx.Response:
+        """Raises: PlatformUnavailableError, when there is no answer at all."""
         try:
-            reply = self._current_client().request(method, path, content=content, headers=headers)
+            return self._current_client().request(method, path, content=content, headers={"Content-Type": media_type})
         except (httpx.HTTPError, OSError) as error:  # ssl.SSLError is an OSError
             raise PlatformUnavailableError(f"{path}: {error}") from error
-        if _problem_code(reply) == "not_registered":
-            raise NotRegisteredError(f"{path} answered {reply.status_code}: {reply.text[:300]}")
-        if reply.status_code not in (httpx.codes.OK, httpx.codes.NO_CONTENT):
-            raise PlatformUnavailableError(f"{path} answered {reply.status_code}: {reply.text[:300]}")
-        return reply.content
+
+
+def _usable(path: str, reply: httpx.Response) -> bytes:
+    """Raises: PlatformUnavailableError, for an answer that says nothing."""
+    if _problem_code(reply) == "not_registered":
+        raise NotRegisteredError(f"{path} answered {reply.status_code}: {reply.text[:300]}")
+    if reply.status_code not in (httpx.codes.OK, httpx.codes.NO_CONTENT):
+        raise PlatformUnavailableError(f"{path} answered {reply.status_code}: {reply.text[:300]}")
+    return reply.content
+
+
+def _expected(path: str, reply: httpx.Response) -> int:
+    try:
+        return int(reply.json()["expected"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise PlatformUnavailableError(f"{path} answered 409: {reply.text[:300]}") from error
 
 
 def _problem_code(reply: httpx.Response) -> str | None:

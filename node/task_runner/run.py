@@ -1,0 +1,134 @@
+"""The course of an attempt inside its container: unpack, set up, run the command, and say how it ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+from .files import Paths, claim, now_ms, read_secrets, write_json
+from .masking import hidden_texts
+from .output import Output
+from .supervisor import Ended, Supervisor
+
+WORKSPACE = "/workspace"
+SETTING_UP, RUNNING, ENDED = "setting_up", "running", "ended"
+EXITED, TIMED_OUT, SETUP_FAILED = "exited", "timed_out", "setup_failed"
+TWICE = 125  # what a second start of the same container exits with
+_FAILED = 1
+
+
+class Attempt:
+    """What is known of it is in `status.json`, replaced at each change."""
+
+    def __init__(self, paths: Paths, order: dict[str, object]) -> None:
+        self._paths, self._order = paths, order
+        self._secrets = read_secrets(paths.secrets)
+        self._output = Output(paths.log)
+        hidden = hidden_texts(list(self._secrets.values()))
+        self._supervisor = Supervisor(paths, self._output, hidden, str(order["signal"]))
+        self._status: dict[str, object] = {"phase": SETTING_UP}
+
+    def run(self) -> int:
+        """The container's exit code."""
+        self._tell()
+        environment = self._environment()
+        failure = self._unpack()
+        if failure is not None:
+            self._supervisor.say(failure)
+            return self._finish(SETUP_FAILED, None, failure)
+        setup = self._order.get("setup")
+        if setup:
+            ended = self._supervisor.run(_shell(str(setup)), environment)
+            if self._supervisor.notice is not None:
+                return self._finish(EXITED, ended, "its end was asked for before its command began")
+            if ended.code != 0:
+                return self._finish(SETUP_FAILED, ended, "")
+        self._tell(phase=RUNNING, running_at_ms=now_ms())
+        timeout_s = self._order.get("timeout_s")
+        ended = self._supervisor.run(
+            _shell(str(self._order["command"])), environment, None if timeout_s is None else float(str(timeout_s))
+        )
+        return self._finish(TIMED_OUT if ended.timed_out else EXITED, ended, "")
+
+    def _tell(self, **changes: object) -> None:
+        self._status.update(changes)
+        write_json(self._paths.status, self._status)
+
+    def _finish(self, end: str, ended: Ended | None, detail: str) -> int:
+        self._supervisor.close()
+        notice, checkpoint_at_ms = self._supervisor.notice, self._supervisor.checkpoint_at_ms
+        self._tell(
+            phase=ENDED,
+            ended_at_ms=now_ms(),
+            end=end,
+            exit_code=_FAILED if ended is None else ended.code,
+            signal=None if ended is None else ended.signal,
+            detail=detail,
+            notice=notice.told if notice else "",
+            checkpoint_at_ms=checkpoint_at_ms,
+            log_bytes=self._output.position,
+        )
+        if ended is None or ended.code is None:
+            return _FAILED if ended is None or ended.signal is None else 128 + ended.signal
+        return ended.code
+
+    def _environment(self) -> dict[str, str]:
+        own = {
+            "REMOTEGPU_ENDPOINT": self._supervisor.listen(),
+            "REMOTEGPU_NOTICE_FILE": self._paths.notice,
+            "REMOTEGPU_SECRETS_DIR": self._paths.secrets,
+        }
+        given = self._order["environment"]
+        assert isinstance(given, dict)
+        return {**os.environ, **given, **self._secrets, **own}
+
+    def _unpack(self) -> str | None:
+        """Unpack all archives, and go to the working directory if one goes there. What went wrong, in words."""
+        archives = self._order["archives"]
+        assert isinstance(archives, list)
+        if not archives:
+            return None
+        from .unpacking import Allowance, UnpackError, unpack  # most tasks have none, and it takes long to import
+
+        workspace = None
+        allowance = Allowance(int(str(self._order["disk_bytes"])))
+        for archive in archives:
+            target = str(archive["target"])
+            if not target.startswith("/"):
+                workspace = workspace or _workspace()
+                target = os.path.join(workspace, target)
+            try:
+                unpack(f"{self._paths.archives}/{archive['digest']}.zip", target, allowance)
+            except UnpackError as error:
+                return f"the upload for {target} can't be unpacked: {error}"
+        if workspace is not None:
+            os.chdir(workspace)
+        return None
+
+
+def _workspace() -> str:
+    """Where the working directory is: at one place in all images where that may be made."""
+    for path in (WORKSPACE, os.path.join(os.environ.get("HOME", "/tmp"), "workspace")):
+        try:
+            os.makedirs(path, exist_ok=True)
+        except OSError:
+            continue
+        if os.access(path, os.W_OK | os.X_OK):
+            return path
+    return "/tmp/workspace"
+
+
+def _shell(text: str) -> list[str]:
+    shell = "/bin/bash" if os.path.exists("/bin/bash") else "/bin/sh"
+    return [shell, "-c", text]
+
+
+def main(paths: Paths) -> int:
+    if not claim(paths.claim):
+        sys.stderr.write("this attempt was begun before: a command is run once\n")
+        return TWICE
+    os.umask(0o022)
+    with open(paths.order, encoding="utf-8") as file:
+        order = json.load(file)
+    return Attempt(paths, order).run()
