@@ -57,6 +57,11 @@ class NotFound(ApiError):
     code = "not_found"
 
 
+class MethodNotAllowed(ApiError):
+    status = HTTPStatus.METHOD_NOT_ALLOWED
+    code = "method_not_allowed"
+
+
 class Conflict(ApiError):
     status = HTTPStatus.CONFLICT
     code = "conflict"

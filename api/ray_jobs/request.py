@@ -1,5 +1,6 @@
 """What Ray's clients send to submit a job, key for key."""
 
+import re
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, Strict
@@ -9,7 +10,8 @@ from api.allocations.request import MAX_BYTES
 MAX_KEYS = 256
 
 Number = Annotated[float, Strict(), Field(ge=0, le=1_000_000, allow_inf_nan=False)]
-SubmissionId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$")]
+SUBMISSION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+SubmissionId = Annotated[str, Field(pattern=f"^{SUBMISSION_ID.pattern}$")]
 
 
 class Refused(ValueError):

@@ -129,6 +129,8 @@ def _own_environment(lease: Lease, uuids: Sequence[str], simulated: bool) -> dic
         "REMOTEGPU_DEVICES": ",".join(uuids),
         "NVIDIA_VISIBLE_DEVICES": "void" if simulated or not uuids else ",".join(uuids),
         "NVIDIA_DRIVER_CAPABILITIES": ",".join(_DRIVER_CAPABILITIES),
+        # What a Ray that is started in there finds: by itself it takes no part of a core, and no simulated GPU.
+        "RAY_OVERRIDE_RESOURCES": json.dumps({"CPU": max(1, lease.cpu_milli // 1000), "GPU": len(uuids)}),
     }
 
 

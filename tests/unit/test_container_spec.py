@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,12 @@ def test_without_devices_the_runtime_gives_none(engine: Engine, simulated: bool)
     made = config(engine, Lease(**{**fields(LEASE), "devices": devices}), simulated=simulated)
     assert not made["host_config"].get("DeviceRequests")
     assert made["environment"]["NVIDIA_VISIBLE_DEVICES"] == "void"  # an image that says `all` must not get all
+
+
+@pytest.mark.parametrize(("cpu_milli", "cpus"), [(2500, 2), (300, 1)])
+def test_a_ray_that_is_started_inside_finds_what_was_rented(engine: Engine, cpu_milli: int, cpus: int) -> None:
+    made = config(engine, replace(LEASE, cpu_milli=cpu_milli), simulated=True)
+    assert json.loads(made["environment"]["RAY_OVERRIDE_RESOURCES"]) == {"CPU": cpus, "GPU": 2}
 
 
 def test_limits(engine: Engine) -> None:
