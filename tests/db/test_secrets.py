@@ -119,7 +119,7 @@ def test_a_value_is_nowhere_to_be_read(
     written: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """Not in answers, also to requests that are wrong, nor in logs, nor in any table, nor in the server's own log."""
-    answers = [put("A", VALUE), put("A", VALUE), put("1A", VALUE), put("A", VALUE + "\0"), put("A", [VALUE])]
+    answers = [put("B", VALUE), put("B", VALUE), put("1A", VALUE), put("A", VALUE + "\0"), put("A", [VALUE])]
     bodies = ({VALUE: "x"}, {"value": {VALUE: 1}}, VALUE, [VALUE], {"value": "x", VALUE: 1})
     headers = tenant.member.headers
     answers += [app_client.put(f"{PLACE}/A", json=body, headers=headers) for body in bodies]
@@ -131,7 +131,7 @@ def test_a_value_is_nowhere_to_be_read(
     assert [answer.text for answer in answers if VALUE in answer.text] == []
     assert "failed" in written.text and VALUE not in written.text
     with database.session() as session:
-        assert session.get(Secret, (tenant.workspace.id, "A")) is not None
+        assert session.get(Secret, (tenant.workspace.id, "B")) is not None
     dump = everything(database)
     assert "secret.replace" in dump and VALUE not in dump and VALUE.encode().hex() not in dump
     assert VALUE not in postgres.log.read_text()
