@@ -1,5 +1,6 @@
 """The public application: error handling, the policy before every endpoint, and all routers."""
 
+import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
@@ -12,7 +13,7 @@ from api.allocations import endpoints as allocations
 from api.allocations.planner import SocketPlanner
 from api.audit import endpoints as audit
 from api.billing import endpoints as billing
-from api.body_limit import BodyLimit
+from api.body_limit import BodyLimit, LargeBody
 from api.capacity import endpoints as capacity
 from api.db import Database
 from api.environments import endpoints as environments
@@ -37,6 +38,8 @@ from api.settings import Settings
 from api.tasks import endpoints as tasks
 from api.tenants import admin_endpoints as admin_tenants
 from api.tenants import endpoints as tenants
+from api.uploads import endpoints as uploads
+from api.uploads.receiving import Receiver
 from api.web import endpoints as web
 
 API = "/api/v1"
@@ -80,7 +83,8 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
     app.state.planner = SocketPlanner(settings.hostlink_socket)
     app.state.authenticator = Authenticator(database, keys, settings.public_url, settings)
     app.state.rate_limits = RateLimits(settings)
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.state.receiver = Receiver()
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, larger=_large_bodies(settings))
     app.add_middleware(SecurityHeaders, hsts=settings.tls)
     if settings.cors_origins:
         app.add_middleware(
@@ -128,7 +132,12 @@ def _api_routers() -> Sequence[APIRouter]:
         reservations.router,
         tasks.router,
         secrets.router,
+        uploads.router,
     ]
+
+
+def _large_bodies(settings: Settings) -> Sequence[LargeBody]:
+    return [LargeBody("PUT", re.compile(f"{API}/customer/uploads/[^/]+"), settings.max_upload_bytes)]
 
 
 def install_shared(app: FastAPI, settings: Settings, database: Database) -> None:

@@ -62,6 +62,11 @@ class MethodNotAllowed(ApiError):
     code = "method_not_allowed"
 
 
+class RequestTimeout(ApiError):
+    status = HTTPStatus.REQUEST_TIMEOUT
+    code = "request_timeout"
+
+
 class Conflict(ApiError):
     status = HTTPStatus.CONFLICT
     code = "conflict"

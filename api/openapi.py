@@ -10,7 +10,7 @@ from fastapi.openapi.utils import get_openapi
 from api.errors import Problem
 from api.problems import problem_response
 
-_METHODS = frozenset({"get", "post", "put", "patch", "delete"})
+_METHODS = frozenset({"get", "head", "post", "put", "patch", "delete"})
 
 
 @dataclass(frozen=True, slots=True)

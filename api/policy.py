@@ -72,6 +72,8 @@ POLICY: dict[tuple[str, str], Rule] = {
     ("GET", "/api/v1/customer/workspaces/{workspace}/secrets"): Rule(CUSTOMER, scope="secrets:write"),
     ("PUT", "/api/v1/customer/workspaces/{workspace}/secrets/{secret}"): Rule(CUSTOMER, scope="secrets:write"),
     ("DELETE", "/api/v1/customer/workspaces/{workspace}/secrets/{secret}"): Rule(CUSTOMER, scope="secrets:write"),
+    ("HEAD", "/api/v1/customer/uploads/{digest}"): Rule(CUSTOMER, scope="tasks:write"),
+    ("PUT", "/api/v1/customer/uploads/{digest}"): Rule(CUSTOMER, scope="tasks:write"),
     ("GET", "/api/v1/customer/api-keys"): Rule(CUSTOMER),
     ("POST", "/api/v1/customer/api-keys"): Rule(CUSTOMER),
     ("DELETE", "/api/v1/customer/api-keys/{key_id}"): Rule(CUSTOMER),

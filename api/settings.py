@@ -47,6 +47,10 @@ class Settings(BaseSettings):
     simulated: bool = False
 
     max_body_bytes: int = 1_048_576
+    max_upload_bytes: int = 100 * 2**20
+    """The largest archive that may be uploaded for tasks."""
+    max_uploads_bytes: int = 20 * 2**30
+    """What a customer's uploads may take up together; what no task needs makes room for others."""
     rate_limit_address: str = "12000/minute"
     """Requests of one address, in the notation of the library `limits`. High: a whole office may share one."""
     rate_limit_identity: str = "6000/minute"

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Path
 from sqlalchemy.orm import Session
 
 from api.deps import DatabaseDep, PrincipalDep, SettingsDep
-from api.pagination import Page
+from api.pagination import CursorQuery, LimitQuery, Page, page_rows
 from api.problems import problems
 from api.secrets import service
 from api.secrets.schemas import SecretOut, SecretPut
@@ -20,12 +20,19 @@ WorkspacePath = Annotated[WorkspaceName, Path(description="The workspace's name"
 NamePath = Annotated[VariableName, Path(description="That of the variable that has its value")]
 
 
-@router.get("", responses=problems(404))
-def list_secrets(workspace: WorkspacePath, database: DatabaseDep, principal: PrincipalDep) -> Page[SecretOut]:
-    """All of the workspace's secrets, by name: a workspace has at most 200."""
+@router.get("", responses=problems(400, 404))
+def list_secrets(
+    workspace: WorkspacePath,
+    database: DatabaseDep,
+    principal: PrincipalDep,
+    limit: LimitQuery = 50,
+    cursor: CursorQuery = None,
+) -> Page[SecretOut]:
+    """The workspace's secrets, newest first, without their values."""
     with database.session() as session:
-        rows = service.of_workspace(session, principal, workspace)
-    return Page(items=[_out(row) for row in rows], next_cursor=None)
+        query = service.of_workspace(session, principal, workspace)
+        rows, following = page_rows(session, query, key=Secret.id, cursor=cursor, limit=limit)
+    return Page(items=[_out(row.Secret) for row in rows], next_cursor=following)
 
 
 @router.put("/{secret}", responses=problems(404, 409))

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from cryptography.fernet import InvalidToken
-from sqlalchemy import func, select
+from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
 from api.audit.service import record
@@ -58,14 +58,13 @@ def remove(session: Session, principal: Principal, *, workspace: str, name: str)
     _audit(session, principal, place, name, "secret.remove")
 
 
-def of_workspace(session: Session, principal: Principal, workspace: str) -> Sequence[Secret]:
-    """By name; at most MAX_SECRETS.
-
+def of_workspace(session: Session, principal: Principal, workspace: str) -> Select[Secret]:
+    """
     Raises:
         NotFound: the principal's customer has no such workspace.
     """
     place = _workspace(session, principal, workspace, lock=False)
-    return session.scalars(select(Secret).where(Secret.workspace_id == place.id).order_by(Secret.name)).all()
+    return select(Secret).where(Secret.workspace_id == place.id)
 
 
 def names(session: Session, workspace_id: int) -> frozenset[str]:

@@ -1,5 +1,6 @@
 """The application with its people and one of each thing, for tests of what holds for every endpoint."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -19,9 +20,11 @@ from api.tables import metadata
 from tests.db.conftest import PASSWORD, Person, Tenant
 from tests.db.environment_world import RecordingHosts, RecordingHub, World
 from tests.db.fleet import DOLLAR, Fleet
+from tests.db.upload_world import archive_of
 
 TOMORROW = (datetime.now(UTC) + timedelta(days=1)).isoformat()
 RESERVATION = {"starts_at": TOMORROW, "duration_s": 3600, "gpus": 1}
+ARCHIVE, OTHER_ARCHIVE = archive_of(a="content"), archive_of(b="other")
 SECRET_VALUE = "s3cret-value-of-hf"
 GROUP = {"customer": "{customer}", "cohort": "research", "nominal_milli": 2000}
 
@@ -35,8 +38,10 @@ class Platform:
     of: dict[str, str] = field(default_factory=dict)
 
     def ask(self, who: str | None, method: str, path: str, body: Any = None) -> httpx.Response:
+        """Bytes are sent as they are, all else as JSON."""
         headers = self.people[who].headers if who else {}
-        answer: Any = self.client.request(method, API + path.format(**self.of), json=body, headers=headers)
+        sent: Any = {"content": body} if isinstance(body, bytes) else {"json": body}
+        answer: Any = self.client.request(method, API + path.format(**self.of), headers=headers, **sent)
         return answer  # the test client's own class of response
 
 
@@ -66,6 +71,8 @@ def make_platform(
     platform.of |= {"workspace": "lab", "secret": "HF_TOKEN"}
     put = "/customer/workspaces/{workspace}/secrets/{secret}"
     platform.ask("member", "PUT", put, {"value": SECRET_VALUE}).raise_for_status()
+    platform.of["upload"] = hashlib.sha256(ARCHIVE).hexdigest()
+    platform.ask("member", "PUT", "/customer/uploads/{upload}", ARCHIVE).raise_for_status()
     reserved = platform.ask("owner", "POST", "/customer/reservations", RESERVATION).raise_for_status().json()
     platform.of["reservation"] = reserved["items"][0]["id"]
     platform.ask("admin", "PATCH", "/admin/settings", {"self_registration": True}).raise_for_status()

@@ -79,7 +79,7 @@ def test_each_role_gets_what_its_row_says(app: FastAPI, app_client: TestClient, 
                 assert answer.status_code in MAY_PASS, (role, method, path, answer.text)
             else:
                 assert answer.status_code == 403, (role, method, path, answer.text)
-                assert answer.json()["code"] == "forbidden"
+                assert method == "HEAD" or answer.json()["code"] == "forbidden"
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_a_key_needs_the_scope_of_the_row(
         assert rule.roles is not None
         if Role.OWNER in rule.roles:
             expected = "missing_scope" if rule.scope else "key_not_allowed"
-            assert answer.json()["code"] == expected, (method, path)
+            assert method == "HEAD" or answer.json()["code"] == expected, (method, path)
 
 
 def test_a_key_with_the_scope_passes(

@@ -50,7 +50,7 @@ def test_what_was_put_is_named_and_revealed(
     assert made["updated_at"] > made["created_at"]
     assert put("A", "ä\n").status_code == 200
     page = app_client.get(PLACE, headers=tenant.owner.headers).json()
-    assert [item["name"] for item in page["items"]] == ["A", "HF_TOKEN"]
+    assert [item["name"] for item in page["items"]] == ["A", "HF_TOKEN"], "newest first"
     assert {key for item in page["items"] for key in item} == {"name", "created_at", "updated_at"}
     assert revealed(database, settings, tenant, "HF_TOKEN", "A") == {"HF_TOKEN": VALUE, "A": "ä\n"}
     assert revealed(database, settings, tenant) == {}
