@@ -21,6 +21,7 @@ from api.environments.hub_client import Hub
 from api.environments.reconciler import EnvironmentReconciler
 from api.machines.liveness import sweep
 from api.settings import Settings
+from api.tasks.settling import settle
 from cluster import metrics
 from cluster.agents import Agents
 from cluster.fabric import RayFabric, remove_orphans
@@ -165,6 +166,7 @@ class Leader:
     def _duties(self, scheduler: Scheduler, reconciler: EnvironmentReconciler) -> list[_Duty]:
         return [
             _Duty("cycle", 0.0, lambda: self._cycle(scheduler)),
+            _Duty("tasks", 0.0, self._settle_tasks),
             _Duty("environments", 0.0, reconciler.run_once),
             _Duty("agents", 1.0, self.parts.agents.ensure),
             _Duty("liveness", 1.0, self._sweep_hosts),
@@ -192,6 +194,10 @@ class Leader:
             cycle = scheduler.cycle()
         self._rest_s = _rest(cycle, utc_now())
         metrics.count(cycle)
+
+    def _settle_tasks(self) -> None:
+        if settle(self.parts.database):
+            self.wakeup.wake()
 
     def _what_if(self, question: PlanQuestion) -> PlanAnswer:
         with self._deciding:

@@ -34,6 +34,14 @@ _HOUR_MS = 3_600_000
 
 
 @dataclass(frozen=True, slots=True)
+class _Terms:
+    """For how long it is paid ahead, and of what time its cost is told."""
+
+    hold_s: int
+    cost_s: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class _Asked:
     """A request that could run, with what it costs and the limits that stand against it now."""
 
@@ -42,16 +50,29 @@ class _Asked:
     limits: Sequence[LimitOut]
 
 
-def plan(database: Database, settings: Settings, planner: Planner, principal: Principal, wanted: PlanIn) -> PlanOut:
+def plan(
+    database: Database,
+    settings: Settings,
+    planner: Planner,
+    principal: Principal,
+    wanted: PlanIn,
+    *,
+    hold_s: int | None = None,
+    cost_s: int | None = None,
+) -> PlanOut:
     """Ask the engine with no transaction open; what could never run is answered without it.
+
+    `hold_s` is for how long it is paid ahead, None: as an environment. `cost_s` is what `micro_for_limit` is of, None:
+    its time limit.
 
     Raises:
         Unprocessable: it names what does not exist.
         api.allocations.planner.ControllerUnavailable
     """
     now = utc_now()
+    terms = _Terms(hold_s or settings.environment_disconnect_s, cost_s or wanted.time_limit_s)
     try:
-        asked = database.transact(lambda session: _ask(session, settings, principal, wanted, now=now))
+        asked = database.transact(lambda session: _ask(session, principal, wanted, terms, now=now))
     except _Never as never:
         wait = WaitOut(code=never.code, detail=never.detail)
         return PlanOut(when=When.NEVER, wait=wait, eta=None, hosts=[], costs=[], limits=[])
@@ -75,7 +96,7 @@ class _Never(Exception):
         self.detail = error.detail
 
 
-def _ask(session: Session, settings: Settings, principal: Principal, wanted: PlanIn, *, now: datetime) -> _Asked:
+def _ask(session: Session, principal: Principal, wanted: PlanIn, terms: _Terms, *, now: datetime) -> _Asked:
     customer = session.get_one(Customer, principal.tenant_id)
     workspace_id = workspaces.find_id(session, customer_id=customer.id, name=wanted.workspace)
     options = wanted.scheduling
@@ -109,11 +130,11 @@ def _ask(session: Session, settings: Settings, principal: Principal, wanted: Pla
         preemptible=options.preemptible,
         min_runtime_s=options.min_runtime_s,
         limit_s=options.time_limit_s,
-        hold_s=settings.environment_disconnect_s,
+        hold_s=terms.hold_s,
         reservation_id=claim.reservation.id if claim.reservation else None,
     )
-    costs = _costs(session, customer, demand, models, limit_s=options.time_limit_s, now=now)
-    limits = _limits(session, customer, demand, costs, hold=timedelta(seconds=settings.environment_disconnect_s))
+    costs = _costs(session, customer, demand, models, limit_s=terms.cost_s, now=now)
+    limits = _limits(session, customer, demand, costs, hold=timedelta(seconds=terms.hold_s))
     return _Asked(PlanQuestion(request), costs, limits)
 
 

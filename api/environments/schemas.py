@@ -1,7 +1,8 @@
 """Environments as the public API shows and takes them."""
 
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any, Self
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
@@ -52,6 +53,19 @@ class WaitOut(BaseModel):
     figures: dict[str, int] | None = None
     eta: datetime | None = None
     eta_basis: str = "unknown"
+
+    @classmethod
+    def of(cls, reason: Mapping[str, Any] | None) -> Self:  # Any: JSON that the scheduling loop wrote
+        """Of an allocation that is queued."""
+        reason = reason or {}
+        return cls(
+            code=reason.get("code", "queued"),
+            detail=reason.get("detail", "It waits for the scheduler to look at it."),
+            position=reason.get("position"),
+            figures=reason.get("figures"),
+            eta=reason.get("eta"),
+            eta_basis=reason.get("eta_basis", "unknown"),
+        )
 
 
 class AllocationOut(BaseModel):

@@ -1,7 +1,5 @@
 """Environments as others see them: the public API, and the Hub (ServerView)."""
 
-from typing import Any
-
 from pydantic import BaseModel
 
 from api.allocations.request import SchedulingOptions
@@ -141,15 +139,7 @@ def _wait(loaded: Loaded) -> WaitOut | None:
     allocation = loaded.allocation
     if allocation is None or allocation.state != AllocationState.QUEUED:
         return None
-    reason: dict[str, Any] = allocation.wait_reason or {}  # Any: JSON that the scheduling loop wrote
-    return WaitOut(
-        code=reason.get("code", "queued"),
-        detail=reason.get("detail", "It waits for the scheduler to look at it."),
-        position=reason.get("position"),
-        figures=reason.get("figures"),
-        eta=reason.get("eta"),
-        eta_basis=reason.get("eta_basis", "unknown"),
-    )
+    return WaitOut.of(allocation.wait_reason)
 
 
 def _models(options: SchedulingOptions) -> str | None:

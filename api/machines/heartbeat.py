@@ -27,6 +27,7 @@ from api.machines.status import judge
 from api.machines.tables import Gpu, Host
 from api.machines.transitions import observe
 from api.settings import Settings
+from api.tasks import observation as attempts
 from scheduler.host_protocol import Heartbeat, HeartbeatReply, HeldLease, LeaseVerdict
 from scheduler.states import AllocationState, DeviceStatus, EndReason
 
@@ -47,6 +48,10 @@ def receive(
     now = now or utc_now()
     host_uid = database.transact(partial(_hear, settings=settings, host_id=host_id, beat=beat, now=now))
     actor = f"host:{host_uid}"
+    with database.session() as session:
+        said = attempts.news(session, host_id=host_id, reports=beat.attempts, now=now)
+    for seen in said:  # before the endings, which say less
+        database.transact(partial(attempts.take, host_id=host_id, seen=seen, actor=actor))
     for ending in beat.endings:  # before the containers' reports, which say less
         database.transact(partial(observation.ended_by_host, host_id=host_id, ending=ending, actor=actor))
     with database.session() as session:

@@ -54,14 +54,34 @@ def find_cycle(parents: Mapping[str, Collection[str]]) -> tuple[str, ...] | None
     return None
 
 
+def fails(condition: Condition, state: TaskState) -> bool:
+    """Whether a parent in this state has ended otherwise than it has to."""
+    return not TASK[state] and state not in _MEET[condition]
+
+
+def in_order(parents: Mapping[str, Collection[str]]) -> list[str]:
+    """The names, each after those of its parents that are among them; the same whatever the order.
+
+    Raises:
+        graphlib.CycleError: there is none; see `find_cycle`.
+    """
+    sorter = TopologicalSorter({name: [each for each in parents[name] if each in parents] for name in parents})
+    sorter.prepare()
+    ordered: list[str] = []
+    while ready := sorted(sorter.get_ready()):
+        ordered += ready
+        sorter.done(*ready)
+    return ordered
+
+
 def judge(parents: Parents, states: Mapping[int, TaskState]) -> Verdict:
     """What becomes of a blocked task whose `parents` are in these `states`.
 
     It is cancelled with the first parent that ended otherwise than it has to; the rest is not waited for.
     """
-    ended = {parent for parent in parents if not TASK[states[parent]]}
-    if any(states[parent] not in _MEET[parents[parent]] for parent in ended):
+    if any(fails(condition, states[parent]) for parent, condition in parents.items()):
         return Verdict.CANCEL
+    ended = {parent for parent in parents if not TASK[states[parent]]}
     return Verdict.START if len(ended) == len(parents) else Verdict.WAIT
 
 

@@ -18,8 +18,10 @@ OPEN = ", ".join(repr(str(state)) for state, following in TASK.items() if follow
 
 
 class Task(Base):
-    """`spec` is the document as it was given, without defaults. `allocation_id` is the one that it waits for or runs in,
-    or the last one's of a task that has ended; null while it is to be queued.
+    """`spec` is the document as it was given, without defaults.
+
+    `allocation_id` is the one that it waits for or runs in, or of a task that has ended the last; null while it is to
+    be queued.
 
     `submission_id` is the name that whoever submitted it gave it, unique among the customer's: Ray's clients do so.
     """

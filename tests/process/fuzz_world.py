@@ -24,7 +24,7 @@ from api.identity.passwords import hash_password
 from api.identity.scopes import grantable
 from api.identity.tables import LoginSession, User
 from api.metering.service import ingest
-from api.principal import Role
+from api.principal import Caller, Role
 from api.reservations.tables import Reservation
 from api.settings import Settings
 from api.tenants.tables import Workspace
@@ -108,7 +108,7 @@ class FuzzWorld:
         """Another one for a person whose own are all being deleted."""
         live = select(Environment.id).where(Environment.user_id == user.id, Environment.desired != "deleted")
         if user.customer_id is not None and session.scalar(live.limit(1)) is None:
-            caller = environments.Caller(user.id, user.customer_id, "cli")
+            caller = Caller(user.id, user.customer_id, "cli")
             wanted = EnvironmentCreate(name=f"new-{uuid4().hex[:12]}", image="base", gpus=1, gpu_model="A100")
             environments.create(session, self.settings, caller, wanted)
 

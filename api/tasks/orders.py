@@ -1,0 +1,106 @@
+"""What a host is to run under the lease of an attempt: told to that host alone, and what begins the attempt."""
+
+from dataclasses import dataclass
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from api.allocations.service import request_end
+from api.allocations.tables import Allocation
+from api.errors import ApiError, Conflict, NotFound
+from api.ids import parse_uid
+from api.secrets import service as secrets
+from api.settings import Settings
+from api.tasks import attempts
+from api.tasks.current import Current, lock_of_allocation
+from api.tasks.queueing import KIND
+from api.tasks.service import archives_of
+from api.tasks.spec import TaskSpec
+from api.tasks.tables import Task, TaskAttempt
+from api.uploads.tables import Upload
+from scheduler.host_protocol import Archive, AttemptOrder
+from scheduler.states import AllocationState, AttemptEnd, AttemptState, EndReason, TaskState
+
+_GOES_ON = (AttemptState.STARTING, AttemptState.RUNNING)
+
+
+@dataclass(frozen=True, slots=True)
+class Over:
+    """It is not to start, and why: kept, so it is no error that would undo what was written."""
+
+    detail: str
+
+
+def order(
+    session: Session, settings: Settings, *, host_id: int, allocation_uid: str, generation: int, actor: str
+) -> AttemptOrder | Over:
+    """Begin the attempt of this generation, if it has not begun, and say what it is. Repeatable.
+
+    Raises:
+        NotFound: the host has no lease of a task's allocation with that id.
+        Conflict: `not_yet`, it is being placed: ask again soon.
+    """
+    query = select(Allocation).where(Allocation.uid == parse_uid(allocation_uid), Allocation.kind == KIND)
+    allocation = session.scalar(query.with_for_update())
+    if allocation is None or host_id not in allocation.host_ids:
+        raise NotFound("There is no such lease on this host.")
+    if allocation.generation == generation and allocation.state == AllocationState.PLACING:
+        # The other hosts may yet fail, or the answer to the grant: then it would start a second time elsewhere.
+        raise Conflict("It is being placed; ask again soon.", code="not_yet")
+    if allocation.generation != generation or allocation.state != AllocationState.ACTIVE:
+        return Over("The lease ends, or is an older one.")
+    current = lock_of_allocation(session, allocation)
+    attempt = None if current is None else _attempt(session, current, actor=actor)
+    if current is None or attempt is None:
+        return Over("The attempt has ended.")
+    try:
+        return _order(session, settings, current.task, attempt)
+    except ApiError as error:  # what it needs is there no more
+        attempts.stop(session, current, end=AttemptEnd.START_FAILED, actor=actor, detail=error.detail)
+        request_end(session, allocation, end_reason=EndReason.FAILED, actor=actor, reason=error.detail)
+        return Over(error.detail)
+
+
+def _attempt(session: Session, current: Current, *, actor: str) -> TaskAttempt | None:
+    """The one that goes on, or a new one; None: it is over."""
+    if current.attempt is not None:
+        return current.attempt if current.attempt.state in _GOES_ON else None
+    if current.task.state != TaskState.QUEUED or current.task.cancelled_at is not None:
+        return None
+    return attempts.begin(session, current, actor=actor)
+
+
+def _order(session: Session, settings: Settings, task: Task, attempt: TaskAttempt) -> AttemptOrder:
+    spec = TaskSpec.model_validate(task.spec)
+    return AttemptOrder(
+        task_uid=str(task.uid),
+        attempt_uid=str(attempt.uid),
+        number=attempt.number,
+        command=spec.command,
+        setup=spec.setup,
+        environment={**spec.env, "TASK_ID": str(task.uid), "TASK_NAME": task.name, "ATTEMPT": str(attempt.number)},
+        secrets=secrets.reveal(session, settings, workspace_id=task.workspace_id, names=spec.secrets),
+        archives=_archives(session, task),
+        mounts=(),
+        timeout_s=spec.timeout_s,
+        signal=spec.checkpoint.signal,
+        grace_s=spec.checkpoint.grace_s,
+        nodes=spec.nodes,
+    )
+
+
+def _archives(session: Session, task: Task) -> tuple[Archive, ...]:
+    """Its working directory has an empty target."""
+    used = [(each.digest, each.target) for each in archives_of(task)]
+    if task.working_dir is not None:
+        used.insert(0, (task.working_dir, ""))
+    if not used:
+        return ()
+    query = select(Upload.digest, Upload.size_bytes).where(
+        Upload.customer_id == task.customer_id, Upload.digest.in_([digest for digest, _ in used])
+    )
+    sizes = {digest: size for digest, size in session.execute(query).tuples()}
+    gone = next((digest for digest, _ in used if digest not in sizes), None)
+    if gone is not None:
+        raise NotFound(f"its upload {gone} is there no more")
+    return tuple(Archive(digest, sizes[digest], target) for digest, target in used)

@@ -1,0 +1,210 @@
+"""Submitting, cancelling and retrying tasks. What follows is the scheduler's, the hosts' and `settling`'s."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from api.allocations.service import request_end
+from api.audit import service as audit
+from api.clock import utc_now
+from api.errors import Conflict, NotFound, Unprocessable
+from api.ids import new_uid
+from api.principal import Caller
+from api.tasks import checks, graph, queueing
+from api.tasks.checks import Parent
+from api.tasks.current import lock
+from api.tasks.settling import advance
+from api.tasks.spec import TaskSpec
+from api.tasks.submission import ArchiveUse, Submission, Wanted
+from api.tasks.tables import Task, TaskDependency, TaskEvent
+from api.tenants import workspaces
+from api.tenants.tables import Customer
+from scheduler.states import TASK, EndReason, TaskState
+
+MAX_TASKS = 100  # of one submission
+_ARCHIVES, _RETRIED_FROM = "archives", "retried_from"  # keys of `Task.more` that are the platform's
+
+
+def submit(session: Session, caller: Caller, submission: Submission) -> list[Task]:
+    """Accept all of the tasks, or none, in the caller's transaction; in the order of the submission.
+
+    Raises:
+        Unprocessable: `name_twice`, `dependency_cycle`, `unknown_dependency`, `dependency_failed`, `unknown_image`,
+            `unknown_workspace`, `unknown_upload`, `unknown_secret`, `not_supported`, or a refusal of the scheduler's
+            (`api.allocations.service.submit`).
+        Conflict: `submission_exists`.
+        api.errors.Forbidden: `account_disabled`.
+    """
+    _lock_customer(session, caller.customer_id)
+    workspace_id = workspaces.find_id(session, customer_id=caller.customer_id, name=submission.workspace)
+    return _submit_all(session, caller, workspace_id, submission.tasks)
+
+
+def check(session: Session, caller: Caller, submission: Submission) -> None:
+    """Whether all is there that a submission names, with nothing changed.
+
+    Raises:
+        Unprocessable, Conflict: as `submit`, but for the scheduler's refusals.
+    """
+    workspace_id = workspaces.find_id(session, customer_id=caller.customer_id, name=submission.workspace)
+    depends = _depends(submission.tasks)
+    checks.check_submission_ids(session, caller.customer_id, [wanted.submission_id for wanted in submission.tasks])
+    known = checks.find_parents(session, workspace_id, _outside(depends))
+    known |= dict.fromkeys(depends, Parent(0, TaskState.BLOCKED))
+    for wanted in submission.tasks:
+        checks.parents_of(wanted.spec, known)
+        checks.check_document(session, caller.customer_id, workspace_id, wanted)
+
+
+def cancel(session: Session, caller: Caller, uid: UUID, *, reason: str = "It was cancelled.") -> Task:
+    """Ask for its end: at once if nothing of it runs, else its host lets it end well. Idempotent.
+
+    Raises:
+        NotFound: there is no such task.
+        Conflict: `task_changed`.
+    """
+    current = lock(session, _find(session, uid).id)
+    task = current.task
+    if task.cancelled_at is not None or not TASK[TaskState(task.state)]:
+        return task
+    task.cancelled_at, task.detail = utc_now(), reason
+    if current.allocation is not None:
+        request_end(session, current.allocation, end_reason=EndReason.CANCELLED, actor=caller.actor, reason=reason)
+    advance(session, current, actor=caller.actor)
+    _audit(session, caller, task, "cancel")
+    return task
+
+
+def retry(session: Session, caller: Caller, uid: UUID) -> Task:
+    """Submit a task that has ended once more: a new one with the same document and uploads, in the same workspace.
+
+    Its dependencies are looked up by their names again.
+
+    Raises:
+        NotFound: there is no such task.
+        Conflict: `not_ended`.
+        Unprocessable: as `submit`.
+    """
+    ended = _find(session, uid)
+    if TASK[TaskState(ended.state)]:
+        raise Conflict("It has not ended; cancel it first.", code="not_ended")
+    _lock_customer(session, ended.customer_id)
+    own = (_ARCHIVES, _RETRIED_FROM)
+    wanted = Wanted(
+        spec=TaskSpec.model_validate(ended.spec),
+        working_dir=ended.working_dir,
+        archives=archives_of(ended),
+        more={key: value for key, value in ended.more.items() if key not in own} | {_RETRIED_FROM: str(ended.uid)},
+    )
+    return _submit_all(session, caller, ended.workspace_id, [wanted])[0]
+
+
+def archives_of(task: Task) -> tuple[ArchiveUse, ...]:
+    """Those beside its `working_dir`."""
+    return tuple(ArchiveUse(**each) for each in task.more.get(_ARCHIVES, ()))
+
+
+def retried_from(task: Task) -> UUID | None:
+    uid = task.more.get(_RETRIED_FROM)
+    return None if uid is None else UUID(uid)
+
+
+def _submit_all(session: Session, caller: Caller, workspace_id: int, tasks: Sequence[Wanted]) -> list[Task]:
+    """The caller has locked the customer's row."""
+    depends = _depends(tasks)
+    by_name = {wanted.spec.name: wanted for wanted in tasks}
+    checks.check_submission_ids(session, caller.customer_id, [wanted.submission_id for wanted in tasks])
+    known = checks.find_parents(session, workspace_id, _outside(depends))
+    made: dict[str, Task] = {}
+    for name in graph.in_order(depends):  # parents first: ids of tasks rise along what depends on what
+        made[name] = _submit_one(session, caller, workspace_id, by_name[name], known)
+        known[name] = Parent(made[name].id, TaskState(made[name].state))
+    checks.check_blocked(session, caller.customer_id, made.values())
+    return [made[wanted.spec.name] for wanted in tasks]
+
+
+def _depends(tasks: Sequence[Wanted]) -> dict[str, list[str]]:
+    """What each task depends on, by names."""
+    if not 1 <= len(tasks) <= MAX_TASKS:
+        raise Unprocessable(f"A submission has from 1 to {MAX_TASKS} tasks.", code="bad_request")
+    depends = {wanted.spec.name: [each.task for each in wanted.spec.depends_on] for wanted in tasks}
+    if len(depends) < len(tasks):
+        raise Unprocessable("Two tasks of one submission can't have the same name.", code="name_twice")
+    cycle = graph.find_cycle(depends)
+    if cycle is not None:
+        raise Unprocessable(
+            f"They wait for each other in a circle: {' -> '.join([*cycle, cycle[0]])}.", code="dependency_cycle"
+        )
+    return depends
+
+
+def _outside(depends: Mapping[str, Sequence[str]]) -> set[str]:
+    """The names that are none of the submission's own."""
+    return {name for names in depends.values() for name in names} - depends.keys()
+
+
+def _submit_one(
+    session: Session, caller: Caller, workspace_id: int, wanted: Wanted, known: Mapping[str, Parent]
+) -> Task:
+    spec = wanted.spec
+    parents = checks.parents_of(spec, known)
+    image = checks.check_document(session, caller.customer_id, workspace_id, wanted)
+    blocked = any(TASK[parent.state] for parent in parents)
+    task = Task(
+        uid=new_uid(),
+        customer_id=caller.customer_id,
+        workspace_id=workspace_id,
+        user_id=caller.user_id,
+        name=spec.name,
+        submission_id=wanted.submission_id,
+        spec=spec.model_dump(mode="json", exclude_unset=True),
+        image_id=image.id,
+        working_dir=wanted.working_dir,
+        more=_more(wanted),
+        state=TaskState.BLOCKED if blocked else TaskState.QUEUED,
+        attempts=0,
+        retries=0,
+    )
+    if blocked:
+        queueing.check(session, spec, customer_id=caller.customer_id, workspace_id=workspace_id, image=image.reference)
+    else:
+        task.allocation_id = queueing.queue(session, task, spec, actor=caller.actor).id
+    session.add(task)
+    session.flush()
+    for parent, depends in zip(parents, spec.depends_on, strict=True):
+        session.add(TaskDependency(task_id=task.id, parent_id=parent.id, condition=depends.condition))
+    session.add(TaskEvent(task_id=task.id, actor=caller.actor, to_state=task.state, reason="submitted"))
+    _audit(session, caller, task, "submit")
+    return task
+
+
+def _more(wanted: Wanted) -> dict[str, Any]:  # Any: JSON
+    archives = [{"digest": each.digest, "target": each.target} for each in wanted.archives]
+    return {**wanted.more, **({_ARCHIVES: archives} if archives else {})}
+
+
+def _lock_customer(session: Session, customer_id: int) -> None:
+    """The first lock of a submission: two of one customer come one after another, and a full queue is counted so."""
+    session.execute(select(Customer.id).where(Customer.id == customer_id).with_for_update())
+
+
+def _find(session: Session, uid: UUID) -> Task:
+    task = session.scalar(select(Task).where(Task.uid == uid))
+    if task is None:
+        raise NotFound("There is no such task.")
+    return task
+
+
+def _audit(session: Session, caller: Caller, task: Task, action: str) -> None:
+    audit.record(
+        session,
+        actor=caller.actor,
+        action=f"task.{action}",
+        target=f"task:{task.uid}",
+        customer_id=task.customer_id,
+        address=caller.address,
+        details={"name": task.name},
+    )

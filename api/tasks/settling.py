@@ -1,0 +1,188 @@
+"""What becomes of tasks that are due: their allocation ends, their parents have ended, or it is time to try again.
+
+Whatever may lead a task on sets its `due_at`, in the transaction in which it comes about: the end of an allocation by
+a trigger, a parent's end by `transitions.move`, a failed attempt by the pause that follows it. Each step is one
+transaction under the locks of `current`, decides by what it reads there alone, and may be repeated.
+"""
+
+import logging
+import time
+from datetime import timedelta
+from functools import partial
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from api.clock import utc_now
+from api.db import Database
+from api.errors import ApiError, Conflict
+from api.tasks import graph, queueing, words
+from api.tasks.attempts import begin, end_attempt, stop
+from api.tasks.current import Current, lock
+from api.tasks.graph import Condition, Verdict
+from api.tasks.outcome import outcome_of
+from api.tasks.spec import TaskSpec
+from api.tasks.tables import Task, TaskAttempt, TaskDependency
+from api.tasks.transitions import move
+from scheduler.states import TASK, AllocationState, AttemptEnd, AttemptState, EndReason, TaskState
+
+ACTOR = "controller"
+AT_ONCE = 200
+"""Tasks that are looked up together."""
+LONGEST_S = 0.2
+"""After so long the controller sees to its other duties."""
+AFTER_FAILURE = timedelta(seconds=5)
+
+_log = logging.getLogger(__name__)
+
+
+def settle(database: Database) -> bool:
+    """Lead on what is due, for a bounded time; whether something is left."""
+    began = time.monotonic()
+    while ids := _due(database):
+        for task_id in ids:
+            if time.monotonic() - began > LONGEST_S:
+                return True
+            _settle_one(database, task_id)
+    return False
+
+
+def _due(database: Database) -> list[int]:
+    query = select(Task.id).where(Task.due_at <= utc_now()).order_by(Task.due_at).limit(AT_ONCE)
+    with database.session() as session:
+        return list(session.scalars(query))
+
+
+def _settle_one(database: Database, task_id: int) -> None:
+    """One that fails must not keep the others, nor be tried without a pause."""
+    try:
+        database.transact(partial(_lead_on, task_id=task_id))
+    except Conflict:
+        pass  # somebody else has led it on at this very moment: it is due still, if it is
+    except Exception:
+        _log.exception("task %d is not settled; tried again", task_id)
+        put_off = update(Task).where(Task.id == task_id).values(due_at=utc_now() + AFTER_FAILURE)
+        database.transact(lambda session: session.execute(put_off))
+
+
+def _lead_on(session: Session, task_id: int) -> None:
+    task = session.get_one(Task, task_id)
+    if to_be_queued(task) and task.cancelled_at is None:
+        _queue(session, task)
+    else:
+        advance(session, lock(session, task_id), actor=ACTOR)
+
+
+def to_be_queued(task: Task) -> bool:
+    return task.state == TaskState.QUEUED and task.allocation_id is None
+
+
+def advance(session: Session, current: Current, *, actor: str) -> None:
+    """Lead a task, locked, as far as what has come about takes it. That it is to be queued stays due."""
+    task, allocation = current.task, current.allocation
+    state = TaskState(task.state)
+    if to_be_queued(task):
+        if task.cancelled_at is not None:
+            move(session, task, TaskState.CANCELLED, actor=actor, detail=task.detail)
+            task.due_at = None
+        return
+    task.due_at = None
+    if state is TaskState.BLOCKED:
+        _judge(session, task, actor=actor)
+    elif not TASK[state] or allocation is None:
+        return
+    elif allocation.state == AllocationState.RELEASING and current.attempt is not None:
+        stop(session, current, end=None, actor=actor, detail=allocation.end_detail or "")
+    elif allocation.state == AllocationState.RELEASED:
+        _released(session, current, actor=actor)
+
+
+def _judge(session: Session, task: Task, *, actor: str) -> None:
+    """A blocked task: cancelled, or its parents have ended as it asks or can no longer do so."""
+    if task.cancelled_at is not None:
+        move(session, task, TaskState.CANCELLED, actor=actor, detail=task.detail)
+        return
+    query = (
+        select(Task.id, Task.name, Task.state, TaskDependency.condition)
+        .join(TaskDependency, TaskDependency.parent_id == Task.id)
+        .where(TaskDependency.task_id == task.id)
+        .order_by(Task.id)
+    )
+    rows = session.execute(query).all()
+    parents = {row.id: Condition(row.condition) for row in rows}
+    states = {row.id: TaskState(row.state) for row in rows}
+    verdict = graph.judge(parents, states)
+    if verdict is Verdict.START:
+        move(session, task, TaskState.QUEUED, actor=actor)
+        task.due_at = utc_now()
+    elif verdict is Verdict.CANCEL:
+        row = next(row for row in rows if graph.fails(parents[row.id], states[row.id]))
+        detail = words.of_dependency(row.name, states[row.id])
+        move(session, task, TaskState.CANCELLED, actor=actor, detail=detail)
+
+
+def _queue(session: Session, task: Task) -> None:
+    """The next allocation, of work that was accepted before. The customer's row, which that locks, comes first."""
+    spec = TaskSpec.model_validate(task.spec)
+    detail = ""
+    allocation_id = None
+    try:
+        with session.begin_nested():
+            allocation_id = queueing.queue(session, task, spec, actor=ACTOR, again=True).id
+    except ApiError as error:
+        detail = f"It could not be queued again: {error.detail}" if task.attempts else error.detail
+    session.refresh(task, with_for_update=True)
+    if not to_be_queued(task) or task.cancelled_at is not None:
+        raise Conflict("It was changed at this very moment.", code="task_changed")
+    task.due_at = None
+    if allocation_id is None:
+        move(session, task, TaskState.FAILED, actor=ACTOR, detail=detail)
+    else:
+        task.allocation_id = allocation_id
+
+
+def _released(session: Session, current: Current, *, actor: str) -> None:
+    """Its hosts have confirmed, or are lost: nothing of it runs any more."""
+    if current.attempt is None:
+        _end_unstarted(session, current, actor=actor)
+    if current.attempt is None:
+        return
+    if current.attempt.state != AttemptState.ENDED:
+        assert current.allocation is not None
+        stop(session, current, end=None, actor=actor, detail=current.allocation.end_detail or "")
+        end_attempt(session, current.attempt, actor=actor)
+        _conclude(session, current.task, current.attempt, actor=actor)
+
+
+def _end_unstarted(session: Session, current: Current, *, actor: str) -> None:
+    """Nothing had begun in the allocation. What was accepted goes back to the queue, unless somebody wants its end."""
+    task, allocation = current.task, current.allocation
+    assert allocation is not None
+    reason = EndReason(allocation.end_reason or EndReason.HOST_LOST)
+    detail = words.of_unstarted(allocation)
+    if task.cancelled_at is not None or reason is EndReason.CANCELLED:
+        move(session, task, TaskState.CANCELLED, actor=actor, detail=task.detail or detail)
+    elif reason is EndReason.UNPAID:
+        move(session, task, TaskState.FAILED, actor=actor, detail=detail)
+    elif reason is EndReason.FAILED:
+        begin(session, current, actor=actor)  # its host says that it can't: so much is an attempt
+    else:
+        task.allocation_id, task.due_at, task.detail = None, utc_now(), detail
+
+
+def _conclude(session: Session, task: Task, attempt: TaskAttempt, *, actor: str) -> None:
+    """After an attempt: once more, or the end."""
+    end = AttemptEnd(attempt.end or AttemptEnd.HOST_LOST)
+    task.retries += end is not AttemptEnd.PREEMPTED  # to give way is no failure
+    outcome = outcome_of(
+        end,
+        exit_code=attempt.exit_code if attempt.signal is None else None,
+        retry=TaskSpec.model_validate(task.spec).retry,
+        attempts=task.retries,
+        cancelled=task.cancelled_at is not None,
+    )
+    task.exit_code = attempt.exit_code
+    detail = words.of_attempt(attempt)
+    move(session, task, outcome.state, actor=actor, detail=detail)
+    if outcome.state is TaskState.QUEUED:
+        task.allocation_id, task.due_at = None, utc_now() + timedelta(seconds=outcome.wait_s)
