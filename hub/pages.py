@@ -60,6 +60,7 @@ def home_row(entry: Json, *, ready: bool) -> Json:
         observed = "stopping"
     state = "starting" if observed == "running" and not ready else observed
     devices = entry["devices"]
+    gpus = entry["gpus"] * entry.get("gpu_milli", 1000)  # in thousandths
     model = devices[0]["model"] if devices else entry["gpu_model"] or "any model"
     simulated = " (simulated)" if any(device["simulated"] for device in devices) else ""
     wait = Wait.parse(entry["wait"]) if state == "queued" and entry["wait"] else None
@@ -67,7 +68,7 @@ def home_row(entry: Json, *, ready: bool) -> Json:
     return {
         "name": entry["name"],
         "image": entry["image"],
-        "gpus": f"{entry['gpus'] * entry.get('gpu_milli', 1000) / 1000:g} x {model}{simulated}",
+        "gpus": f"{gpus / 1000:g} x {model}{simulated}" if gpus else "no GPU",
         "state": "waiting" if state == "queued" else state,
         "note": " ".join(note for note in notes if note),
         "expected": expected_start(wait),

@@ -74,3 +74,8 @@ class Demand:
     def gpu_milli(self) -> int:
         """Over all hosts, in thousandths of a GPU."""
         return self.nodes * self.shape.gpu_milli
+
+    @property
+    def rivals(self) -> tuple[str, ...]:
+        """Whose starts say how fast its own queue moves: its models; of requests without GPUs, all the others."""
+        return self.models if self.shape.gpus else ("",)

@@ -77,7 +77,7 @@ def _write(session: Session, standing: Standing, grants: Sequence[Grant]) -> lis
     move_all(session, [_step(grant, standing.now) for grant in grants], AllocationState.PLACING, actor=ACTOR)
     devices.occupy(session, shares, since=standing.locked_at)
     standing.groups.write(session)
-    return write_holds(session, standing.wallets, [grant.hold for grant in grants])
+    return write_holds(session, standing.wallets, [grant.hold for grant in grants if grant.hold is not None])
 
 
 def _held(standing: Standing, grant: Grant, placement: Placement, now: datetime) -> Held:
@@ -95,7 +95,7 @@ def _step(grant: Grant, now: datetime) -> Step:
     values: Mapping[str, Any] = {
         "host_id": grant.host_ids[0],
         "host_ids": grant.host_ids,
-        "price_version_id": grant.price.id,
+        "price_version_id": None if grant.price is None else grant.price.id,
         "run_until": grant.run_until,
         "placed_at": now,
         "wait_reason": None,

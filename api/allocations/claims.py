@@ -56,7 +56,7 @@ def size_of(claim: Claim, options: SchedulingOptions, *, gpus: int) -> Size:
     Raises:
         Unprocessable: nothing is of the kind that it asks for, or `capacity_group_model`.
     """
-    if claim.reservation is not None:
+    if claim.reservation is not None and gpus:
         held = claim.reservation
         return size_within(Shape(held.cpu_milli, held.memory_bytes, held.gpus), gpus=gpus, milli=options.gpu_milli)
     kind = in_group(claim, demand_of(options, gpus=gpus, cpu_milli=0, memory_bytes=0))
@@ -69,7 +69,7 @@ def in_group(claim: Claim, demand: Demand) -> Demand:
     Raises:
         Unprocessable: `capacity_group_model`, it asks for other models only.
     """
-    if claim.group is None or claim.group.gpu_model is None:
+    if claim.group is None or claim.group.gpu_model is None or not demand.shape.gpus:
         return demand
     models = narrowed(demand.models, claim.group.gpu_model, known={offer.model for offer in claim.offers})
     if not models:
@@ -82,10 +82,10 @@ def in_group(claim: Claim, demand: Demand) -> Demand:
 
 
 def check(session: Session, claim: Claim, demand: Demand) -> list[str]:
-    """The GPU models with which it could run if nothing else did.
+    """The GPU models with which it could run if nothing else did; none for a request without GPUs.
 
     Raises:
-        Unprocessable: none; the code says what stands against it for ever.
+        Unprocessable: nothing could run it; the code says what stands against it for ever.
     """
     if claim.reservation is None:
         models = feasibility.check(claim.offers, demand)
@@ -97,7 +97,8 @@ def check(session: Session, claim: Claim, demand: Demand) -> list[str]:
             raise Unprocessable(
                 f"Its reservation can't bear it: {error.detail}", code="reservation_mismatch"
             ) from error
-    feasibility.check_price(session, models, customer_id=claim.customer_id)
+    if demand.shape.gpus:  # nothing else has a price
+        feasibility.check_price(session, models, customer_id=claim.customer_id)
     if claim.group is not None and demand.gpu_milli > (most := capacity.reach_milli(session, claim.group)):
         raise Unprocessable(
             f"The capacity group {claim.group.name!r} can hold {_gpus(most)} GPUs, with all that it may borrow; "
@@ -110,6 +111,8 @@ def check(session: Session, claim: Claim, demand: Demand) -> list[str]:
 def _check_reservation(reservation: Reservation, offers: Sequence[Offer], demand: Demand) -> None:
     if demand.bound_host_id is not None and all(offer.host_id != demand.bound_host_id for offer in offers):
         raise Unprocessable("Its volume lives on another host than its reservation's.", code="reservation_mismatch")
+    if not demand.shape.gpus:
+        raise Unprocessable("A reservation is of GPUs, and it asks for none.", code="reservation_mismatch")
     for asked, held, what in (
         (demand.nodes, reservation.nodes, "hosts"),
         (demand.shape.gpus, reservation.gpus, "GPUs on a host"),

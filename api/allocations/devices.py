@@ -4,12 +4,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, func, select, text
+from sqlalchemy import ColumnElement, and_, any_, literal, or_, text
 from sqlalchemy.orm import Session
 
-from api.allocations.tables import Allocation, AllocationDevice
+from api.allocations.tables import Allocation
 from api.bulk import document, recordset
-from api.machines.tables import Gpu
 from api.pipeline import Pipeline, pipelined
 from scheduler.money import MILLI_PER_GPU
 
@@ -79,9 +78,10 @@ class Shares:
 
 
 def holding_on(host_id: int) -> ColumnElement[bool]:
-    """The condition that an allocation holds something on a host: it has a device on each of its hosts."""
-    held = select(AllocationDevice.allocation_id).join(Gpu, Gpu.id == AllocationDevice.gpu_id)
-    return Allocation.id.in_(held.where(Gpu.host_id == host_id, func.upper_inf(AllocationDevice.period)))
+    """The condition that an allocation holds something on a host: devices, or CPU and memory alone."""
+    first = Allocation.host_id == host_id
+    others = and_(Allocation.nodes > 1, literal(host_id) == any_(Allocation.host_ids))
+    return and_(Allocation.holds(), or_(first, others))
 
 
 def lock_placement(session: Session) -> datetime:

@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from sqlalchemy import select
+from sqlalchemy import and_, select
 from sqlalchemy.orm import Session
 
 from api.billing.prices import price_for
@@ -20,7 +20,10 @@ from scheduler.states import AdminState
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What a host has of one kind of GPU. An allocation's devices are all of one model, since it has one price."""
+    """What a host has of one kind of GPU. An allocation's devices are all of one model, since it has one price.
+
+    A host without GPUs has one offer, of none.
+    """
 
     host_id: int
     model: str
@@ -37,8 +40,8 @@ def load_offers(session: Session, *, gpu_ids: Collection[int] | None = None) -> 
     """What the hosts have that are not retired, in use or not; of these devices alone, if they are named."""
     query = (
         select(Host, Gpu.model, Gpu.memory_bytes)
-        .join(Gpu, Gpu.host_id == Host.id)
-        .where(Host.admin_state != AdminState.RETIRED, Gpu.present)
+        .outerjoin(Gpu, and_(Gpu.host_id == Host.id, Gpu.present))
+        .where(Host.admin_state != AdminState.RETIRED)
     )
     if gpu_ids is not None:
         query = query.where(Gpu.id.in_(gpu_ids))
@@ -46,15 +49,17 @@ def load_offers(session: Session, *, gpu_ids: Collection[int] | None = None) -> 
     counted: Counter[tuple[int, str, int]] = Counter()
     for host, model, gpu_memory_bytes in session.execute(query):
         hosts[host.id] = host
-        counted[host.id, model, gpu_memory_bytes] += 1
-    return [_offer(hosts[host_id], model, size, count) for (host_id, model, size), count in counted.items()]
+        counted[host.id, model or "", gpu_memory_bytes or 0] += 1
+    return [
+        _offer(hosts[host_id], model, size, count if model else 0) for (host_id, model, size), count in counted.items()
+    ]
 
 
 def check(offers: Sequence[Offer], demand: Demand) -> list[str]:
-    """The GPU models with which the request could run if nothing else did.
+    """The GPU models with which the request could run if nothing else did; none for one without GPUs.
 
     Raises:
-        Unprocessable: there is none; the code says what can't be had.
+        Unprocessable: nothing could run it; the code says what can't be had.
     """
     offers = check_kind(offers, demand)
     shape, model = demand.shape, " or ".join(demand.models) or "any model"
@@ -63,10 +68,11 @@ def check(offers: Sequence[Offer], demand: Demand) -> list[str]:
         offers, shape.memory_bytes, lambda offer: offer.memory_bytes, "bytes of memory", code="too_much_memory"
     )
     offers = _at_least(offers, shape.cpu_milli, lambda offer: offer.cpu_milli, "milli-cores", code="too_many_cpus")
-    return sorted(_models_on_enough_hosts(offers, demand))
+    models = _models_on_enough_hosts(offers, demand)
+    return sorted(models) if shape.gpus else []
 
 
-def check_kind(offers: Sequence[Offer], demand: Demand) -> list[Offer]:
+def check_kind(offers: Sequence[Offer], demand: Demand) -> Sequence[Offer]:
     """Those whose host and GPUs are of the kind asked for, whatever the size.
 
     Raises:
@@ -76,7 +82,9 @@ def check_kind(offers: Sequence[Offer], demand: Demand) -> list[Offer]:
         offers = [offer for offer in offers if offer.host_id == demand.bound_host_id]
         if not offers:
             raise Unprocessable("The host that its volume lives on has left for good.", code="host_not_available")
-    left = [offer for offer in offers if _has_model(offer, demand.models)]
+    if not demand.shape.gpus:
+        return _of_kind(offers, demand, "host")
+    left = [offer for offer in offers if offer.gpus and _has_model(offer, demand.models)]
     if not left:
         model = " or ".join(repr(model) for model in demand.models) or "any kind"
         raise Unprocessable(f"No host has a GPU of model {model}.", code="no_such_model")
@@ -87,10 +95,16 @@ def check_kind(offers: Sequence[Offer], demand: Demand) -> list[Offer]:
         "bytes of GPU memory",
         code="too_little_gpu_memory",
     )
+    return _of_kind(left, demand, "host with such GPUs")
+
+
+def _of_kind(left: Sequence[Offer], demand: Demand, what: str) -> Sequence[Offer]:
+    if not left:
+        raise Unprocessable("There are no hosts yet.", code="too_many_nodes")
     for selector in demand.selectors:
         left = [offer for offer in left if selector.matches(offer.labels)]
         if not left:
-            raise Unprocessable(f"No host with such GPUs fulfils {write(selector)!r}.", code="no_such_label")
+            raise Unprocessable(f"No {what} fulfils {write(selector)!r}.", code="no_such_label")
     left = _new_enough(left, demand.driver, lambda offer: offer.driver, "driver", code="driver_too_old")
     return _new_enough(left, demand.cuda, lambda offer: offer.cuda, "CUDA version", code="cuda_too_old")
 
@@ -162,7 +176,7 @@ def _models_on_enough_hosts(offers: Sequence[Offer], demand: Demand) -> set[str]
     for offer in offers:
         value = None if demand.within is None else offer.labels.get(demand.within)
         if demand.within is None or value is not None:
-            hosts[offer.model, value].add(offer.host_id)
+            hosts[offer.model if demand.shape.gpus else "", value].add(offer.host_id)
     models = {model for (model, _), ids in hosts.items() if len(ids) >= demand.nodes}
     if not models:
         most = max(map(len, hosts.values()), default=0)

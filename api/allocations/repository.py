@@ -63,7 +63,7 @@ def _wait() -> ColumnElement[Any]:
 
 def _on_host() -> ColumnElement[bool]:
     """On the host with the uid `host`, as the first of its hosts or another one: found by indexes, gangs by the devices
-    that they have or had there."""
+    that they have or had there, or among the few that have none."""
     allocation, host = aliased(Allocation), aliased(Host)
     first = select(allocation.id).join(host, host.id == allocation.host_id).where(host.uid == bindparam("host"))
     gangs = (
@@ -73,7 +73,12 @@ def _on_host() -> ColumnElement[bool]:
         .join(host, host.id == Gpu.host_id)
         .where(host.uid == bindparam("host"), allocation.nodes > 1, host.id == any_(allocation.host_ids))
     )
-    return Allocation.id.in_(union(first, gangs))
+    without_devices = (
+        select(allocation.id)
+        .join(host, host.id == any_(allocation.host_ids))
+        .where(host.uid == bindparam("host"), allocation.nodes > 1, allocation.gpus == 0)
+    )
+    return Allocation.id.in_(union(first, gangs, without_devices))
 
 
 ALL: Select[*tuple[Any, ...]] = (

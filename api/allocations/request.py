@@ -79,10 +79,12 @@ class SchedulingOptions(RunOptions):
 class ResourceRequest(SchedulingOptions):
     """With how much it needs on a host."""
 
-    gpus: int = Field(ge=1, le=MAX_GPUS)
+    gpus: int = Field(ge=0, le=MAX_GPUS, description="0: CPU and memory alone")
     gpu_model: ModelName | None = Field(None, description="The same as `gpu_models` with this one")
-    cpu_milli: int | None = Field(None, ge=100, le=MAX_CPU_MILLI, description="Default: a share for each GPU")
-    memory_bytes: int | None = Field(None, ge=2**28, le=MAX_BYTES, description="Default: a share for each GPU")
+    cpu_milli: int | None = Field(None, ge=100, le=MAX_CPU_MILLI, description="Default: a share for each GPU, or 1000")
+    memory_bytes: int | None = Field(
+        None, ge=2**28, le=MAX_BYTES, description="Default: a share for each GPU, or 4 GiB"
+    )
     disk_bytes: int | None = Field(None, ge=2**28, le=MAX_BYTES)
 
     @model_validator(mode="after")
@@ -91,7 +93,19 @@ class ResourceRequest(SchedulingOptions):
             raise ValueError(f"gpu_milli: a share is of one GPU; with {self.gpus} GPUs each must be whole")
         if self.gpu_model is not None and self.gpu_models:
             raise ValueError("give gpu_model or gpu_models, not both")
+        if not self.gpus:
+            self._asks_nothing_of_gpus()
         return self
+
+    def _asks_nothing_of_gpus(self) -> None:
+        asked = {
+            "gpu_model": self.gpu_model is not None,
+            "gpu_models": bool(self.gpu_models),
+            "gpu_milli": self.gpu_milli < MILLI_PER_GPU,
+            "gpu_memory_bytes": self.gpu_memory_bytes > 0,
+        }
+        if names := [name for name, given in asked.items() if given]:
+            raise ValueError(f"{' and '.join(names)}: it asks for no GPU (gpus: 0) that this could be said of")
 
     @property
     def scheduling(self) -> SchedulingOptions:

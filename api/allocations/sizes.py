@@ -13,6 +13,8 @@ MIN_MEMORY_BYTES = 2**28
 MAX_MEMORY_BYTES_PER_GPU = 64 * 2**30
 DISK_BYTES = 20 * 2**30
 HOST_RESERVE = 0.1  # of memory: left for the host itself
+CPU_MILLI_WITHOUT_GPU = 1_000
+MEMORY_BYTES_WITHOUT_GPU = 4 * 2**30
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +27,13 @@ class Size:
 def default_size(offers: Sequence[Offer], *, gpus: int, milli: int = MILLI_PER_GPU) -> Size:
     """The smallest share per GPU among these offers, so that all GPUs of a host can be rented out.
 
-    A part of a GPU gets that part of the share.
+    A part of a GPU gets that part of the share. What takes no GPU has none, and gets little,
+    if a host has as much.
     """
+    if not gpus:
+        cpu = max((offer.cpu_milli for offer in offers), default=CPU_MILLI_WITHOUT_GPU)
+        memory = max((offer.memory_bytes for offer in offers), default=MEMORY_BYTES_WITHOUT_GPU)
+        return Size(min(cpu, CPU_MILLI_WITHOUT_GPU), min(memory, MEMORY_BYTES_WITHOUT_GPU))
     cpu = min((offer.cpu_milli // offer.gpus for offer in offers), default=0)
     memory = min((int(offer.memory_bytes * (1 - HOST_RESERVE)) // offer.gpus for offer in offers), default=0)
     cpu = max(MIN_CPU_MILLI, min(cpu, MAX_CPU_MILLI_PER_GPU))

@@ -51,9 +51,10 @@ _USED = text(
     ") used group by host_id"
 )
 _APART = text(
-    "select distinct d.host_id, a.customer_id, a.apart from gpus d join allocation_devices s on s.gpu_id = d.id"
-    " and upper_inf(s.period) join allocations a on a.id = s.allocation_id"
-    " where d.host_id = any(:ids) and a.apart = any(:words)"
+    f"select host_id, customer_id, apart from allocations where {HOLDS} and nodes = 1 and host_id = any(:ids)"
+    " and apart = any(:words) union"
+    f" select host, customer_id, apart from allocations, unnest(host_ids) as host where {HOLDS} and nodes > 1"
+    " and host = any(:ids) and apart = any(:words)"
 )
 _RESERVED = text(
     "select gpu_id, reservation_id, upper(period) from reservation_devices"

@@ -37,7 +37,7 @@ class Allocation(Base):
         CheckConstraint(f"end_reason in ({', '.join(repr(str(r)) for r in EndReason)})", name="end_reason"),
         CheckConstraint("(state = 'released') = (released_at is not null)", name="released_at"),
         CheckConstraint("state not in ('releasing', 'released') or end_reason is not null", name="has_end_reason"),
-        CheckConstraint("nodes >= 1 and gpus >= 1 and cpu_milli >= 1 and memory_bytes >= 1", name="request"),
+        CheckConstraint("nodes >= 1 and gpus >= 0 and cpu_milli >= 1 and memory_bytes >= 1", name="request"),
         CheckConstraint("milli between 1 and 1000 and (milli = 1000 or gpus = 1)", name="milli"),
         CheckConstraint("priority between 0 and 1000", name="priority"),
         CheckConstraint("gpu_memory_bytes >= 0 and min_runtime_s >= 0 and limit_s > 0", name="bounds"),
@@ -52,6 +52,7 @@ class Allocation(Base):
         Index("ix_allocations_holding_host", "host_id", postgresql_where=text(HOLDS)),
         Index("ix_allocations_holding_hosts", "id", postgresql_where=text(f"{HOLDS} and nodes > 1")),
         Index("ix_allocations_customer", "customer_id", "id"),
+        Index("ix_allocations_gangs_without_devices", "id", postgresql_where=text("nodes > 1 and gpus = 0")),
     )
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     uid: Mapped[UUID] = mapped_column(unique=True, default=new_uid)
@@ -64,7 +65,7 @@ class Allocation(Base):
     end_detail: Mapped[str | None]
     generation: Mapped[int] = mapped_column(server_default=text("0"))  # rises at each placing: the fencing token
 
-    # what was asked for: `gpus` devices, CPU, memory and disk on each of `nodes` hosts
+    # what was asked for: `gpus` devices (0: none), CPU, memory and disk on each of `nodes` hosts
     nodes: Mapped[int] = mapped_column(server_default=text("1"))
     gpus: Mapped[int]
     milli: Mapped[int] = mapped_column(server_default=text("1000"))  # of each device: 1000 for whole ones

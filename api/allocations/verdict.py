@@ -31,10 +31,10 @@ class Grant:
     locked: Locked
     host_ids: tuple[int, ...]
     host_name: str  # the first one's
-    price: Price
+    price: Price | None  # None: no device, and nothing to pay
     shares: Sequence[Share]
     run_until: datetime
-    hold: HoldOrder
+    hold: HoldOrder | None
     group: Taken
     admitted: Admitted
 
@@ -61,19 +61,17 @@ def judge(standing: Standing, placement: Placement) -> Grant | WaitReason:
         return refused.reason
 
 
-def _grant(standing: Standing, locked: Locked, placement: Placement, model: str) -> Grant:
+def _grant(standing: Standing, locked: Locked, placement: Placement, model: str | None) -> Grant:
     request = locked.request
     customer = standing.customers[request.customer_id]
-    price = standing.prices.price_of(model, customer.currency)
-    if price is None:
-        raise _RefusedError("no_price", f"No price in {customer.currency} is set for {model}.")
+    price = None if model is None else _price(standing, customer, model)
     after = _within_quota(standing, customer, request)
     shares = _take_shares(standing, request, placement)
     run_until = _run_until(standing, request, shares)
-    hold = _order(standing, locked, price, run_until)
-    if not standing.wallets.cover(hold):
+    hold = None if price is None else _order(standing, locked, price, run_until)
+    if hold is not None and not standing.wallets.cover(hold):
         standing.shares.give_back(shares)
-        raise _unpaid(request, price)
+        raise _unpaid(request, hold.price)
     host_ids = tuple(part.host_id for part in placement.parts)
     room = _use_capacity(standing, request, host_ids)
     standing.held[request.customer_id] = after
@@ -91,6 +89,13 @@ def _grant(standing: Standing, locked: Locked, placement: Placement, model: str)
         group=group,
         admitted=admitted(_terms(standing, locked, run_until), group.name, bundles),
     )
+
+
+def _price(standing: Standing, customer: CustomerStanding, model: str) -> Price:
+    price = standing.prices.price_of(model, customer.currency)
+    if price is None:
+        raise _RefusedError("no_price", f"No price in {customer.currency} is set for {model}.")
+    return price
 
 
 def _terms(standing: Standing, locked: Locked, run_until: datetime) -> Terms:
@@ -119,8 +124,8 @@ def _devices(standing: Standing, part: Part) -> tuple[DeviceShare, ...]:
     return tuple(DeviceShare(uuid, milli) for _, uuid, milli in shares)
 
 
-def _check_parts(standing: Standing, request: Request, placement: Placement) -> str:
-    """The model of the devices; refuses what has changed since the decision, or is wrong with it."""
+def _check_parts(standing: Standing, request: Request, placement: Placement) -> str | None:
+    """The model of the devices, if it takes any; refuses what has changed since the decision, or is wrong with it."""
     demand = request.demand
     host_ids = [part.host_id for part in placement.parts]
     if len(host_ids) != demand.nodes or len(set(host_ids)) != demand.nodes:
@@ -135,6 +140,8 @@ def _check_parts(standing: Standing, request: Request, placement: Placement) -> 
         raise _obstacle("a device has failed")
     for part in placement.parts:
         _check_devices(standing, request, part.devices)
+    if not demand.shape.gpus:
+        return None
     models = {gpu.model for _, gpu in gpus if gpu is not None}
     if len(models) != 1:
         raise _obstacle("the devices chosen are not all of one model")
@@ -184,7 +191,7 @@ def _check_devices(standing: Standing, request: Request, devices: Sequence[tuple
     if any(standing.gpus[gpu_id].memory_bytes < request.demand.gpu_memory_bytes for gpu_id, _ in devices):
         raise _obstacle("the devices chosen have too little memory")
     reservations = {standing.reserved.get(gpu_id, (None,))[0] for gpu_id, _ in devices}
-    if reservations != {request.reservation_id}:
+    if devices and reservations != {request.reservation_id}:
         raise _obstacle("the devices chosen are not those of its reservation, or are another one's")
 
 

@@ -180,7 +180,7 @@ def _limits(
     limits = []
     if lacking := shortfall(session, customer.id, **amounts(demand)):
         limits.append(LimitOut(code="quota", detail=f"At present {lacking}."))
-    cheapest = min(cost.price_micro_per_gpu_hour for cost in costs)
+    cheapest = min((cost.price_micro_per_gpu_hour for cost in costs), default=0)
     needed = worst_case_charge_micro(
         price_micro_per_gpu_hour=cheapest,
         milli=demand.gpu_milli,

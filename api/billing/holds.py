@@ -128,8 +128,11 @@ def extend_hold(
     Answers the moment up to which its time is paid for. Cheap to call at every renewal: while more than half of the
     time from now to `until` is covered, it reads one row and writes none. `until` is twice the disconnect limit ahead
     by default, so that the limit itself stays covered at the price of one journal transaction per limit's length.
+    Time without a GPU costs nothing: all of it is paid for.
     """
     now = now or utc_now()
+    if not allocation.gpus:
+        return until or now + AHEAD * timedelta(seconds=allocation.disconnect_s)
     hold = session.get(Hold, (allocation.id, allocation.generation))
     if hold is None:
         return now

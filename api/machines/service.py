@@ -133,6 +133,7 @@ def _view(host: Host, gpus: Sequence[Gpu], leases: Sequence[LeaseOut]) -> Machin
         allocation_status=allocation_status(
             present={gpu.uuid for gpu in gpus if gpu.present},
             leased={uuid for lease in leases for uuid in lease.gpu_uuids},
+            leases=len(leases),
         ),
         simulated=host.simulated,
         address=host.address,
@@ -149,11 +150,11 @@ def _view(host: Host, gpus: Sequence[Gpu], leases: Sequence[LeaseOut]) -> Machin
     )
 
 
-def allocation_status(*, present: set[str], leased: set[str]) -> AllocationStatus:
-    """How much of a host is given out, by the UUIDs of its devices."""
-    if not leased:
+def allocation_status(*, present: set[str], leased: set[str], leases: int) -> AllocationStatus:
+    """How much of a host is given out, by the UUIDs of its devices. Leases may have none."""
+    if not leases:
         return AllocationStatus.IDLE
-    return AllocationStatus.FULL if present <= leased else AllocationStatus.PARTIAL
+    return AllocationStatus.FULL if leased and present <= leased else AllocationStatus.PARTIAL
 
 
 def _gpu(gpu: Gpu) -> GpuOut:

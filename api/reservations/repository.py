@@ -21,6 +21,8 @@ from api.reservations.tables import Reservation, ReservationDevice
 from api.tenants.tables import Workspace
 from scheduler.states import AdminState, AllocationState, ReservationState
 
+_STAYING = (AllocationState.PLACING, AllocationState.ACTIVE)
+
 
 def visible_to(principal: Principal) -> Select[Any]:
     """All of a customer's are seen by all of its people, who may all start in them."""
@@ -104,7 +106,9 @@ def bookings(session: Session, *, now: datetime) -> list[Booking]:
 
 
 def held(session: Session, *, now: datetime) -> list[Booking]:
-    """What runs and will not give way, up to its certain end: a reservation must not count on its devices before."""
+    """What runs and will not give way, up to its certain end: a reservation must not count on its devices before, nor
+    on the CPU and memory of what has no devices.
+    """
     query = (
         select(Allocation, Reservation.ends_at, Gpu.host_id, func.array_agg(Gpu.id))
         .join(AllocationDevice, AllocationDevice.allocation_id == Allocation.id)
@@ -113,7 +117,7 @@ def held(session: Session, *, now: datetime) -> list[Booking]:
         .where(
             func.upper_inf(AllocationDevice.period),
             Allocation.preemptible.is_(False),
-            Allocation.state.in_((AllocationState.PLACING, AllocationState.ACTIVE)),
+            Allocation.state.in_(_STAYING),
         )
         .group_by(Allocation.id, Reservation.ends_at, Gpu.host_id)
     )
@@ -121,6 +125,18 @@ def held(session: Session, *, now: datetime) -> list[Booking]:
         Booking(Span(now, end), host_id, frozenset(ids), row.cpu_milli, row.memory_bytes)
         for row, reserved_until, host_id, ids in session.execute(query)
         if (end := _end_of(row, reserved_until, now)) > now
+    ] + _held_without_devices(session, now=now)
+
+
+def _held_without_devices(session: Session, *, now: datetime) -> list[Booking]:
+    query = select(Allocation).where(
+        Allocation.holds(), Allocation.gpus == 0, Allocation.preemptible.is_(False), Allocation.state.in_(_STAYING)
+    )
+    return [
+        Booking(Span(now, end), host_id, frozenset(), row.cpu_milli, row.memory_bytes)
+        for row in session.scalars(query.order_by(Allocation.id))
+        if (end := _end_of(row, None, now)) > now
+        for host_id in row.host_ids
     ]
 
 

@@ -100,7 +100,7 @@ Flag = Annotated[bool, Strict()]
 Gpus = Annotated[
     float,
     Strict(),
-    Field(gt=0, le=MAX_GPUS, json_schema_extra={"anyOf": [{"type": "integer"}, {"maximum": 1}]}),
+    Field(ge=0, le=MAX_GPUS, json_schema_extra={"anyOf": [{"type": "integer"}, {"maximum": 1}]}),
     AfterValidator(_whole_or_share),
     AfterValidator(_thousandths),
 ]

@@ -4,6 +4,7 @@ Sizes, durations and arrays stay the text that was written; properties give them
 Everything that is wrong with a document is told at once, and an unknown key with the known one that was meant.
 """
 
+import math
 from enum import StrEnum
 from typing import Annotated, Any, Self
 
@@ -46,15 +47,18 @@ class Section(BaseModel):
 class Resources(Section):
     """What the task needs, on each of its nodes."""
 
-    gpus: fields.Gpus = Field(1, description="Whole GPUs, or a share of one", examples=[2, 0.5])
+    gpus: fields.Gpus = Field(
+        1, description="Whole GPUs, or a share of one; 0: CPU and memory alone, which is not charged", examples=[2, 0.5]
+    )
     gpu_model: Annotated[list[ModelName], Field(max_length=MAX_ALTERNATIVES), fields.OneOrMany()] = Field(
         [], description="Models that will do; none named: any", examples=[["A100", "H100"], "A100"]
     )
     cpus: fields.Cpus | None = Field(
-        None, description="Cores, in thousandths at the finest; default: a share for each GPU", examples=[8, 0.5]
+        None, description="Cores, in thousandths at the finest; default: a share for each GPU, or 1", examples=[8, 0.5]
     )
     memory: fields.Memory | None = Field(
-        None, description="KB MB GB TB are powers of ten, KiB MiB GiB TiB of two; default: a share for each GPU"
+        None,
+        description="KB MB GB TB are powers of ten, KiB MiB GiB TiB of two; default: a share for each GPU, or 4GiB",
     )
     shm: fields.SharedMemory | None = Field(None, description="/dev/shm, part of `memory`; default: half of it")
     labels: dict[LabelName, fields.LabelValue] = Field(
@@ -63,6 +67,13 @@ class Resources(Section):
     selectors: list[SelectorText] = Field(
         [], max_length=MAX_SELECTORS, description="Other conditions on its hosts' labels", examples=[["!spot"]]
     )
+
+    @field_validator("gpu_model")
+    @classmethod
+    def _of_a_gpu(cls, models: list[str], info: ValidationInfo) -> list[str]:
+        if models and info.data.get("gpus") == 0:
+            raise ValueError("there is no GPU (`gpus` is 0) that could be of a model")
+        return models
 
     @field_validator("shm")
     @classmethod
@@ -87,12 +98,12 @@ class Resources(Section):
     @property
     def whole_gpus(self) -> int:
         """Devices on each node."""
-        return max(1, int(self.gpus))
+        return math.ceil(self.gpus)
 
     @property
     def gpu_milli(self) -> int:
         """Thousandths of each device."""
-        return min(units.milli(self.gpus), MILLI_PER_GPU)
+        return min(units.milli(self.gpus) or MILLI_PER_GPU, MILLI_PER_GPU)
 
     @property
     def cpu_milli(self) -> int | None:
@@ -176,7 +187,7 @@ class Dependency(Section):
 
 
 class TaskSpec(Section):
-    """A command that runs to its end on rented GPUs."""
+    """A command that runs to its end, on rented GPUs or without any."""
 
     name: fields.Name = Field(description="A DNS label; others name it in `depends_on`", examples=["train-resnet"])
     image: fields.ImageName = Field(description="Name of an image of the catalogue", examples=["base"])

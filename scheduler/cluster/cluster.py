@@ -127,9 +127,20 @@ class Cluster:
         return self._totals
 
     def find(self, demand: Demand, customer_id: int) -> tuple[Part, ...] | None:
-        """The best place for all nodes of the request, in the order of their ranks, or None: all or nothing."""
+        """The best place for all nodes of the request, in the order of their ranks, or None: all or nothing.
+
+        A request without GPUs goes to hosts that have none, if there are enough; else the scoring decides.
+        """
         self._claims.flush()
         allowed = self._allowed(demand, customer_id)
+        if not demand.shape.gpus:
+            bare = allowed & (self._pools.table.count == 0)
+            found = self._find(demand, customer_id, bare) if bare.any() else None
+            if found is not None:
+                return found
+        return self._find(demand, customer_id, allowed)
+
+    def _find(self, demand: Demand, customer_id: int, allowed: Mask) -> tuple[Part, ...] | None:
         idle = self._idle.exactly(demand, allowed)
         if idle is not None:
             return (idle,)
@@ -175,7 +186,9 @@ class Cluster:
         return hosts, free
 
     def models(self, demand: Demand) -> tuple[str, ...]:
-        """The exact models, on hosts that take new work, with which the conditions are met."""
+        """The exact models, on hosts that take new work, with which the conditions are met; none without GPUs."""
+        if not demand.shape.gpus:
+            return ()
         rows = np.flatnonzero(self._matching.meets(demand) & self._pools.table.schedulable)
         _, firsts = np.unique(self._pools.table.model[rows], return_index=True)
         return tuple(sorted(self._pools.pool(int(row)).model for row in rows[firsts]))

@@ -1,6 +1,6 @@
 """Advance reservations: their devices are kept from others, cleared in time, and given to their own requests."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime, timedelta
 
 from scheduler.cluster.room import Room
@@ -34,15 +34,47 @@ def in_the_way(state: State, now: datetime) -> list[Held]:
     then its devices could not be reserved.
     """
     grace = timedelta(seconds=state.settings.grace_s)
+    begun = [reservation for reservation in _in_order(state) if reservation.starts_at - grace <= now]
     found = {
         held.request.allocation_id: held
-        for reservation in _in_order(state)
-        if reservation.starts_at - grace <= now
+        for reservation in begun
         for part in reservation.parts
         for held in _holders(state, reservation, part)
-        if held.request.preemptible and held.request.reservation_id is None and held.state is AllocationState.ACTIVE
+        if _gives_way(held)
     }
+    for host_id in sorted({part.host_id for reservation in begun for part in reservation.parts}):
+        wanted = [each for each in begun if any(part.host_id == host_id for part in each.parts)]
+        found |= {held.request.allocation_id: held for held in _in_the_room(state, host_id, wanted, found)}
     return [found[number] for number in sorted(found)]
+
+
+def _gives_way(held: Held) -> bool:
+    request = held.request
+    return request.preemptible and request.reservation_id is None and held.state is AllocationState.ACTIVE
+
+
+def _in_the_room(
+    state: State, host_id: int, reservations: Sequence[Reservation], gone: Collection[int]
+) -> Iterator[Held]:
+    """Work without GPUs that has to leave a host too, the youngest first, for the CPU and memory of reservations."""
+    host, numbers = state.cluster.host(host_id), {each.reservation_id for each in reservations}
+    there = [held for held in state.holdings.on_host(host_id) if held.request.allocation_id not in gone]
+    without = [held for held in there if not held.request.demand.shape.gpus and _gives_way(held)]
+    if host is None or not without:
+        return
+    staying = [
+        held.request.demand.shape
+        for held in there
+        if held.state is not AllocationState.RELEASING and held.request.reservation_id not in numbers
+    ]
+    cpu_milli = host.cpu_milli - sum(each.cpu_milli for each in (*reservations, *staying))
+    memory_bytes = host.memory_bytes - sum(each.memory_bytes for each in (*reservations, *staying))
+    for held in sorted(without, key=lambda held: (held.since, held.request.allocation_id), reverse=True):
+        if cpu_milli >= 0 and memory_bytes >= 0:
+            return
+        cpu_milli += held.request.demand.shape.cpu_milli
+        memory_bytes += held.request.demand.shape.memory_bytes
+        yield held
 
 
 def place_inside(state: State, request: Request, asides: Asides, now: datetime) -> tuple[Part, ...] | Blocked:

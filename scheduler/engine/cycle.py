@@ -221,7 +221,7 @@ class Cycle:
         state.said.pop(request.allocation_id, None)
         self._stop_keeping(request, at=parts)
         state.holdings.put(Held(request, AllocationState.PLACING, 0, parts, self.now), self.now)
-        state.pace.started(request.demand.models, self.now)
+        state.pace.started(request.demand.rivals, self.now)
         state.spend(request.customer_id, cost_micro(state, request, parts))
         self._placements.append(Placement(request.allocation_id, parts))
         self._disturb(parts)

@@ -35,11 +35,13 @@ class EvictionRules:
             return False
         if mine == theirs or self._is_borrowed(theirs, other):
             return True
-        return theirs == OPEN and not self.capacity.borrows(mine, request.demand.gpu_milli)
+        return theirs == OPEN and not self._borrows(mine, request)
 
     def _is_borrowed(self, group: str, other: Request | Class) -> bool:
-        """Whether its group keeps all of its own without it. Of a class, whether that may be so of some of it."""
-        leaves = 1 if isinstance(other, Class) else other.demand.gpu_milli
+        """Whether its group keeps all of its own without it. Of a class, whether that may be so of some of it. What has
+        no GPUs is its group's own as long as the group uses no more than that.
+        """
+        leaves = 1 if isinstance(other, Class) else max(1, other.demand.gpu_milli)
         return self.capacity.borrows(group, 1 - leaves)
 
     def reclaims(self, request: Request, other: Request | Class) -> bool:
@@ -63,11 +65,14 @@ class EvictionRules:
         return group is not None and group.reclaim_within_cohort
 
     def _owner(self, request: Request) -> CapacityGroup | None:
-        """Its group, if that owns what the request asks for."""
+        """Its group, if that owns what the request asks for. Groups own GPUs, and nothing else."""
         group = self.capacity.group(request.group)
-        if group is None or group.name == OPEN or self.capacity.borrows(group.name, request.demand.gpu_milli):
-            return None
-        return group
+        owns = group is not None and group.name != OPEN and request.demand.gpu_milli > 0
+        return group if owns and not self._borrows(request.group, request) else None
+
+    def _borrows(self, group: str | None, request: Request) -> bool:
+        milli = request.demand.gpu_milli
+        return milli > 0 and self.capacity.borrows(group, milli)
 
 
 def _rank(request: Request | Class) -> tuple[int, bool]:

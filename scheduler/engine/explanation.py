@@ -89,7 +89,7 @@ class Explanation:
         if line is None:
             reason = _backs_off(request, position)
         else:
-            pace_s = self.state.pace.of(request.demand.models)
+            pace_s = self.state.pace.of(request.demand.rivals)
             reason = line.current.reason(position, first=request is line.head(), pace_s=pace_s, now=self.now)
         if self.state.said.get(request.allocation_id) != reason:
             yield request.allocation_id, reason

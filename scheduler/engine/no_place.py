@@ -67,17 +67,35 @@ def _no_place(state: State, request: Request, verdict: Blocked, kept: Code | Non
     """`kept` is why the request does not get what is free, if it would do."""
     demand = request.demand
     found = state.cluster.shortage(demand, request.customer_id)
-    figures = {"free": found.free_gpus, "total": found.gpus, "wanted": demand.nodes * demand.shape.gpus}
-    verdict = replace(verdict, figures=figures)
+    verdict = replace(verdict, figures=_figures(demand, found))
     if demand.bound_host_id is not None:
         return _on_its_host(state, request, found, verdict, kept)
     if found.schedulable < demand.nodes:
         return replace(verdict, code=Code.HOST_NOT_AVAILABLE, detail=_too_few_hosts(state, demand, found))
-    what = " or ".join(demand.models)
-    free = f"{found.free_gpus} of {found.gpus} {what + ' ' if what else ''}GPUs that fit are free"
+    free = _free(demand, found, " or ".join(demand.models))
     if kept is not None:
         return replace(verdict, code=kept, detail=f"{free}, {_KEPT[kept]}.")
     return replace(verdict, detail=f"{free}; {_needed(demand)}{_lacking(demand, found)}.")
+
+
+def _figures(demand: Demand, found: Shortage) -> dict[str, int]:
+    """Of GPUs; for a request without them, of CPU and memory on one host."""
+    shape = demand.shape
+    if shape.gpus:
+        return {"free": found.free_gpus, "total": found.gpus, "wanted": demand.nodes * shape.gpus}
+    return {
+        "free_cpu_milli": found.free_cpu_milli,
+        "wanted_cpu_milli": shape.cpu_milli,
+        "free_memory_bytes": found.free_memory_bytes,
+        "wanted_memory_bytes": shape.memory_bytes,
+    }
+
+
+def _free(demand: Demand, found: Shortage, what: str = "") -> str:
+    if demand.shape.gpus:
+        return f"{found.free_gpus} of {found.gpus} {what + ' ' if what else ''}GPUs that fit are free"
+    figures = f"{found.free_cpu_milli} milli-cores of CPU and {found.free_memory_bytes} bytes of memory"
+    return f"{figures} are free, on one host at most"
 
 
 def _on_its_host(state: State, request: Request, found: Shortage, verdict: Blocked, kept: Code | None) -> Blocked:
@@ -92,7 +110,7 @@ def _on_its_host(state: State, request: Request, found: Shortage, verdict: Block
     if not found.schedulable:
         detail = f"{where}, which does not have the GPUs, CPU or memory asked for."
         return replace(verdict, code=Code.BOUND_HOST_UNAVAILABLE, detail=detail)
-    free = f"{where}, where {found.free_gpus} of {found.gpus} GPUs that fit are free"
+    free = f"{where}, where {_free(request.demand, found)}"
     if kept is not None:
         return replace(verdict, code=kept, detail=f"{free}, {_KEPT[kept]}.")
     detail = f"{free}; {_needed(request.demand)}{_lacking(request.demand, found)}."
@@ -133,10 +151,12 @@ def _excluded(demand: Demand, condition: Condition) -> str:
 
 def _needed(demand: Demand) -> str:
     shape = demand.shape
-    if shape.milli < MILLI_PER_GPU:
+    if not shape.gpus:
+        what = f"{shape.cpu_milli} and {shape.memory_bytes} are needed"
+    elif shape.milli < MILLI_PER_GPU:
         what = f"{gpus(shape.milli)} of one is needed"
     else:
-        what = f"{shape.gpus} {'is' if shape.gpus == 1 else 'are'} needed" if shape.gpus else "none is needed"
+        what = f"{shape.gpus} {'is' if shape.gpus == 1 else 'are'} needed"
     if demand.nodes == 1:
         return f"{what} on one host"
     within = f" with the same {demand.within}" if demand.within else ""
@@ -152,6 +172,8 @@ def _lacking(demand: Demand, found: Shortage) -> str:
     if found.apart and found.with_room - found.apart < demand.nodes:
         others = "1 host" if found.apart == 1 else f"{found.apart} hosts"
         return f", apart from others of {demand.apart}, which are on {others} with room for it"
+    if not shape.gpus:
+        return ""
     short = []
     if found.free_cpu_milli < shape.cpu_milli:
         short.append(f"{shape.cpu_milli} milli-cores of CPU ({found.free_cpu_milli} at most are free)")

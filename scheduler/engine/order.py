@@ -46,7 +46,7 @@ class Order:
 
     def borrows(self, request: Request) -> bool:
         milli, preemptible = request.demand.gpu_milli, request.preemptible
-        return self.state.capacity.borrows(request.group, milli, preemptible=preemptible)
+        return milli > 0 and self.state.capacity.borrows(request.group, milli, preemptible=preemptible)
 
     def group(self, of: Request | Kind) -> str:
         return self.state.capacity.name(of.group)

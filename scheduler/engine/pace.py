@@ -15,12 +15,12 @@ class _Starts:
 
 @dataclass(slots=True)
 class Pace:
-    """The running mean of the time between two starts, by the models asked for."""
+    """The running mean of the time between two starts, by `Demand.rivals`."""
 
     _starts: dict[tuple[str, ...], _Starts] = field(default_factory=dict)
 
-    def started(self, models: Sequence[str], now: datetime) -> None:
-        key = tuple(models)
+    def started(self, rivals: Sequence[str], now: datetime) -> None:
+        key = tuple(rivals)
         starts = self._starts.get(key)
         if starts is None:
             self._starts[key] = _Starts(now)
@@ -29,7 +29,7 @@ class Pace:
         starts.mean_s = gap_s if starts.mean_s is None else starts.mean_s + _NEWEST * (gap_s - starts.mean_s)
         starts.last = now
 
-    def of(self, models: Sequence[str]) -> float | None:
+    def of(self, rivals: Sequence[str]) -> float | None:
         """Seconds from one start to the next; None if there were not two yet."""
-        starts = self._starts.get(tuple(models))
+        starts = self._starts.get(tuple(rivals))
         return starts.mean_s if starts is not None else None

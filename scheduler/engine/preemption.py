@@ -23,6 +23,7 @@ from scheduler.views import Held, Part, Request
 _LOOKED_AT = 48  # hosts, for a request of one node
 _LOOKED_AT_AGAIN = 8  # times as many, if what runs on those has not run for long enough
 _ATTEMPTS = 4
+_CPU_MILLI_PER_GPU = 8_000  # work without GPUs is weighed by its CPU: what a GPU takes of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,9 @@ class Sacrifice:
 
 
 def lost_gpu_seconds(held: Held, now: datetime) -> float:
-    return held.request.demand.gpu_milli / 1000 * _unsaved_s(held, now)
+    demand = held.request.demand
+    gpus = demand.gpu_milli / 1000 or demand.nodes * demand.shape.cpu_milli / _CPU_MILLI_PER_GPU
+    return gpus * _unsaved_s(held, now)
 
 
 def _unsaved_s(held: Held, now: datetime) -> float:
@@ -228,6 +231,8 @@ class Preemption:
         together in one place looks everywhere.
         """
         hosts, free_milli = self.cluster.free_milli(request.demand)
+        if not request.demand.shape.gpus:
+            return self._with_room(request, hosts.tolist())[:most]
         return self.holdings.evictable.cheapest_hosts(
             self._classes(request),
             hosts,
@@ -236,6 +241,22 @@ class Preemption:
             now_s=self.now.timestamp(),
             most=len(hosts) if request.demand.within else most,
         )
+
+    def _with_room(self, request: Request, hosts: Sequence[int]) -> list[int]:
+        """Of these, where CPU and memory could come to suffice; those first on which the least would be lost in all."""
+        shape, found = request.demand.shape, list[tuple[float, int]]()
+        for host_id in hosts:
+            held = self.holdings.on_host(host_id)
+            victims = [each for each in held if self._may_evict(request, each)]
+            rooms = self.cluster.rooms(host_id, request.demand) if victims else []
+            freed = [victim.request.demand.shape for victim in victims]
+            if (
+                rooms
+                and rooms[0].cpu_milli + sum(each.cpu_milli for each in freed) >= shape.cpu_milli
+                and rooms[0].memory_bytes + sum(each.memory_bytes for each in freed) >= shape.memory_bytes
+            ):
+                found.append((sum(lost_gpu_seconds(victim, self.now) for victim in victims), host_id))
+        return [host_id for _, host_id in sorted(found)]
 
     def _classes(self, request: Request) -> list[Class]:
         rules = self._rules

@@ -20,7 +20,9 @@ from scheduler.views import Part, Request
 
 @dataclass(frozen=True, slots=True)
 class _Way:
-    """What has to end in a place: thousandths of its devices, and the allocations that have them."""
+    """What has to end in a place, and the allocations that have it: thousandths of its devices; or milli-cores, where
+    no devices are asked for.
+    """
 
     milli: int
     allocations: frozenset[int]
@@ -33,7 +35,7 @@ def stay_or_move(
     if kept is None or kept.awaits or start.certain or start.parts == kept.parts:
         return start
     demand = kept.request.demand
-    here, there = _way(cluster, holdings, demand, kept.parts), _way(cluster, holdings, demand, start.parts)
+    here, there = (_way(cluster, holdings, demand, parts, ends) for parts in (kept.parts, start.parts))
     if here is None or there is None or there.milli < here.milli:
         return start
     at = max((end.at for end in ends if end.allocation_id in here.allocations), default=start.at)
@@ -61,8 +63,12 @@ def is_free(cluster: Cluster, request: Request, parts: Sequence[Part]) -> bool:
     return True
 
 
-def _way(cluster: Cluster, holdings: Holdings, demand: Demand, parts: Sequence[Part]) -> _Way | None:
+def _way(
+    cluster: Cluster, holdings: Holdings, demand: Demand, parts: Sequence[Part], ends: Sequence[ExpectedEnd]
+) -> _Way | None:
     """None if the request would not fit there even when what has its devices has ended."""
+    if not demand.shape.gpus:
+        return _way_without_devices(cluster, holdings, demand, parts, ends)
     allocations, milli = set[int](), 0
     for part in parts:
         host = cluster.host(part.host_id)
@@ -83,5 +89,31 @@ def _way(cluster: Cluster, holdings: Holdings, demand: Demand, parts: Sequence[P
         if cpu_milli < shape.cpu_milli or memory_bytes < shape.memory_bytes:
             return None
         if any(free.get(gpu_id, 0) < shape.milli for gpu_id in wanted):
+            return None
+    return _Way(milli, frozenset(allocations))
+
+
+def _way_without_devices(
+    cluster: Cluster, holdings: Holdings, demand: Demand, parts: Sequence[Part], ends: Sequence[ExpectedEnd]
+) -> _Way | None:
+    """Whatever ends first on its hosts makes room, until there is enough."""
+    shape, allocations, milli = demand.shape, set[int](), 0
+    for part in parts:
+        host = cluster.host(part.host_id)
+        rooms = cluster.rooms(part.host_id, demand) if host is not None and host.schedulable else []
+        if not rooms:
+            return None
+        cpu_milli, memory_bytes = rooms[0].cpu_milli, rooms[0].memory_bytes
+        there = {held.request.allocation_id: held.request.demand.shape for held in holdings.on_host(part.host_id)}
+        for number in (end.allocation_id for end in ends):
+            if cpu_milli >= shape.cpu_milli and memory_bytes >= shape.memory_bytes:
+                break
+            if number is None or number not in there:
+                continue
+            allocations.add(number)
+            milli += there[number].cpu_milli
+            cpu_milli += there[number].cpu_milli
+            memory_bytes += there[number].memory_bytes
+        if cpu_milli < shape.cpu_milli or memory_bytes < shape.memory_bytes:
             return None
     return _Way(milli, frozenset(allocations))

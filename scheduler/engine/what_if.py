@@ -24,7 +24,7 @@ def what_if(state: State, request: Request, now: datetime) -> PlanAnswer:
         head = line.head()
         if head is not None and order.turn(head) < turn:
             ahead.add(state.models_of_line(line), len(line.requests))
-    position, pace_s = ahead.of(state.models(request.demand)) + 1, state.pace.of(request.demand.models)
+    position, pace_s = ahead.of(state.models(request.demand)) + 1, state.pace.of(request.demand.rivals)
     reason = found.verdict.reason(position, first=found.verdict.eta is not None, pace_s=pace_s, now=now)
     if not _ever(state, request):
         return PlanAnswer(When.NEVER, reason)

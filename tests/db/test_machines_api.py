@@ -74,16 +74,18 @@ def test_draining_and_retiring(app_client: TestClient, admin: Person, world: Wor
 
 
 @pytest.mark.parametrize(
-    ("present", "leased", "expected"),
+    ("present", "leased", "leases", "expected"),
     [
-        ({"a", "b"}, set(), AllocationStatus.IDLE),
-        ({"a", "b"}, {"a"}, AllocationStatus.PARTIAL),
-        ({"a", "b"}, {"a", "b"}, AllocationStatus.FULL),
-        (set(), set(), AllocationStatus.IDLE),
+        ({"a", "b"}, set(), 0, AllocationStatus.IDLE),
+        ({"a", "b"}, {"a"}, 1, AllocationStatus.PARTIAL),
+        ({"a", "b"}, {"a", "b"}, 1, AllocationStatus.FULL),
+        ({"a", "b"}, set(), 1, AllocationStatus.PARTIAL),  # one without GPUs
+        (set(), set(), 1, AllocationStatus.PARTIAL),
+        (set(), set(), 0, AllocationStatus.IDLE),
     ],
 )
-def test_allocation_status(present: set[str], leased: set[str], expected: AllocationStatus) -> None:
-    assert allocation_status(present=present, leased=leased) is expected
+def test_allocation_status(present: set[str], leased: set[str], leases: int, expected: AllocationStatus) -> None:
+    assert allocation_status(present=present, leased=leased, leases=leases) is expected
 
 
 def test_offers_count_what_is_free_and_say_the_price(

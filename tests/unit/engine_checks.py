@@ -1,6 +1,6 @@
 """What must hold in the engine's world after every cycle, worked out by brute force from what is held and queued."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -73,6 +73,9 @@ class Picture:
         for host in self.hosts.values():
             if demand.bound_host_id not in (None, host.host_id) or host.cpu_milli < demand.shape.cpu_milli:
                 continue
+            if not demand.shape.gpus:
+                yield host, []
+                continue
             for model, devices in groupby(sorted(host.devices, key=lambda device: device.model), lambda d: d.model):
                 found = list(devices)
                 wanted = not demand.models or any(gpu_model.matches(each, model) for each in demand.models)
@@ -85,7 +88,7 @@ class Picture:
         for host, devices in self.pools(request):
             free = [device for device in devices if self.usable(request, device)][: request.demand.shape.gpus]
             if self.fits(request, host, free):
-                by_model[devices[0].model].add(host.host_id)
+                by_model[devices[0].model if devices else ""].add(host.host_id)
         return any(len(hosts) >= request.demand.nodes for hosts in by_model.values())
 
     def could_start_inside(self, request: Request) -> bool:
@@ -178,7 +181,7 @@ class Picture:
             assert all(milli == demand.shape.milli for _, milli in part.devices)
             assert self.fits(request, self.hosts[part.host_id], devices), (request, part)
             self._check_reserved(request, part)
-        assert len(models) == 1, "of one model"
+        assert len(models) == min(1, demand.shape.gpus), "of one model"
         assert any(not demand.models or gpu_model.matches(each, *models) for each in demand.models or [""])
         asked, held = resources(demand), self.resources_of(request.customer_id)
         assert lack(self.limits(request.customer_id), held=held, asked=asked) is None, "a quota"
@@ -204,7 +207,7 @@ class Picture:
             assert victim.request.preemptible
             grace = timedelta(seconds=self.grace_s)
             assert any(
-                _devices(victim) & _devices(reservation)
+                self._is_in_its_way(victim, reservation)
                 and reservation.starts_at - grace <= self.now < reservation.ends_at
                 for reservation in self.reservations
             ), "not without a reservation that begins"
@@ -218,6 +221,12 @@ class Picture:
         borrowed = self.borrows(theirs, starting) and (theirs != "" or victim.request.preemptible)
         open_to_it = theirs == "" and victim.request.preemptible and lower
         assert (lower and same) or borrowed or open_to_it, (favoured, victim)
+        assert lower or favoured.demand.shape.gpus, "what asks for no GPUs reclaims none"
+
+    def _is_in_its_way(self, victim: Held, reservation: Reservation) -> bool:
+        """On its devices; or on its host, for whom only CPU and memory matter."""
+        hosts = {part.host_id for part in victim.parts} & {part.host_id for part in reservation.parts}
+        return bool(_devices(victim) & _devices(reservation) or (hosts and not victim.request.demand.shape.gpus))
 
 
 def _devices(of: Held | Reservation) -> set[int]:
@@ -262,9 +271,26 @@ def check_figures(picture: Picture, request: Request, reason: WaitReason) -> Non
         return
     assert (str(reason.code) in ("behind_others", "reserved")) == picture.has_place(request), (request, reason)
     pools = [(host, devices) for host, devices in picture.pools(request) if host.schedulable]
+    if not request.demand.shape.gpus:
+        _check_room(picture, request, reason, [host for host, _ in pools])
+        return
     free = sum(picture.usable(request, device) for _, devices in pools for device in devices)
     figures = {"free": free, "total": sum(len(devices) for _, devices in pools)}
     wanted = request.demand.nodes * request.demand.shape.gpus
     told = {name: figure for name, figure in (reason.figures or {}).items() if name != "latest_at"}
     assert told == figures | {"wanted": wanted}, (request, reason)
     assert f"{free} of {figures['total']} " in reason.detail
+
+
+def _check_room(picture: Picture, request: Request, reason: WaitReason, hosts: Sequence[HostView]) -> None:
+    """Of one without GPUs: the most that is free on any of its hosts."""
+    shape, free = request.demand.shape, Counter[str]()
+    for host in hosts:
+        there = [held.request.demand.shape for held, _ in picture.on(host.host_id)]
+        free["free_cpu_milli"] = max(free["free_cpu_milli"], host.cpu_milli - sum(each.cpu_milli for each in there))
+        memory_bytes = host.memory_bytes - sum(each.memory_bytes for each in there)
+        free["free_memory_bytes"] = max(free["free_memory_bytes"], memory_bytes)
+    told = {name: figure for name, figure in (reason.figures or {}).items() if name != "latest_at"}
+    wanted = {"wanted_cpu_milli": shape.cpu_milli, "wanted_memory_bytes": shape.memory_bytes}
+    assert told == {**free, **wanted}, (request, reason)
+    assert f"{free['free_cpu_milli']} milli-cores" in reason.detail

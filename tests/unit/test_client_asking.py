@@ -240,7 +240,7 @@ def test_allocations_are_listed_by_customer_and_machine(platform: Recorder) -> N
 
 
 @pytest.mark.parametrize(
-    ("text", "gpus"), [("1", (1, None)), ("8", (8, None)), ("0.46", (1, 460)), ("0.001", (1, 1)), ("2.0", (2, None))]
+    ("text", "gpus"), [("1", (1, None)), ("8", (8, None)), ("0.46", (1, 460)), ("0.001", (1, 1)), ("2.0", (2, None)), ("0", (0, None))]
 )
 def test_numbers_of_gpus(text: str, gpus: tuple[int, int | None]) -> None:
     assert parse_gpus(text) == gpus

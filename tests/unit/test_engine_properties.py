@@ -34,7 +34,16 @@ GROUPS = (
     (CapacityGroup("red", "all", 4000, lending_limit=1000), CapacityGroup("blue", "all", 1000)),
     (CapacityGroup("red", None, 4000), CapacityGroup("blue", None, 3000, preempt_lower_priority=False)),
 )
-SIZES = ({"gpus": 1}, {"gpus": 2}, {"gpus": 4}, {"milli": 300}, {"milli": 600}, {"nodes": 2}, {"gpus": 2, "nodes": 2})
+SIZES = (
+    {"gpus": 0},
+    {"gpus": 1},
+    {"gpus": 2},
+    {"gpus": 4},
+    {"milli": 300},
+    {"milli": 600},
+    {"nodes": 2},
+    {"gpus": 2, "nodes": 2},
+)
 requests = st.fixed_dictionaries(
     {
         "size": st.sampled_from(SIZES),
@@ -51,7 +60,14 @@ requests = st.fixed_dictionaries(
         "bound_host_id": st.sampled_from([None, None, None, None, 2]),
         "within": st.sampled_from([None, None, "rack"]),
     }
-).map(lambda options: {**options.pop("size"), **options})  # some of them can't run anywhere
+).map(lambda options: _sized(**options))  # some of them can't run anywhere
+
+
+def _sized(size: dict[str, int], models: tuple[str, ...], **options: Any) -> dict[str, Any]:
+    """Without GPUs no model is named."""
+    return {**size, "models": models if size.get("gpus", 1) else (), **options}
+
+
 knobs = st.builds(
     lambda looks, **changed: replace(SETTINGS, ageing_step_s=AGEING_S, **looks, **changed),
     looks=st.sampled_from(
@@ -199,7 +215,7 @@ class EngineMachine(RuleBasedStateMachine):
         there, places = self.world, []
         for number, request in there.queued.items():
             waited_s = (there.now - request.queued_at).total_seconds()
-            if not request.demand.models:
+            if request.demand.shape.gpus and not request.demand.models:
                 places.append((there.reasons[number].position, request.priority + 100 * int(waited_s // AGEING_S)))
         places.sort()
         assert len({position for position, _ in places}) == len(places), places

@@ -13,7 +13,7 @@ from remotegpu.options import RunOptions, SchedulingOptions, given
 _ASKING = "What it may run on"
 _QUEUEING = "How it is queued"
 
-Gpus = Annotated[str, typer.Option("--gpus", help="How many GPUs; 0.46 is that share of one.")]
+Gpus = Annotated[str, typer.Option("--gpus", help="How many GPUs; 0.46 is that share of one, 0 is none.")]
 Nodes = Annotated[int, typer.Option("--nodes", min=1, help="On so many hosts, the GPUs on each of them.")]
 Within = Annotated[
     str | None,

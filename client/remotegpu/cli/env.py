@@ -29,6 +29,8 @@ Memory = Annotated[str | None, typer.Option("--memory", help="For example 32GB."
 
 def _devices(environment: Environment) -> str:
     allocation = environment.allocation
+    if not environment.gpus:
+        return "no GPU"
     if allocation is None or not allocation.devices:
         return f"{gpus_of(environment.gpus * environment.gpu_milli)} x {environment.gpu_model or 'any'}"
     simulated = " (simulated)" if any(device.simulated for device in allocation.devices) else ""

@@ -76,6 +76,8 @@ def _starts(plan: Plan, *, now: datetime) -> str:
 
 
 def _host(host: PlannedHost) -> str:
+    if not host.devices:
+        return host.host
     simulated = " (simulated)" if any(device.simulated for device in host.devices) else ""
-    model = host.devices[0].model if host.devices else "GPU"
+    model = host.devices[0].model
     return f"{host.host}: {gpus(sum(device.milli for device in host.devices))} x {model}{simulated}"

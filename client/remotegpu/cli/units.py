@@ -35,7 +35,7 @@ def parse_cpus(cpus: float | None) -> int | None:
 
 
 def parse_gpus(text: str) -> tuple[int, int | None]:
-    """`2`: two GPUs; `0.46`: one, and of it 460 thousandths.
+    """`2`: two GPUs; `0.46`: one, and of it 460 thousandths; `0`: none.
 
     Raises:
         typer.BadParameter: neither a whole number nor a share of one.
@@ -43,7 +43,7 @@ def parse_gpus(text: str) -> tuple[int, int | None]:
     milli = parse_milli(text)
     if 0 < milli < 1000:
         return 1, milli
-    if milli % 1000 or not milli:
+    if milli % 1000:
         raise typer.BadParameter(f"{text!r}: write a whole number of GPUs, or a share of one, for example 0.46")
     return milli // 1000, None
 
