@@ -81,7 +81,7 @@ def load_admitted(session: Session, allocation_ids: Sequence[int], *, settings: 
     dropping = in_the_way(session, host_ids)
     found = []
     for row in rows:
-        bundles = [(host_uids[host_id], devices[row.id, host_id]) for host_id in row.host_ids]
+        bundles = [(host_uids[host_id], devices.get((row.id, host_id), ())) for host_id in row.host_ids]
         drop = dropping.on(row.host_ids) if row.group_state == "intended" else ()
         found.append(admitted(_terms(row, settings), row.group_name, bundles, drop))
     return found

@@ -67,8 +67,9 @@ def _in_the_room(
         for held in there
         if held.state is not AllocationState.RELEASING and held.request.reservation_id not in numbers
     ]
-    cpu_milli = host.cpu_milli - sum(each.cpu_milli for each in (*reservations, *staying))
-    memory_bytes = host.memory_bytes - sum(each.memory_bytes for each in (*reservations, *staying))
+    wanted = [*staying, *(Shape(each.cpu_milli, each.memory_bytes) for each in reservations)]
+    cpu_milli = host.cpu_milli - sum(each.cpu_milli for each in wanted)
+    memory_bytes = host.memory_bytes - sum(each.memory_bytes for each in wanted)
     for held in sorted(without, key=lambda held: (held.since, held.request.allocation_id), reverse=True):
         if cpu_milli >= 0 and memory_bytes >= 0:
             return

@@ -66,9 +66,13 @@ class EngineWorld:
         self.reasons.pop(number, None)
         self._note(gone=[number])
 
-    def run(self, number: int, *parts: tuple[int, int], since_s: float = 0, **options: Any) -> Held:  # Any: as above
-        """Something runs already, for so many seconds, on (host id, gpu id); a customer of its own has it."""
-        devices: dict[int, list[tuple[int, int]]] = {}
+    def run(
+        self, number: int, *parts: tuple[int, int], on: Sequence[int] = (), since_s: float = 0, **options: Any
+    ) -> Held:  # Any: as above
+        """Something runs already, for so many seconds, on (host id, gpu id), or without GPUs `on` hosts; a customer of
+        its own has it.
+        """
+        devices: dict[int, list[tuple[int, int]]] = {host_id: [] for host_id in on}
         for host_id, gpu_id in parts:
             devices.setdefault(host_id, []).append((gpu_id, options.get("milli", 1000)))
         since = self.now - timedelta(seconds=since_s)

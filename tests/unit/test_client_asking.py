@@ -240,13 +240,14 @@ def test_allocations_are_listed_by_customer_and_machine(platform: Recorder) -> N
 
 
 @pytest.mark.parametrize(
-    ("text", "gpus"), [("1", (1, None)), ("8", (8, None)), ("0.46", (1, 460)), ("0.001", (1, 1)), ("2.0", (2, None)), ("0", (0, None))]
+    ("text", "gpus"),
+    [("1", (1, None)), ("8", (8, None)), ("0.46", (1, 460)), ("0.001", (1, 1)), ("2.0", (2, None)), ("0", (0, None))],
 )
 def test_numbers_of_gpus(text: str, gpus: tuple[int, int | None]) -> None:
     assert parse_gpus(text) == gpus
 
 
-@pytest.mark.parametrize("text", ["0", "-1", "1.5", "0.0001", "many", "nan", "inf", ""])
+@pytest.mark.parametrize("text", ["-1", "1.5", "0.0001", "many", "nan", "inf", ""])
 def test_what_is_no_number_of_gpus(text: str) -> None:
     with pytest.raises(typer.BadParameter, match=r"0\.46"):
         parse_gpus(text)
@@ -312,7 +313,7 @@ def test_plans_in_words() -> None:
     never = dict(planned(Plan("never", Wait("too_many_gpus", "No host has as many.")), now=NOW))
     assert never == {"starts": "never", "why": "No host has as many."}
     unknown = dict(planned(Plan("unknown", Wait("no_capacity", "x"), None, [PlannedHost("h1")]), now=NOW))
-    assert (unknown["starts"], unknown["on"]) == ("unknown", "h1: 0 x GPU")
+    assert (unknown["starts"], unknown["on"]) == ("unknown", "h1")
 
 
 def test_only_what_was_asked_for_is_shown() -> None:

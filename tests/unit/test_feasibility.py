@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from api.allocations.feasibility import Offer, check, read_version
+from api.allocations.sizes import Size, default_size
 from api.errors import Unprocessable
 from scheduler.demand import Demand
 from scheduler.packing.shape import Shape
@@ -15,7 +16,8 @@ A100, H100 = "NVIDIA A100-SXM4-80GB", "NVIDIA H100 80GB HBM3"
 OLD = Offer(1, A100, 4, 32_000, 256 * GIB, 80 * GIB, {"rack": "r1", "zone": "a"}, (535, 104, 5), (12, 2))
 NEW = Offer(2, H100, 8, 64_000, 512 * GIB, 94 * GIB, {"rack": "r1", "nvlink": "true"}, (550, 54), (12, 4))
 TWIN = replace(OLD, host_id=3, labels={"rack": "r2"})
-OFFERS = [OLD, NEW, TWIN]
+BARE = Offer(4, "", 0, 128_000, 64 * GIB)
+OFFERS = [OLD, NEW, TWIN, BARE]
 SHAPE = Shape(1000, GIB, 1)
 
 
@@ -36,6 +38,9 @@ SHAPE = Shape(1000, GIB, 1)
         (Demand(SHAPE, nodes=2, within="zone", models=("H100",), bound_host_id=None), None),
         (Demand(SHAPE, bound_host_id=3), [A100]),
         (Demand(Shape(1000, GIB, 8)), [H100]),
+        (Demand(Shape(1000, GIB)), []),
+        (Demand(Shape(1000, GIB), nodes=4, selectors=parse("!floor")), []),
+        (Demand(Shape(100_000, GIB)), []),
     ],
 )
 def test_models_that_would_do(demand: Demand, models: list[str] | None) -> None:
@@ -61,6 +66,9 @@ def test_models_that_would_do(demand: Demand, models: list[str] | None) -> None:
         (Demand(SHAPE, nodes=3), "too_many_nodes", "3 hosts were asked for; at most 2"),
         (Demand(SHAPE, nodes=2, within="rack"), "too_many_nodes", "at most 1 with one value of the label 'rack'"),
         (Demand(SHAPE, nodes=1, within="floor"), "too_many_nodes", "at most 0"),
+        (Demand(Shape(1000, GIB), nodes=5), "too_many_nodes", "5 hosts were asked for; at most 4"),
+        (Demand(Shape(1000, GIB), selectors=parse("floor")), "no_such_label", "No host fulfils 'floor'"),
+        (Demand(Shape(129_000, GIB)), "too_many_cpus", "128000"),
     ],
 )
 def test_what_can_never_run_says_why(demand: Demand, code: str, said: str) -> None:
@@ -68,6 +76,12 @@ def test_what_can_never_run_says_why(demand: Demand, code: str, said: str) -> No
         check(OFFERS, demand)
     assert refused.value.code == code
     assert said in refused.value.detail
+
+
+def test_what_names_no_size_gets_a_share_for_each_gpu_or_a_little_without() -> None:
+    assert default_size([OLD, NEW], gpus=2) == Size(16_000, 2 * (512 * GIB * 9 // 10 // 8))
+    assert default_size(OFFERS, gpus=0) == Size(1_000, 4 * GIB)
+    assert default_size([replace(BARE, cpu_milli=500, memory_bytes=GIB)], gpus=0) == Size(500, GIB)
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ def test_both_refuse(fields: Document) -> None:
     "fields",
     [
         {"resources": {"gpus": 0.5, "gpu_model": "A100", "cpus": 0.5}}, {"depends_on": [{"task": "a"}]},
-        {"timeout": None}, {"array": "0-99%5"}, {"resources": {"memory": "1.5 GiB"}},
+        {"timeout": None}, {"resources": {"gpus": 0}}, {"array": "0-99%5"}, {"resources": {"memory": "1.5 GiB"}},
     ],
 )  # fmt: skip
 def test_both_take(fields: Document) -> None:

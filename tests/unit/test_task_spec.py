@@ -126,7 +126,10 @@ def test_all_mistakes_are_told_at_once() -> None:
         ({"preemptible": "yes"}, "preemptible: Input should be a valid boolean"),
         ({"priority": 1001}, "priority: Input should be less than or equal to 1000"),
         ({"resources": {"gpus": -1}}, "resources.gpus: Input should be greater than or equal to 0"),
-        ({"resources": {"gpus": 0, "gpu_model": "A100"}}, "resources.gpu_model: there is no GPU (`gpus` is 0) that could"),
+        (
+            {"resources": {"gpus": 0, "gpu_model": "A100"}},
+            "resources.gpu_model: there is no GPU (`gpus` is 0) that could",
+        ),
         ({"resources": {"gpus": 65}}, "resources.gpus: Input should be less than or equal to 64"),
         ({"resources": {"gpus": 1.5}}, "resources.gpus: 1.5: write a whole number of GPUs, or a share"),
         ({"resources": {"gpus": 0.0001}}, "resources.gpus: 0.0001 is finer than a thousandth"),
