@@ -109,7 +109,8 @@ def test_the_options_of_the_queue_are_kept_and_a_start_may_change_them(world: Wo
     [
         ({"image": "nothing"}, 422, "unknown_image"),
         ({"image": "old"}, 422, "unknown_image"),
-        ({"gpus": 0}, 422, "validation"),
+        ({"gpus": 0}, 422, "validation"),  # as it names a model
+        ({"gpus": -1}, 422, "validation"),
         ({"gpus": 65}, 422, "validation"),
         ({"gpus": 1000}, 422, "validation"),
         ({"gpus": 5}, 422, "too_many_gpus"),

@@ -90,7 +90,7 @@ def test_the_hub_learns_of_a_change_of_password_and_that_an_account_is_disabled(
 def test_a_server_from_the_hubs_page_is_an_environment(hub: httpx.Client, world: World) -> None:
     assert code(hub.get(SERVER)) == (404, "no_such_environment")
     assert code(hub.post(f"{SERVER}/start")) == (404, "no_options")
-    assert code(hub.post(f"{SERVER}/start", json={"options": {"image": "base", "gpus": 0}})) == (422, "validation")
+    assert code(hub.post(f"{SERVER}/start", json={"options": {"image": "base", "gpus": -1}})) == (422, "validation")
     view = hub.post(f"{SERVER}/start", json=OPTIONS).json()
     assert (view["observed"], view["allocation_state"]) == ("queued", "queued")
     assert view["wait"]["code"]

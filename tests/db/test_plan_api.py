@@ -181,7 +181,7 @@ def test_what_can_never_run_is_answered_without_a_controller(
         ({"capacity_group": "gold"}, "unknown_capacity_group"),
         ({"image": "none"}, "unknown_image"),
         ({"workspace": "none"}, "unknown_workspace"),
-        ({"gpus": 0}, "validation"),
+        ({"gpus": -1}, "validation"),
         ({"name": "lab"}, "validation"),
     ],
 )
@@ -190,6 +190,21 @@ def test_what_names_nothing_is_refused(
 ) -> None:
     answer = plan(app_client, tenant, **asked)
     assert (answer.status_code, answer.json()["code"]) == (422, code)
+
+
+def test_without_gpus_it_costs_nothing(
+    app_client: TestClient, tenant: Tenant, fleet: Fleet, planner: AnsweringPlanner, database: Database
+) -> None:
+    (host,) = fleet.rows(Host)
+    group = CapacityGroup(name="gold", customer_id=tenant.customer.id, nominal_milli=0, gpu_model="H100")
+    database.transact(lambda session: session.add(group))
+    planner.answer = PlanAnswer(When.NOW, parts=(Part(host.id, ()),))
+    told = planned(plan(app_client, tenant, gpus=0, capacity_group="gold", image=None))
+    assert (told["when"], told["hosts"], told["costs"], told["limits"]) == (
+        "now", [{"host": "h1", "devices": []}], [], []
+    )  # fmt: skip
+    demand = planner.asked[-1].request.demand
+    assert (demand.shape, demand.models) == (Shape(1000, 4 * 2**30), ())
 
 
 def test_it_is_of_the_model_of_its_capacity_group(

@@ -179,12 +179,8 @@ def test_a_gang_is_listed_by_each_of_its_hosts(app_client: TestClient, admin: Pe
 
 def test_what_it_asks_of_gpus_is_refused(app_client: TestClient, tenant: Tenant, fleet: Fleet) -> None:
     fleet.host()
-    for field, value in (
-        ("gpu_model", "A100"),
-        ("gpu_models", ["A100"]),
-        ("gpu_milli", 500),
-        ("gpu_memory_bytes", GIB),
-    ):
+    asked = {"gpu_model": "A100", "gpu_models": ["A100"], "gpu_milli": 500, "gpu_memory_bytes": GIB}
+    for field, value in asked.items():
         body = {"gpus": 0, field: value}
         answer = app_client.post("/api/v1/customer/allocations/plan", json=body, headers=tenant.owner.headers)
         assert answer.status_code == 422 and f"{field}: it asks for no GPU" in answer.text

@@ -34,7 +34,7 @@ def test_the_command_says_what_is_wrong(customer: Customer, arguments: list[str]
 
 
 def test_the_command_itself_refuses_what_is_no_number_of_gpus(customer: Customer) -> None:
-    done = customer.owner.run("env", "create", "--name", "bad", "--gpus", "0", check=False)
+    done = customer.owner.run("env", "create", "--name", "bad", "--gpus", "1.5", check=False)
     assert (done.returncode, done.stdout) == (_USAGE, ""), done.stderr
     assert "write a whole number of GPUs" in done.stderr
 
@@ -43,7 +43,8 @@ def test_the_command_itself_refuses_what_is_no_number_of_gpus(customer: Customer
     ("change", "status", "code"),
     [
         ({"image": "nope"}, 422, "unknown_image"),
-        ({"gpus": 0}, 422, "validation"),
+        ({"gpus": 0}, 422, "validation"),  # which can't be of a model
+        ({"gpus": -1}, 422, "validation"),
         ({"gpus": 1000}, 422, "validation"),
         ({"gpus": 64}, 422, None),
         ({"gpu_model": "B900"}, 422, None),

@@ -75,6 +75,17 @@ def test_a_device_is_given_to_one_only_and_failure_leaves_nothing(membership: Me
     fabric.reserve("rg-rest", [share(milli=400)])
 
 
+def test_a_bundle_may_have_no_device(membership: Membership, agents: Agents) -> None:
+    """Its CPU and memory are of the host asked for, and given out once."""
+    fabric = RayFabric(agents, namespace=NAMESPACE, reserve_s=1.5)
+    alone = HostShare(host_uid(2), (), 5000, GIB)
+    fabric.reserve("rg-alone", [alone])
+    fabric.reserve("rg-beside", [share(2, "GPU-h2-0", cpu_milli=3000)])
+    with pytest.raises(CapacityError):
+        fabric.reserve("rg-too-much", [alone])
+    fabric.reserve("rg-elsewhere", [HostShare(host_uid(1), (), 5000, GIB)])
+
+
 def test_a_device_of_another_host_is_not_taken(agents: Agents) -> None:
     fabric = RayFabric(agents, namespace=NAMESPACE, reserve_s=1.0)
     with pytest.raises(CapacityError):
