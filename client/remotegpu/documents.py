@@ -118,10 +118,13 @@ class _Reading:
             return self._scalar(node)
         if node in self._open:
             raise self._bad(node, "an alias stands for what it is in")
-        if not node.tag.startswith(_TAG):
-            raise self._bad(node, f"the tag {node.tag} has no meaning here")
+        self._kind(node)
         self._open.append(node)
-        found = self._mapping(node, path) if isinstance(node, MappingNode) else self._sequence(node, path)
+        found: Any = None
+        if isinstance(node, MappingNode):
+            found = self._mapping(node, path)
+        elif isinstance(node, SequenceNode):
+            found = self._sequence(node, path)
         self._open.pop()
         return found
 
@@ -142,9 +145,7 @@ class _Reading:
         return [self.value(each, (*path, place)) for place, each in enumerate(node.value)]
 
     def _scalar(self, node: ScalarNode) -> Any:
-        if not node.tag.startswith(_TAG):
-            raise self._bad(node, f"the tag {node.tag} has no meaning here")
-        kind, text = node.tag.removeprefix(_TAG), node.value
+        kind, text = self._kind(node), str(node.value)
         if kind == "null":
             return None
         if kind == "bool" and text.lower() in _BOOLEANS:
@@ -166,6 +167,12 @@ class _Reading:
         if math.isinf(number):
             raise self._bad(node, f"{text} is too large a number")
         return number
+
+    def _kind(self, node: Node) -> str:
+        tag = str(node.tag)
+        if not tag.startswith(_TAG):
+            raise self._bad(node, f"the tag {tag} has no meaning here")
+        return tag.removeprefix(_TAG)
 
     def _bad(self, node: Node, said: str) -> BadDocument:
         return BadDocument(f"{self._source}:{node.start_mark.line + 1}: {said}.")
