@@ -16,7 +16,11 @@ from remotegpu.environments import Environments
 from remotegpu.errors import RemoteGpuError
 from remotegpu.models import Tokens
 from remotegpu.reservations import Reservations
+from remotegpu.secrets import Secrets
+from remotegpu.tasks import Tasks
 from remotegpu.transport import Transport
+from remotegpu.uploads import Uploads
+from remotegpu.volumes import Volumes
 
 
 class Client:
@@ -51,6 +55,10 @@ class Client:
         self.environments = Environments(self._transport)
         self.allocations = Allocations(self._transport)
         self.reservations = Reservations(self._transport)
+        self.uploads = Uploads(self._transport)
+        self.tasks = Tasks(self._transport, self.uploads)
+        self.secrets = Secrets(self._transport, self.account)
+        self.volumes = Volumes(self._transport)
         self.billing = Billing(self._transport)
         self.admin = Admin(self._transport)
 

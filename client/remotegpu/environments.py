@@ -20,7 +20,7 @@ _SETTLED = frozenset({"running", "failed", "stopped", "deleted"})
 
 
 class WaitTimeout(RemoteGpuError):
-    """The environment did not come up in the time allowed; it still waits or starts."""
+    """What was waited for did not come in the time allowed; it may still do so."""
 
 
 class Environments:

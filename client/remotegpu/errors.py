@@ -1,5 +1,18 @@
 """Errors of the SDK: one hierarchy, by what the caller can do about them."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """One thing that is wrong with a request: where in its body, and in words."""
+
+    loc: tuple[str, ...]
+    said: str
+
 
 class RemoteGpuError(Exception):
     """Base of all errors of this package."""
@@ -10,13 +23,14 @@ class ConnectionFailed(RemoteGpuError):
 
 
 class ApiError(RemoteGpuError):
-    """The platform refused. `code` is stable, `detail` says what to do."""
+    """The platform refused. `code` is stable, `detail` says what to do, `mistakes` what is wrong where."""
 
-    def __init__(self, *, status: int, code: str, detail: str) -> None:
+    def __init__(self, *, status: int, code: str, detail: str, mistakes: Sequence[Mistake] = ()) -> None:
         super().__init__(detail)
         self.status = status
         self.code = code
         self.detail = detail
+        self.mistakes = tuple(mistakes)
 
 
 class NotSignedIn(ApiError):
@@ -39,8 +53,8 @@ class ServerFailed(ApiError):
     """The platform failed or is not ready (5xx); the same request may succeed later."""
 
 
-def from_status(*, status: int, code: str, detail: str) -> ApiError:
+def from_status(*, status: int, code: str, detail: str, mistakes: Sequence[Mistake] = ()) -> ApiError:
     """The error class for an HTTP status."""
     by_status: dict[int, type[ApiError]] = {401: NotSignedIn, 403: NotAllowed, 404: NotFound}
     kind = by_status.get(status, ServerFailed if status >= 500 else Refused)
-    return kind(status=status, code=code, detail=detail)
+    return kind(status=status, code=code, detail=detail, mistakes=mistakes)

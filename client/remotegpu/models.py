@@ -130,6 +130,130 @@ class Plan(msgspec.Struct, frozen=True):
     limits: list[PlannedLimit] = []
 
 
+class TaskProgress(msgspec.Struct, frozen=True):
+    """What a task has told of itself: how far it is, from 0 to 1, and a line."""
+
+    fraction: float | None = None
+    line: str = ""
+
+
+class Dependency(msgspec.Struct, frozen=True):
+    """A task that has to end first, and how."""
+
+    id: str
+    name: str
+    condition: str
+    state: str
+
+
+class Attempt(msgspec.Struct, frozen=True):
+    """One try to run a task. `end` says why it ended; `signal` is what ended its command, `limit_hit` the limit it met."""
+
+    number: int
+    state: str
+    phase: str = ""
+    host: str | None = None
+    devices: list[AllocatedDevice] = []
+    end: str | None = None
+    exit_code: int | None = None
+    signal: int | None = None
+    limit_hit: str | None = None
+    detail: str = ""
+    notice: str = ""
+    started_at: datetime | None = None
+    running_at: datetime | None = None
+    ended_at: datetime | None = None
+
+
+class TaskEvent(msgspec.Struct, frozen=True):
+    at: datetime
+    actor: str
+    to_state: str
+    from_state: str | None = None
+    reason: str = ""
+
+
+class Task(msgspec.Struct, frozen=True, kw_only=True):
+    """`attempts` counts those that have begun; `detail` says why it is in its state, `wait` why it waits."""
+
+    id: str
+    name: str
+    state: str
+    created_at: datetime
+    image: str = ""
+    owner: str = ""
+    workspace: str = ""
+    detail: str = ""
+    attempts: int = 0
+    exit_code: int | None = None
+    progress: TaskProgress | None = None
+    wait: Wait | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+
+    @property
+    def is_over(self) -> bool:
+        return self.state in ("succeeded", "failed", "cancelled", "timed_out")
+
+
+class TaskDetail(Task, frozen=True, kw_only=True):
+    """With its document and its history: attempts, steps, and what it waits for."""
+
+    spec: dict[str, Any] = {}
+    working_dir: str | None = None
+    attempt_list: list[Attempt] = []
+    events: list[TaskEvent] = []
+    dependencies: list[Dependency] = []
+
+
+class TaskPlan(msgspec.Struct, frozen=True):
+    """When and where a task would start; and what it can cost at most, None without a timeout."""
+
+    name: str
+    plan: Plan
+    ceiling_micro: int | None = None
+    currency: str | None = None
+
+
+class LogRecord(msgspec.Struct, frozen=True):
+    """Output at a position in bytes: `text` of `stream` ("stdout" or "stderr"), or how many bytes were `dropped`."""
+
+    position: int
+    at: datetime
+    stream: str | None = None
+    text: str | None = None
+    dropped: int | None = None
+
+
+class LogBatch(msgspec.Struct, frozen=True):
+    """Output of one attempt; reading goes on from `next_position`."""
+
+    attempt: int
+    records: list[LogRecord]
+    next_position: int
+    ended: bool = False
+
+
+class Secret(msgspec.Struct, frozen=True):
+    """What is shown of a secret: everything but its value."""
+
+    name: str
+    created_at: datetime
+    updated_at: datetime
+
+
+class Volume(msgspec.Struct, frozen=True):
+    """A named folder that lies on one host, None until it is used."""
+
+    id: str
+    name: str
+    size_bytes: int
+    created_at: datetime
+    workspace: str = ""
+    owner: str = ""
+    host: str | None = None
+
+
 class ReservedDevice(msgspec.Struct, frozen=True):
     host: str
     uuid: str

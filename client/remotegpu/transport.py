@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import httpx
 import msgspec
 
-from remotegpu.errors import ApiError, ConnectionFailed, NotSignedIn, from_status
+from remotegpu.errors import ApiError, ConnectionFailed, Mistake, NotFound, NotSignedIn, from_status
 from remotegpu.models import Tokens
 
 _PREFIX = "/api/v1"
@@ -82,6 +82,18 @@ class Transport:
     def put(self, path: str, kind: type[Model], body: object) -> Model:
         return _decode(self._send("PUT", path, json=body), kind)
 
+    def exists(self, path: str) -> bool:
+        try:
+            self._send("HEAD", path)
+        except NotFound:
+            return False
+        return True
+
+    def put_content(self, path: str, content: Iterable[bytes], *, size: int, media_type: str) -> None:
+        """PUT `size` bytes. `content` is iterated anew if it has to be sent again."""
+        headers = {"Content-Length": str(size), "Content-Type": media_type}
+        self._send("PUT", path, content=content, headers=headers)
+
     def patch(self, path: str, kind: type[Model], body: object) -> Model:
         return _decode(self._send("PATCH", path, json=body), kind)
 
@@ -91,7 +103,7 @@ class Transport:
     def _send(self, method: str, path: str, *, signed: bool = True, **arguments: Any) -> httpx.Response:
         reply = self._attempt(method, path, signed=signed, **arguments)
         if reply.status_code == 401 and signed and self._tokens is not None:
-            self._refresh()
+            self.refresh()
             reply = self._attempt(method, path, signed=signed, **arguments)
         if reply.is_success:
             return reply
@@ -100,7 +112,7 @@ class Transport:
     def _attempt(self, method: str, path: str, *, signed: bool, **arguments: Any) -> httpx.Response:
         headers = dict(arguments.pop("headers", {}))
         if signed:
-            headers.update(self._authorization())
+            headers.update(self.authorization())
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 reply = self._http.request(method, _PREFIX + path, headers=headers, **arguments)
@@ -114,13 +126,27 @@ class Transport:
             time.sleep(_pause_s(reply, attempt))
         raise AssertionError("unreachable")
 
-    def _authorization(self) -> dict[str, str]:
+    def live_address(self, path: str) -> str:
+        """The WebSocket address of a path: `ws://` where the platform's is `http://`."""
+        return "ws" + self.address.removeprefix("http") + _PREFIX + path
+
+    def authorization(self) -> dict[str, str]:
         token = self._api_key or (self._tokens.access_token if self._tokens else None)
         if token is None:
             raise NotSignedIn(status=401, code="unauthenticated", detail="Sign in first: remotegpu login ADDRESS")
         return {"Authorization": f"Bearer {token}"}
 
-    def _refresh(self) -> None:
+    @property
+    def may_refresh(self) -> bool:
+        """Whether a credential that is refused may have expired only."""
+        return self._tokens is not None and self._api_key is None
+
+    def refresh(self) -> None:
+        """Exchange the tokens for new ones.
+
+        Raises:
+            NotSignedIn: they are no longer valid.
+        """
         assert self._tokens is not None
         body = {"refresh_token": self._tokens.refresh_token}
         self._keep(_decode(self._send("POST", "/auth/refresh", json=body, signed=False), Tokens))
@@ -153,12 +179,19 @@ def _decode(reply: httpx.Response, kind: type[Model]) -> Model:
 
 
 def _error(reply: httpx.Response) -> ApiError:
+    return problem_error(reply.status_code, reply.content, address=str(reply.url))
+
+
+def problem_error(status: int, content: bytes, *, address: str) -> ApiError:
+    """The error that a problem document tells of."""
+    mistakes: list[Mistake] = []
     try:
-        problem = reply.json()
+        problem = msgspec.json.decode(content, type=dict[str, Any])
         detail, code = str(problem["detail"]), str(problem["code"])
         for entry in problem.get("errors") or []:
-            where = ".".join(str(part) for part in entry.get("loc", []) if part != "body")
-            detail += f"\n  {where}: {entry.get('message', '')}" if where else ""
-    except (ValueError, KeyError, TypeError):
-        detail, code = f"HTTP {reply.status_code} from {reply.url}", "unknown"
-    return from_status(status=reply.status_code, code=code, detail=detail)
+            loc = tuple(str(part) for part in entry.get("loc", []) if part != "body")
+            mistakes.append(Mistake(loc, str(entry.get("message", ""))))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        detail, code = f"HTTP {status} from {address}", "unknown"
+    detail += "".join(f"\n  {'.'.join(mistake.loc)}: {mistake.said}" for mistake in mistakes if mistake.loc)
+    return from_status(status=status, code=code, detail=detail, mistakes=mistakes)
