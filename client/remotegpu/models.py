@@ -147,7 +147,7 @@ class Dependency(msgspec.Struct, frozen=True):
 
 
 class Attempt(msgspec.Struct, frozen=True):
-    """One try to run a task. `end` says why it ended; `signal` is what ended its command, `limit_hit` the limit it met."""
+    """A try to run a task. `end` says why it ended, `signal` what ended its command, `limit_hit` which limit it met."""
 
     number: int
     state: str

@@ -7,8 +7,10 @@ from typing import Annotated
 
 import typer
 
-from remotegpu.cli import account, admin, billing, env, reservations, simulate, workspaces
+from remotegpu.cli import account, admin, billing, env, reservations, secret, simulate, task, volume, workspaces
+from remotegpu.cli import run as running
 from remotegpu.cli.session import Options
+from remotegpu.cli.task_options import AfterDashes
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Rent GPUs and work on them.")
 
@@ -32,6 +34,10 @@ app.command()(billing.usage)
 app.command()(billing.bill)
 _PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 app.command(context_settings=_PASSED_ON)(simulate.simulate)
+app.command(cls=AfterDashes)(running.run)
+app.add_typer(task.app, name="task")
+app.add_typer(secret.app, name="secret")
+app.add_typer(volume.app, name="volume")
 app.add_typer(env.app, name="env")
 app.add_typer(reservations.app, name="reservation")
 app.add_typer(workspaces.app, name="workspace")

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
@@ -28,7 +29,7 @@ def print_rows(titles: Sequence[str], rows: Iterable[Sequence[object]], *, empty
     for title in titles:
         table.add_column(title, overflow="fold", no_wrap=title in _COPIED)
     for row in rows:
-        table.add_row(*("-" if cell is None else str(cell) for cell in row))
+        table.add_row(*(_cell(cell) for cell in row))
     _print(table if table.row_count else empty)
 
 
@@ -37,8 +38,12 @@ def print_fields(fields: Iterable[tuple[str, object]]) -> None:
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for title, value in fields:
-        table.add_row(title, "-" if value is None else str(value))
+        table.add_row(title, _cell(value))
     _print(table)
+
+
+def _cell(value: object) -> str:
+    return "-" if value is None else escape(str(value))  # what others wrote is text, not markup
 
 
 def _print(shown: Table | str) -> None:

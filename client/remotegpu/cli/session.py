@@ -11,6 +11,7 @@ from typing import NoReturn
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from remotegpu.client import Client
 from remotegpu.errors import ApiError, ConnectionFailed, NotAllowed, NotFound, NotSignedIn, Refused, RemoteGpuError
@@ -51,7 +52,7 @@ def fail(error: RemoteGpuError) -> NoReturn:
         hint = "\n  remotegpu password"
     elif isinstance(error, NotSignedIn):
         hint = "\n  remotegpu login ADDRESS"
-    errors.print(f"[red]error:[/red] {error}{hint}", soft_wrap=True)
+    errors.print(f"[red]error:[/red] {escape(str(error))}{hint}", soft_wrap=True)
     sys.exit(exit_code(error))
 
 

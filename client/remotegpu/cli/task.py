@@ -1,0 +1,160 @@
+"""`remotegpu task`: what runs, has run, or waits to."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from itertools import islice
+from typing import Annotated
+
+import typer
+
+from remotegpu.cli.output import JsonFlag, console, print_fields, print_json, print_rows
+from remotegpu.cli.session import connected
+from remotegpu.cli.task_output import LogOutput, described, ended, exit_code, leaving_it_running, note
+from remotegpu.cli.units import gpus, moment, now_here
+from remotegpu.models import Attempt, Task, TaskDetail
+
+app = typer.Typer(help="Commands that run to their end on rented GPUs; see also `remotegpu run`.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(help="The task's name (the newest of that name), its id, or how its id begins.")]
+
+
+@app.command("list")
+def list_tasks(
+    context: typer.Context,
+    state: Annotated[str | None, typer.Option("--state", help="Only those in this state, as running.")] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Only those of this name.")] = None,
+    workspace: Annotated[str | None, typer.Option("--workspace", help="Only those of this workspace.")] = None,
+    limit: Annotated[int, typer.Option("--limit", help="How many at most.", min=1)] = 50,
+    as_json: JsonFlag = False,
+) -> None:
+    """Show tasks, the newest first: why they wait and until when, or how far they are."""
+    with connected(context) as client:
+        found = list(islice(client.tasks.list(state=state, name=name, workspace=workspace), limit))
+        if as_json:
+            print_json(found)
+            return
+        now = now_here()
+        rows = [
+            (task.name, task.id, task.state, task.owner, moment(task.created_at, now=now), note(task)) for task in found
+        ]
+        print_rows(["NAME", "ID", "STATE", "OWNER", "SUBMITTED", "NOTE"], rows, empty="There are no tasks.")
+
+
+@app.command("show")
+def show(context: typer.Context, name: Name, as_json: JsonFlag = False) -> None:
+    """Show one task with its attempts, and what it waits for."""
+    with connected(context) as client:
+        _show(client.tasks.find(name), as_json=as_json)
+
+
+def _show(task: TaskDetail, *, as_json: bool) -> None:
+    if as_json:
+        print_json(task)
+        return
+    now = now_here()
+    times = [(title, at) for title, at in (("started", task.started_at), ("ended", task.ended_at)) if at is not None]
+    print_fields(
+        [
+            ("name", task.name),
+            ("id", task.id),
+            ("state", task.state.replace("_", " ")),
+            ("note", note(task) or None),
+            ("command", task.spec.get("command")),
+            ("image", task.image),
+            ("owner", task.owner),
+            ("workspace", task.workspace),
+            ("submitted", moment(task.created_at, now=now)),
+            *((title, moment(at, now=now)) for title, at in times),
+            *(("after", f"{each.name} ({each.condition}): {each.state}") for each in task.dependencies),
+        ]
+    )
+    if task.attempt_list:
+        console.print()
+        titles = ["ATTEMPT", "STATE", "HOST", "GPUS", "STARTED", "ENDED", "NOTE"]
+        print_rows(titles, [_row(attempt) for attempt in task.attempt_list], empty="")
+
+
+def _row(attempt: Attempt) -> tuple[object, ...]:
+    now = now_here()
+    times = [moment(at, now=now) if at is not None else None for at in (attempt.started_at, attempt.ended_at)]
+    return attempt.number, attempt.state, attempt.host, _devices(attempt), *times, ended(attempt)
+
+
+def _devices(attempt: Attempt) -> str | None:
+    if not attempt.devices:
+        return None
+    simulated = " (simulated)" if any(device.simulated for device in attempt.devices) else ""
+    return f"{gpus(sum(device.milli for device in attempt.devices))} x {attempt.devices[0].model}{simulated}"
+
+
+@app.command("logs")
+def logs(
+    context: typer.Context,
+    name: Name,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Until it has ended, over all attempts.")] = False,
+    attempt: Annotated[int | None, typer.Option("--attempt", help="Of that attempt; default: the newest.")] = None,
+    rank: Annotated[int, typer.Option("--rank", help="Of that node.", min=0)] = 0,
+    position: Annotated[int, typer.Option("--since-position", help="From that byte on.", min=0)] = 0,
+    stdout: Annotated[bool, typer.Option("--stdout", help="Only what it wrote to stdout.")] = False,
+    stderr: Annotated[bool, typer.Option("--stderr", help="Only what it wrote to stderr.")] = False,
+    timestamps: Annotated[bool, typer.Option("--timestamps", "-t", help="When each line was written.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Print a task's output as it was written: its stdout to stdout, its stderr to stderr."""
+    if stdout and stderr:
+        raise typer.BadParameter("give --stdout or --stderr; without them, both are printed")
+    only = "stdout" if stdout else "stderr" if stderr else None
+    with connected(context) as client:
+        task = client.tasks.find(name)
+        output = LogOutput(only=only, timestamps=timestamps)
+        found = client.tasks.logs(task.id, follow=follow, attempt=attempt, rank=rank, position=position, stream=only)
+        with leaving_it_running([task] if follow else []):
+            for record in found:
+                print_json(record) if as_json else output.write(record)
+
+
+@app.command("cancel")
+def cancel(
+    context: typer.Context,
+    names: Annotated[list[str], typer.Argument(help="Their names or ids.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Ask tasks to end. What runs is told, and has its grace; its output stays."""
+    with connected(context) as client:
+        _say([client.tasks.cancel(client.tasks.find(name).id) for name in names], as_json=as_json)
+
+
+@app.command("retry")
+def retry(context: typer.Context, name: Name, as_json: JsonFlag = False) -> None:
+    """Run a task that has ended once more."""
+    with connected(context) as client:
+        _say([client.tasks.retry(client.tasks.find(name).id)], as_json=as_json)
+
+
+def _say(tasks: Iterable[Task], *, as_json: bool) -> None:
+    if as_json:
+        print_json(list(tasks))
+        return
+    for task in tasks:
+        console.print(described(task), markup=False, soft_wrap=True)
+
+
+@app.command("wait")
+def wait(
+    context: typer.Context,
+    name: Name,
+    timeout: Annotated[float | None, typer.Option("--timeout", help="How many seconds to wait at most.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Wait until a task has ended, and exit with its exit code."""
+    with connected(context) as client:
+        task, output = client.tasks.find(name), LogOutput()
+        with leaving_it_running([task]):
+            over = client.tasks.wait(
+                task.id, timeout_s=timeout, on_change=None if as_json else lambda now: output.say(described(now))
+            )
+        if as_json:
+            print_json(over)
+        sys.exit(exit_code(over))
