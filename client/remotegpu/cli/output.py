@@ -24,6 +24,12 @@ def print_json(value: Any) -> None:  # any value that msgspec encodes
     sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
 
 
+def print_json_line(value: Any) -> None:  # as above
+    """One of many, on a line of its own."""
+    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
+    sys.stdout.flush()
+
+
 def print_rows(titles: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in titles:
@@ -47,4 +53,5 @@ def _cell(value: object) -> str:
 
 
 def _print(shown: Table | str) -> None:
-    console.print(shown, width=None if console.is_terminal else _WIDE, crop=False)
+    target = console if console.is_terminal else Console(highlight=False, width=_WIDE)
+    target.print(shown, crop=False)

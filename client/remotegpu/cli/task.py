@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from remotegpu.cli.output import JsonFlag, console, print_fields, print_json, print_rows
+from remotegpu.cli.output import JsonFlag, console, print_fields, print_json, print_json_line, print_rows
 from remotegpu.cli.session import connected
 from remotegpu.cli.task_output import LogOutput, described, ended, exit_code, leaving_it_running, note
 from remotegpu.cli.units import gpus, moment, now_here
@@ -112,7 +112,7 @@ def logs(
         found = client.tasks.logs(task.id, follow=follow, attempt=attempt, rank=rank, position=position, stream=only)
         with leaving_it_running([task] if follow else []):
             for record in found:
-                print_json(record) if as_json else output.write(record)
+                print_json_line(record) if as_json else output.write(record)
 
 
 @app.command("cancel")

@@ -126,7 +126,7 @@ def follow_to_end(client: Client, task: Task, output: LogOutput, *, position: in
     for batch in client.tasks.follow(task.id, position=position, on_change=lambda now: output.say(described(now))):
         for record in batch.records:
             output.write(record)
-    return client.tasks.wait(task.id, on_change=lambda now: output.say(described(now)) if now.is_over else None)
+    return client.tasks.get(task.id)
 
 
 @contextmanager
