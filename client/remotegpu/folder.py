@@ -15,11 +15,17 @@ from remotegpu.errors import RemoteGpuError
 from remotegpu.ignoring import OURS, Rules
 
 MAX_BYTES = 100 * 2**20
-"""What the platform takes, by default."""
+"""The largest archive that the platform takes, by default."""
+
+MAX_ENTRIES = 50_000
+"""The most files that it takes in an archive."""
 
 _NAMED = 5  # of the largest files
 _MODES = 0o755  # what others may write is a matter of the machine, not of the content
 _EPOCH = (1980, 1, 1, 0, 0, 0)
+_OVERHEAD = 30 + 46  # bytes for each entry, beside twice its name: its headers in a zip archive
+_END = 22
+_ADVICE = f"Name what is not needed in {OURS}; data belongs in a volume."
 _BLOCK = 2**20
 _NEVER = ".git"
 
@@ -62,19 +68,21 @@ def entries(folder: Path) -> list[Entry]:
 
 
 def check_size(found: Sequence[Entry], *, limit: int = MAX_BYTES) -> int:
-    """The bytes of all files.
+    """The bytes of the archive.
 
     Raises:
-        BadFolder: they are more than `limit`; the message names the largest.
+        BadFolder: they are more than `limit`, and the message names the largest files; or there are too many files.
     """
-    total = sum(entry.size for entry in found)
+    if len(found) > MAX_ENTRIES:
+        raise BadFolder(f"The folder has {len(found)} files, and {MAX_ENTRIES} are taken at most. {_ADVICE}")
+    total = sum(entry.size + _OVERHEAD + 2 * len(entry.name.encode()) for entry in found) + _END
     if total <= limit:
         return total
     largest = sorted(found, key=lambda entry: (-entry.size, entry.name))[:_NAMED]
     named = "".join(f"\n  {_mebibytes(entry.size):>11}  {entry.name}" for entry in largest if entry.size)
     raise BadFolder(
-        f"The folder has {_mebibytes(total)}, and {_mebibytes(limit)} are taken at most. The largest files:{named}\n"
-        f"Name what is not needed in {OURS}; data belongs in a volume."
+        f"The folder has {_mebibytes(total)}, and {_mebibytes(limit)} are taken at most. "
+        f"The largest files:{named}\n{_ADVICE}"
     )
 
 
@@ -161,6 +169,8 @@ def _name(root: Path, path: Path) -> str:
         name.encode()
     except UnicodeEncodeError as error:
         raise BadFolder(f"The name {name!r} is no UTF-8 text, which an archive takes only.") from error
+    if "\\" in name:
+        raise BadFolder(f"The name {name!r} has a backslash, which an archive must not have.")
     return name
 
 

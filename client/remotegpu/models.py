@@ -140,7 +140,7 @@ class TaskProgress(msgspec.Struct, frozen=True):
 class Dependency(msgspec.Struct, frozen=True):
     """A task that has to end first, and how."""
 
-    id: str
+    task_id: str
     name: str
     condition: str
     state: str
@@ -174,7 +174,10 @@ class TaskEvent(msgspec.Struct, frozen=True):
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True):
-    """`attempts` counts those that have begun; `detail` says why it is in its state, `wait` why it waits."""
+    """`attempts` counts those that have begun; `detail` says why it is in its state, `wait` why it waits.
+
+    `gpus` are those on each of `nodes` hosts, `gpu_milli` the thousandths of each; it is queued again at `due_at`.
+    """
 
     id: str
     name: str
@@ -183,11 +186,18 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     image: str = ""
     owner: str = ""
     workspace: str = ""
+    submission_id: str | None = None
     detail: str = ""
+    gpus: int = 1
+    gpu_milli: int = 1000
+    nodes: int = 1
+    priority: int = 0
     attempts: int = 0
     exit_code: int | None = None
     progress: TaskProgress | None = None
+    host: str | None = None
     wait: Wait | None = None
+    due_at: datetime | None = None
     started_at: datetime | None = None
     ended_at: datetime | None = None
 
@@ -195,24 +205,36 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     def is_over(self) -> bool:
         return self.state in ("succeeded", "failed", "cancelled", "timed_out")
 
+    @property
+    def phase(self) -> str:
+        """What its host does while it starts, where that is known."""
+        return ""
+
 
 class TaskDetail(Task, frozen=True, kw_only=True):
     """With its document and its history: attempts, steps, and what it waits for."""
 
     spec: dict[str, Any] = {}
     working_dir: str | None = None
+    retried_from: str | None = None
+    allocation_id: str | None = None
     attempt_list: list[Attempt] = []
     events: list[TaskEvent] = []
     dependencies: list[Dependency] = []
 
+    @property
+    def phase(self) -> str:
+        return self.attempt_list[-1].phase if self.attempt_list else ""
+
 
 class TaskPlan(msgspec.Struct, frozen=True):
-    """When and where a task would start; and what it can cost at most, None without a timeout."""
+    """When and where a task would start, and what an attempt costs at most: None without a timeout."""
 
     name: str
     plan: Plan
     ceiling_micro: int | None = None
     currency: str | None = None
+    depends_on: list[str] = []
 
 
 class LogRecord(msgspec.Struct, frozen=True):

@@ -21,7 +21,6 @@ from remotegpu.transport import Transport
 from remotegpu.uploads import OnSent, Uploads
 
 _PATH = "/customer/tasks"
-_OVER = frozenset({"succeeded", "failed", "cancelled", "timed_out"})
 _FIRST_POLL_S, _LAST_POLL_S = 0.1, 2.0
 _SEARCHED = 5000  # of the newest tasks, for one whose id begins so
 _ID = re.compile(r"[0-9a-f-]{4,36}")
@@ -237,11 +236,11 @@ class _Seen:
 
 
 def _told(task: Task) -> tuple[object, ...]:
-    wait = task.wait
-    if wait is None:
-        return task.state, task.detail, task.attempts
-    minute = wait.eta.replace(second=0, microsecond=0) if wait.eta is not None else None
-    return task.state, task.detail, task.attempts, wait.code, wait.detail, wait.position, minute
+    told = (task.state, task.detail, task.attempts, task.phase if task.state == "starting" else "")
+    if task.wait is None:
+        return told
+    minute = task.wait.eta.replace(second=0, microsecond=0) if task.wait.eta is not None else None
+    return *told, task.wait.code, task.wait.detail, task.wait.position, minute
 
 
 def made_up_name(command: str) -> str:

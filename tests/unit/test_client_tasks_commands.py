@@ -234,7 +234,7 @@ def test_list_and_show_tell_why_and_how_far(run: Run, platform: TaskPlatform) ->
     platform.add("waits", {"wait": WAIT})
     platform.add("works", {**RUNNING, "progress": {"fraction": 0.25, "line": "[/b] epoch 3"}})
     ended = attempt(1, "preempted", devices=[DEVICE], started_at="2026-01-01T12:00:00Z", notice="Told in time.")
-    dependency = {"id": "x", "name": "prepare", "condition": "succeeded", "state": "succeeded"}
+    dependency = {"task_id": "x", "name": "prepare", "condition": "succeeded", "state": "succeeded"}
     platform.add("ends", {**failed(1), "attempt_list": [ended, attempt(2, "exited", exit_code=1)],
                           "dependencies": [dependency], "spec": {"command": "python x.py"}})  # fmt: skip
     lines = run("task", "list").stdout.splitlines()

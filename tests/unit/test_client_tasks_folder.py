@@ -14,13 +14,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from remotegpu.folder import BadFolder, check_size, entries, write_archive
+from api.uploads.archive import check
+from remotegpu.folder import MAX_ENTRIES, BadFolder, Entry, check_size, entries, write_archive
 
 
 def archive(folder: Path) -> tuple[str, zipfile.ZipFile]:
     target = BytesIO()
-    digest = write_archive(entries(folder), target)
+    found = entries(folder)
+    digest = write_archive(found, target)
     assert digest == hashlib.sha256(target.getvalue()).hexdigest()
+    assert check_size(found) == len(target.getvalue())
+    check(target, len(target.getvalue()))  # as the platform does
     return digest, zipfile.ZipFile(target)
 
 
@@ -109,6 +113,7 @@ def test_a_link_to_a_file_of_the_folder_becomes_a_file(tmp_path: Path) -> None:
         (lambda folder: (folder / "bad").symlink_to("none"), "bad is a link that leads nowhere"),
         (lambda folder: (folder / "bad").symlink_to("bad"), "bad is a link that leads nowhere"),
         (lambda folder: (folder / os.fsdecode(b"bad\xff")).touch(), "no UTF-8 text"),
+        (lambda folder: (folder / "bad\\name").touch(), "has a backslash"),
     ],
 )
 def test_what_can_not_be_uploaded_is_named(tmp_path: Path, make: Callable[[Path], None], said: str) -> None:
@@ -139,3 +144,8 @@ def test_too_large_a_folder_is_told_with_its_largest_files(tmp_path: Path) -> No
     assert "28.0 MiB, and 20.0 MiB" in said
     assert [line.split()[-1] for line in said.splitlines()[1:-1]] == ["data7", "data6", "data5", "data4", "data3"]
     assert ".remotegpuignore" in said
+
+
+def test_too_many_files_are_refused() -> None:
+    with pytest.raises(BadFolder, match="50001 files, and 50000"):
+        check_size([Entry("x", Path("x"), 0, 0)] * (MAX_ENTRIES + 1))

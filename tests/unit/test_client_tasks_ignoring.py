@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from remotegpu.folder import entries
 
-NAMES = st.sampled_from(["a", "b", "ab", "foo", "foo1", "x.log", "é", "a b", "a]", "#c", "!d", "-", "[a]", "a\\b"])
+NAMES = st.sampled_from(["a", "b", "ab", "foo", "foo1", "x.log", "é", "a b", "a]", "#c", "!d", "-", "[a]"])
 PATHS = st.lists(NAMES, min_size=1, max_size=4).map("/".join)
 PIECES = st.sampled_from(
     ["*", "**", "?", "/", "/", "[ab]", "[!a]", "[a-c]", "[^]x]", "[]", "[[:alpha:]]", "[[:digit:]", "[[:no:]]",

@@ -37,9 +37,10 @@ def list_tasks(
             return
         now = now_here()
         rows = [
-            (task.name, task.id, task.state, task.owner, moment(task.created_at, now=now), note(task)) for task in found
+            (task.name, task.id, task.state, _gpus(task), task.owner, moment(task.created_at, now=now), note(task))
+            for task in found
         ]
-        print_rows(["NAME", "ID", "STATE", "OWNER", "SUBMITTED", "NOTE"], rows, empty="There are no tasks.")
+        print_rows(["NAME", "ID", "STATE", "GPUS", "OWNER", "SUBMITTED", "NOTE"], rows, empty="There are no tasks.")
 
 
 @app.command("show")
@@ -63,6 +64,8 @@ def _show(task: TaskDetail, *, as_json: bool) -> None:
             ("note", note(task) or None),
             ("command", task.spec.get("command")),
             ("image", task.image),
+            ("GPUs", _gpus(task)),
+            ("host", task.host),
             ("owner", task.owner),
             ("workspace", task.workspace),
             ("submitted", moment(task.created_at, now=now)),
@@ -74,6 +77,11 @@ def _show(task: TaskDetail, *, as_json: bool) -> None:
         console.print()
         titles = ["ATTEMPT", "STATE", "HOST", "GPUS", "STARTED", "ENDED", "NOTE"]
         print_rows(titles, [_row(attempt) for attempt in task.attempt_list], empty="")
+
+
+def _gpus(task: Task) -> str:
+    each = gpus(task.gpus * task.gpu_milli)
+    return each if task.nodes == 1 else f"{task.nodes} x {each}"
 
 
 def _row(attempt: Attempt) -> tuple[object, ...]:

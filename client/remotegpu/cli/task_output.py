@@ -13,7 +13,7 @@ from rich.markup import escape
 
 from remotegpu.cli.session import errors
 from remotegpu.cli.telling import waiting
-from remotegpu.cli.units import now_here
+from remotegpu.cli.units import moment, now_here
 from remotegpu.client import Client
 from remotegpu.models import Attempt, LogRecord, Task, TaskDetail
 
@@ -72,9 +72,13 @@ def _stderr() -> BinaryIO:
 
 def note(task: Task) -> str:
     """Why it waits and until when, or how far it is, or why it is in its state."""
+    now = now_here()
     if task.wait is not None:
-        waits = waiting(task.wait, now=now_here())
-        return f"{task.detail} {waits}" if task.detail else waits
+        return f"{task.detail} {waiting(task.wait, now=now)}".strip()
+    if task.due_at is not None:
+        return f"{task.detail} It is queued again at {moment(task.due_at, now=now)}.".strip()
+    if task.state == "starting" and task.phase:
+        return task.phase.replace("_", " ")
     if task.state == "running" and task.progress is not None:
         far = f"{task.progress.fraction:.0%}" if task.progress.fraction is not None else ""
         return ", ".join(part for part in (far, task.progress.line) if part)
