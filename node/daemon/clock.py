@@ -81,3 +81,7 @@ class ServerClock:
     def from_wall(self, wall_ms: float) -> int:
         """Server time of a moment that the wall clock, as it is set now, calls `wall_ms`."""
         return round(self.now_ms() + wall_ms - self._wall())
+
+    def to_wall(self, server_ms: int) -> int:
+        """What the wall clock, as it is set now, says at that server time."""
+        return round(self._wall() + server_ms - self.now_ms())

@@ -1,4 +1,6 @@
-"""A tenant's container, built from its lease alone. The Hub adds command, environment and labels, nothing else."""
+"""A tenant's container, built from its lease alone. To an environment's the Hub adds command, variables and labels, and
+to a task's its order adds volumes; nothing else.
+"""
 
 import json
 from collections.abc import Sequence
@@ -10,10 +12,20 @@ from docker.types import DeviceRequest, LogConfig, Mount, Ulimit
 from pydantic import Field
 
 from node.daemon.engine import ALLOCATION_LABEL, GENERATION_LABEL, Engine
-from scheduler.host_protocol import Lease
+from scheduler.host_protocol import Lease, VolumeMount
 
 HOME = "/home/jovyan"
 METADATA = "/run/remotegpu/allocation.json"
+INSIDE, OUTSIDE = "/run/remotegpu/in", "/run/remotegpu/out"
+_RUNNER = "/run/remotegpu/runner"
+# Isolated, and without what the image's site-packages would add to the start of each task.
+_RUNNER_COMMAND = (
+    "python3",
+    "-I",
+    "-S",
+    "-c",
+    f"import sys; sys.path.insert(0, {_RUNNER!r}); from task_runner.run import main; sys.exit(main())",
+)
 # Enough for an image that starts as root and changes to its user; fewer than Docker's own default.
 _CAPABILITIES = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "SETGID", "SETUID"]
 # NVIDIA's runtime takes devices and what may be done with them from variables too: they are ours, not the Hub's.
@@ -88,19 +100,71 @@ def container_config(
         "labels": _labels(engine, lease, hub),
         "ports": list(lease.ports),
         "host_config": engine.api.create_host_config(
-            init=True,
-            privileged=False,
-            ipc_mode="private",
-            **_limits(lease, quota=quota),
-            cap_drop=["ALL"],
-            cap_add=_CAPABILITIES,
-            security_opt=["no-new-privileges"],
-            device_requests=_devices(uuids, simulated),
+            **_confinement(lease, simulated=simulated, quota=quota),
             mounts=_mounts(engine, lease, metadata),
             network_mode=network,
             port_bindings={port: (publish_address, None) for port in lease.ports},
             log_config=LogConfig(type="json-file", config=_LOGS),
         ),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class TaskPart:
+    """What a task's container is given beside its lease, all of it by the host: paths are the host's own."""
+
+    runner: Path
+    inside: Path
+    secrets: Path | None  # None: it has none
+    outside: Path
+    volumes: tuple[VolumeMount, ...] = ()
+
+
+def task_config(
+    engine: Engine, lease: Lease, task: TaskPart, *, network: str, metadata: Path, simulated: bool, quota: bool
+) -> dict[str, Any]:
+    """The arguments of Docker's `create_container` for a task: its first process is the runner, nothing is published.
+
+    Its output does not pass through Docker, which would make the task wait for a reader.
+    """
+    return {
+        "image": lease.image,
+        "name": lease.container_name,
+        "entrypoint": list(_RUNNER_COMMAND),
+        "environment": _own_environment(lease, [share.uuid for share in lease.devices], simulated),
+        "labels": _labels(engine, lease, HubPart()),
+        "host_config": engine.api.create_host_config(
+            **_confinement(lease, simulated=simulated, quota=quota),
+            mounts=[*_mounts(engine, lease, metadata), *_task_mounts(engine, task)],
+            network_mode=network,
+            log_config=LogConfig(type="none"),
+        ),
+    }
+
+
+def _task_mounts(engine: Engine, task: TaskPart) -> list[Mount]:
+    mounts = [
+        Mount(_RUNNER, str(task.runner), type="bind", read_only=True),
+        Mount(INSIDE, str(task.inside), type="bind", read_only=True),
+        Mount(OUTSIDE, str(task.outside), type="bind"),
+    ]
+    if task.secrets is not None:
+        mounts.append(Mount(f"{INSIDE}/secrets", str(task.secrets), type="bind", read_only=True))
+    labels = engine.labels()
+    return mounts + [Mount(each.path, each.volume, type="volume", labels=labels) for each in task.volumes]
+
+
+def _confinement(lease: Lease, *, simulated: bool, quota: bool) -> dict[str, Any]:
+    """What holds for every container of a tenant."""
+    return {
+        "init": True,
+        "privileged": False,
+        "ipc_mode": "private",
+        **_limits(lease, quota=quota),
+        "cap_drop": ["ALL"],
+        "cap_add": _CAPABILITIES,
+        "security_opt": ["no-new-privileges"],
+        "device_requests": _devices([share.uuid for share in lease.devices], simulated),
     }
 
 
@@ -115,7 +179,8 @@ def _limits(lease: Lease, *, quota: bool) -> dict[str, Any]:
         "nano_cpus": lease.cpu_milli * _NANO_PER_MILLI,
         "mem_limit": lease.memory_bytes,
         "memswap_limit": lease.memory_bytes,  # memory and swap together: none of it is swap
-        "shm_size": lease.memory_bytes // 2,  # part of that memory; data loaders need more than Docker's 64 MB
+        # Part of that memory; data loaders need more than Docker's 64 MB.
+        "shm_size": lease.memory_bytes // 2 if lease.shm_bytes is None else lease.shm_bytes,
         "oom_score_adj": _OOM_SCORE,
         "ulimits": [_NO_CORE_DUMPS],
         "pids_limit": lease.pids,

@@ -124,7 +124,9 @@ def _shell(text: str) -> list[str]:
     return [shell, "-c", text]
 
 
-def main(paths: Paths) -> int:
+def main(paths: Paths | None = None) -> int:
+    """The exit code of the container, which is the command's. Other paths are for trying it without one."""
+    paths = paths or Paths()
     if not claim(paths.claim):
         sys.stderr.write("this attempt was begun before: a command is run once\n")
         return TWICE
