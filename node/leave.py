@@ -1,5 +1,8 @@
 """Taking a host's things off its machine: containers, networks, firewall; home volumes only when asked."""
 
+import shutil
+
+from node.daemon.attempt_directory import secrets_root
 from node.daemon.config import HostConfig
 from node.daemon.engine import Engine
 from node.daemon.firewall import Firewall
@@ -19,5 +22,8 @@ def leave(config: HostConfig, *, volumes: bool = False) -> None:
     if volumes:
         for volume in engine.api.volumes(filters=engine.filters)["Volumes"] or []:
             engine.api.remove_volume(volume["Name"])
+    memory = secrets_root(config.host_id)
+    if memory is not None:
+        shutil.rmtree(memory, ignore_errors=True)
     Firewall(config).remove()
     engine.api.close()

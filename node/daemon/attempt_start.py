@@ -13,9 +13,9 @@ from node.daemon.attempt_directory import AttemptDirectory
 from node.daemon.clock import ServerClock
 from node.daemon.container_spec import TaskPart, task_config, write_metadata
 from node.daemon.containers import Containers
-from node.daemon.engine import DOCKER_ERRORS, Engine, Json, docker_time_ms
+from node.daemon.engine import Engine, Json, docker_time_ms
 from node.daemon.holders import Holders
-from node.daemon.images import Images, ImageMissingError
+from node.daemon.images import ImageMissingError, Images
 from node.daemon.leases import HeldLease, Leases, LeaseState
 from node.daemon.volumes import ForeignVolumeError, Volumes
 from node.platform import AttemptOverError, Platform, PlatformUnavailableError
@@ -45,6 +45,13 @@ class LeaseGoneError(Exception):
 class ArchiveSource(Protocol):
     def fetch(self, customer_uid: str, archive: Archive, allocation_uid: str, generation: int) -> Path:
         """Where the checked upload lies on this host. Raises: AttemptOverError, PlatformUnavailableError, OSError."""
+
+
+class NoArchives:
+    """No upload can be had."""
+
+    def fetch(self, customer_uid: str, archive: Archive, allocation_uid: str, generation: int) -> Path:
+        raise AttemptOverError(f"this host takes no uploads, and not {archive.digest}")
 
 
 @dataclass(frozen=True, slots=True)

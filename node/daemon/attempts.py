@@ -18,7 +18,7 @@ from node.daemon.attempt_start import AttemptStart, LeaseGoneError, Parts, Start
 from node.daemon.attempt_status import RunnerPhase, RunnerStatus, read_progress, read_status
 from node.daemon.engine import DOCKER_ERRORS, Json, docker_time_ms
 from node.daemon.file_events import FileEvents
-from node.daemon.leases import HeldLease, LeaseState
+from node.daemon.leases import HeldLease
 from scheduler.host_protocol import AttemptOrder, AttemptPhase, AttemptReport, LeaseKind
 from scheduler.states import AttemptEnd
 
@@ -44,6 +44,16 @@ class Shipping(Protocol):
 
     def finish(self, attempt_uid: str, then: Callable[[], None]) -> None:
         """Nothing more is written: `then` is called when all is shipped, or never can be."""
+
+
+class NoShipping:
+    """Output stays in its directory until the attempt is over, and goes with it."""
+
+    def attend(self, attempt_uid: str, allocation_uid: str, generation: int, rank: int, directory: Path) -> None:
+        """Nothing is taken away."""
+
+    def finish(self, attempt_uid: str, then: Callable[[], None]) -> None:
+        then()
 
 
 @dataclass(slots=True, eq=False)
@@ -356,6 +366,3 @@ def _notice(kept: _Kept, status: RunnerStatus | None) -> str:
     if kept.kill_at_ms is None:
         return ""
     return "not told: it ended before" if kept.started else "not told: nothing of it ran yet"
-
-
-

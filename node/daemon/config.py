@@ -79,6 +79,10 @@ class HostDirectory:
     def metadata(self) -> Path:
         return self.path / "metadata"
 
+    @property
+    def tasks(self) -> Path:
+        return self.path / "tasks"
+
     def write(self, name: str, text: str) -> None:
         """Write a file that only root reads, at once and whole."""
         temporary = self.path / f".{name}.new"

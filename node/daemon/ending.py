@@ -6,16 +6,25 @@ from dataclasses import dataclass
 
 import docker
 
+from node.daemon.attempts import Attempts
 from node.daemon.clock import ServerClock
 from node.daemon.containers import Containers
 from node.daemon.engine import ALLOCATION_LABEL, GENERATION_LABEL, Engine, Json
+from node.daemon.holders import is_holder
 from node.daemon.leases import HeldLease, Leases, LeaseState
 from node.daemon.meter import Meter
 from node.daemon.networks import Networks
 from node.daemon.spool import Spool
-from scheduler.host_protocol import LeaseEnd
+from scheduler.host_protocol import LeaseEnd, LeaseKind
 
 log = logging.getLogger(__name__)
+
+
+_EXIT_S = 2  # for a task's container whose command is over
+
+
+class StillEndingError(Exception):
+    """It was told to end and has time left; it ends without being asked again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,20 +44,39 @@ class Ending:
         spool: Spool,
         clock: ServerClock,
         on_change: Callable[[], None],
+        attempts: Attempts | None = None,
     ) -> None:
         self._engine, self._leases, self._containers = engine, leases, containers
         self._networks, self._meter, self._spool = networks, meter, spool
-        self._clock, self._on_change = clock, on_change
+        self._clock, self._on_change, self._attempts = clock, on_change, attempts
 
-    def end(self, allocation_uid: str, generation: int, grace_s: float) -> LeaseEnd:
+    def end(
+        self,
+        allocation_uid: str,
+        generation: int,
+        grace_s: float,
+        *,
+        reason: str = "",
+        wait_s: float | None = None,
+        again: bool = True,
+    ) -> LeaseEnd:
         """Stop and remove the lease's containers; returns when they are gone. Idempotent.
+
+        A task is told the `reason` and may use the grace, which `again` may shorten where it was told before;
+        `wait_s` is how long that is waited for, None: as long as it takes.
 
         Raises:
             LeaseEndedError: it was never here.
             StaleGenerationError
+            StillEndingError
         """
-        self._leases.get(allocation_uid, generation)
+        held = self._leases.get(allocation_uid, generation)
         self._leases.begin_end(allocation_uid, generation)
+        if self._attempts is not None and held.state != LeaseState.ENDED and held.lease.kind == LeaseKind.TASK:
+            self._attempts.give_way(held, reason, grace_s, again=again)
+            if not self._attempts.wait(held, wait_s):
+                raise StillEndingError
+            grace_s = _EXIT_S
         with self._leases.lock(allocation_uid):
             held = self._leases.get(allocation_uid, generation)
             if held.state == LeaseState.ENDED:
@@ -60,6 +88,8 @@ class Ending:
             self._leases.finish_end(allocation_uid, ended.at_ms, ended.exit_code)
             if held.network:
                 self._networks.give_back(held.network)
+            if self._attempts is not None:
+                self._attempts.lease_over(held)
         self._on_change()
         return self._told(held, ended)
 
@@ -72,8 +102,13 @@ class Ending:
         self._end_container(self._containers.inspect(held.lease)["Id"], held, grace_s=0)
 
     def adopt(self) -> None:
-        """After a restart: finish what was being ended, and end what runs here without a lease."""
+        """After a restart: finish what was being ended, and end what runs here without a lease.
+
+        A task that was told to end has its time: the watch goes on with it.
+        """
         for entry in self._engine.containers():
+            if is_holder(entry):
+                continue
             labels = entry["Labels"]
             held = self._leases.find(labels.get(ALLOCATION_LABEL, ""))
             current = held is not None and labels.get(GENERATION_LABEL) == str(held.lease.generation)
@@ -81,7 +116,7 @@ class Ending:
                 log.warning("container %s has no lease here: it is ended", entry["Id"][:12])
                 self._containers.remove(entry["Id"])
         for held in self._leases.held():
-            if held.state == LeaseState.ENDING:
+            if held.state == LeaseState.ENDING and held.lease.kind != LeaseKind.TASK:
                 self.end(held.lease.allocation_uid, held.lease.generation, grace_s=0)
 
     def _told(self, held: HeldLease, ended: _Ended) -> LeaseEnd:
@@ -90,11 +125,14 @@ class Ending:
 
     def _end_container(self, container_id: str, held: HeldLease, grace_s: float) -> _Ended:
         try:
-            if self._paused(container_id):
-                self._engine.api.unpause(container_id)
-            self._engine.api.stop(container_id, timeout=int(grace_s))
             seen_ms = self._clock.now_ms()
             inspected: Json = self._engine.api.inspect_container(container_id)
+            if inspected["State"]["Running"]:  # also while it is paused
+                if inspected["State"]["Paused"]:
+                    self._engine.api.unpause(container_id)
+                self._engine.api.stop(container_id, timeout=int(grace_s))
+                seen_ms = self._clock.now_ms()
+                inspected = self._engine.api.inspect_container(container_id)
         except docker.errors.NotFound:
             return _Ended(self._clock.now_ms(), None)
         run = self._meter.observe(inspected, seen_ms, held)
@@ -102,6 +140,3 @@ class Ending:
         if run is None:  # it never started
             return _Ended(seen_ms, None)
         return _Ended(run.finished_ms or seen_ms, int(inspected["State"]["ExitCode"]))
-
-    def _paused(self, container_id: str) -> bool:
-        return bool(self._engine.api.inspect_container(container_id)["State"]["Paused"])

@@ -3,12 +3,12 @@
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from node.daemon.clock import ServerClock, boot_ms
 from node.daemon.leases import Leases, LeaseState
 from node.platform import NotRegisteredError, Platform, PlatformUnavailableError
-from scheduler.host_protocol import Heartbeat, HeartbeatReply, HostFacts, PeerList
+from scheduler.host_protocol import AttemptReport, Heartbeat, HeartbeatReply, HostFacts, PeerList
 
 log = logging.getLogger(__name__)
 
@@ -27,10 +27,11 @@ class Heartbeats:
         facts: Callable[[], HostFacts],
         end: Callable[[str, int], None],
         learn_peers: Callable[[PeerList], None],
+        acknowledge: Callable[[Iterable[AttemptReport]], None],
     ) -> None:
         self._platform, self._clock, self._leases = platform, clock, leases
         self._interval_s, self._beat, self._facts, self._end = interval_s, beat, facts, end
-        self._learn_peers = learn_peers
+        self._learn_peers, self._acknowledge = learn_peers, acknowledge
         self._wake, self._stopped = threading.Event(), threading.Event()
         self._registered = False
         self.problem: str | None = "the platform has not answered yet"
@@ -72,6 +73,7 @@ class Heartbeats:
         reply = self._platform.heartbeat(beat)
         self._clock.learn(reply.server_time_ms, sent, boot_ms())
         self._leases.forget_endings(beat.endings)
+        self._acknowledge(beat.attempts)
         self._obey(reply)
         if reply.peers is not None:
             self._learn_peers(reply.peers)

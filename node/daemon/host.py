@@ -5,6 +5,9 @@ import uuid
 from typing import Any
 
 from node.certificate import CertificateKeeper
+from node.daemon.attempt_directory import AttemptDirectories
+from node.daemon.attempt_start import NoArchives, Parts
+from node.daemon.attempts import Attempts, NoShipping
 from node.daemon.clock import ServerClock, read_boot_id
 from node.daemon.config import HostConfig, HostDirectory
 from node.daemon.containers import Containers
@@ -14,6 +17,8 @@ from node.daemon.engine import Engine, Json
 from node.daemon.facts import host_facts
 from node.daemon.firewall import Firewall
 from node.daemon.heartbeat import Heartbeats
+from node.daemon.holders import Holders
+from node.daemon.images import Images
 from node.daemon.leases import HeldLease as KeptLease
 from node.daemon.leases import LeaseEndedError, Leases, LeaseState
 from node.daemon.meter import Meter
@@ -29,12 +34,14 @@ from node.gpus.provider import open_gpus
 from node.gpus.sampler import Sampler
 from node.platform import Platform
 from node.raylet import Raylet
-from scheduler.host_protocol import Heartbeat, HeldLease, HostFacts, Lease, LeaseEnd, UsageBatch
+from scheduler.host_protocol import Heartbeat, HeldLease, HostFacts, Lease, LeaseEnd, LeaseKind, UsageBatch
+from scheduler.states import AttemptEnd
 
 log = logging.getLogger(__name__)
 
 _UPKEEP_S = 5.0
 _RAYLET_S = 1.0
+_END_WAIT_S = 5.0  # how long an end is waited for at the platform's word, before it is asked again
 
 
 class Host:
@@ -62,15 +69,18 @@ class Host:
             publish_address=config.publish_address or config.address,
             quota=self._disk_limit == PROJECT_QUOTA,
         )
+        self._platform = Platform(config, directory)
+        self._holders = Holders(self._engine)
+        self._attempts = self._make_attempts(directory)
         self._ending = Ending(
             self._engine, self._leases, self._containers, self._networks,
-            self._meter, self._spool, self._clock, self._changed,
+            self._meter, self._spool, self._clock, self._changed, self._attempts,
         )  # fmt: skip
         self._overruns = Overruns(self._store)
         self._disk = DiskWatch(self._overruns, self._end_over_disk) if self._disk_limit == WATCHER else None
         self._watch = self._make_watch()
         self._heartbeats = Heartbeats(
-            Platform(config, directory),
+            self._platform,
             self._clock,
             self._leases,
             interval_s=config.heartbeat_interval_s,
@@ -78,13 +88,33 @@ class Host:
             facts=self.facts,
             end=self._watch.end_in_background,
             learn_peers=self._peers.learn,
+            acknowledge=self._attempts.acknowledge,
         )
         self._raylet = Raylet(directory, config, self.facts) if config.ray_address else None
-        self._certificate = CertificateKeeper(directory, Platform(config, directory), self._clock.now)
+        self._certificate = CertificateKeeper(directory, self._platform, self._clock.now)
         self._metrics = MetricsServer(
             config, HostCollector(config.name, self._gpus.facts(), self._sampler.readings, self._gauges)
         )
         self._upkeep = Upkeep()
+
+    def _make_attempts(self, directory: HostDirectory) -> Attempts:
+        directories = AttemptDirectories(directory.tasks, self.config.host_id)
+        parts = Parts(
+            engine=self._engine,
+            leases=self._leases,
+            clock=self._clock,
+            containers=self._containers,
+            volumes=self._volumes,
+            images=Images(self._engine),
+            holders=self._holders,
+            platform=self._platform,
+            archives=NoArchives(),
+            runner=directories.install_runner(),
+            metadata=directory.metadata,
+            simulated=self._gpus.simulated,
+            quota=self._disk_limit == PROJECT_QUOTA,
+        )
+        return Attempts(parts, directories, NoShipping(), on_change=self._changed)
 
     def _make_watch(self) -> Watch:
         grace_s = min(5.0, self.config.lost_margin_s / 2)
@@ -97,10 +127,14 @@ class Host:
             self._disk,
             grace_s=grace_s,
             on_change=self._changed,
+            attempts=self._attempts,
         )
 
     def _end_over_disk(self, held: KeptLease, detail: str) -> None:
         log.warning("allocation %s: %s", held.lease.allocation_uid, detail)
+        if held.lease.kind == LeaseKind.TASK:
+            self._attempts.end_because(held, AttemptEnd.DISK_FULL, detail)
+            return
         self._leases.end_because(held.lease, detail)
         self._watch.end_in_background(held.lease.allocation_uid, held.lease.generation)
 
@@ -114,7 +148,9 @@ class Host:
         self._firewall.apply()
         self._networks.adopt({held.network for held in self._leases.held() if held.network})
         self._ending.adopt()
+        self._holders.adopt()
         self._networks.fill()
+        self._attempts.start()
         self._watch.start()
         if self._disk is not None:
             self._disk.start()
@@ -122,7 +158,7 @@ class Host:
         self._heartbeats.start()
         self._upkeep.start(
             Duty("gpus", self.config.heartbeat_interval_s, self._sampler.sample),
-            Duty("networks", _UPKEEP_S, self._networks.fill),
+            Duty("networks", _UPKEEP_S, self._keep_networks),
             Duty("firewall", _UPKEEP_S, self._keep_firewall),
             Duty("certificate", _UPKEEP_S, self._certificate.keep),
             Duty("metrics", _UPKEEP_S, self._metrics.keep),
@@ -133,6 +169,7 @@ class Host:
     def stop(self) -> None:
         """Let go: containers and raylet go on, for the next daemon to adopt."""
         self._upkeep.stop()
+        self._attempts.stop()
         self._metrics.close()
         self._watch.stop()
         if self._disk is not None:
@@ -173,9 +210,12 @@ class Host:
                 self._leases.set_network(lease.allocation_uid, self._networks.take())
             if lease.home_volume:
                 self._volumes.ensure(lease.home_volume, lease.disk_bytes)
+            if lease.kind == LeaseKind.TASK:
+                self._attempts.begin(self._leases.get(lease.allocation_uid, lease.generation))
 
     def end_lease(self, allocation_uid: str, generation: int, grace_s: float, reason: str = "") -> LeaseEnd:
-        return self._ending.end(allocation_uid, generation, grace_s)
+        """Raises: StaleGenerationError, LeaseEndedError, StillEndingError, docker.errors.APIError."""
+        return self._ending.end(allocation_uid, generation, grace_s, reason=reason, wait_s=_END_WAIT_S)
 
     def container(self, allocation_uid: str, generation: int, operation: str, arguments: Json) -> Any:
         """Raises: StaleGenerationError, LeaseEndedError, BadArgumentsError, docker.errors.APIError."""
@@ -213,10 +253,15 @@ class Host:
             problems=tuple(problems),
             endings=self._leases.endings(),
             peers_version=self._peers.version,
+            attempts=self._attempts.reports(),
         )
 
     def _changed(self) -> None:
         self._heartbeats.soon()
+
+    def _keep_networks(self) -> None:
+        self._networks.fill()
+        self._holders.prepare(self._networks.free())
 
     def _keep_firewall(self) -> None:
         if not self._firewall.present():

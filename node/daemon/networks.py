@@ -61,6 +61,11 @@ class Networks:
             if name in self._names:
                 self._free.add(name)
 
+    def free(self) -> set[str]:
+        """Those that wait for a lease."""
+        with self._lock:
+            return set(self._free)
+
     def fill(self) -> None:
         """Make spares until there are enough. Called in the background, never by a start."""
         while True:

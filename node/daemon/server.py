@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from node.daemon.containers import BadArgumentsError
+from node.daemon.ending import StillEndingError
 from node.daemon.host import Host
 from node.daemon.leases import LeaseEndedError, StaleGenerationError
 from node.daemon.networks import NoNetworkError
@@ -24,6 +25,11 @@ log = logging.getLogger(__name__)
 
 _MAX_BODY = 8 * 2**20
 _LEASE = TypeAdapter(Lease)
+_CONFLICTS: dict[type[Exception], tuple[str, str]] = {
+    StaleGenerationError: ("stale_generation", "the generation is not the lease's: nothing was changed"),
+    LeaseEndedError: ("lease_ended", "the lease has ended, or was never here"),
+    StillEndingError: ("still_ending", "it was told to end and has time left; ask again"),
+}
 
 Uid = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,64}$")]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
@@ -88,10 +94,8 @@ def _answer(name: str, operation: Callable[[bytes], Any], body: bytes) -> Respon
         result = operation(body)
     except (ValidationError, BadArgumentsError) as error:
         return _problem(422, "validation", str(error)[:1000])
-    except StaleGenerationError:
-        return _problem(409, "stale_generation", "the generation is not the lease's: nothing was changed")
-    except LeaseEndedError:
-        return _problem(409, "lease_ended", "the lease has ended, or was never here")
+    except tuple(_CONFLICTS) as error:
+        return _problem(409, *_CONFLICTS[type(error)])
     except ForeignVolumeError as error:
         return _problem(409, "foreign_volume", str(error))
     except NoNetworkError as error:

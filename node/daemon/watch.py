@@ -6,19 +6,21 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from node.daemon.attempts import Attempts
 from node.daemon.clock import ServerClock
 from node.daemon.disk import DiskWatch, Trees, trees_of
 from node.daemon.ending import Ending
 from node.daemon.engine import ALLOCATION_LABEL, DOCKER_ERRORS, GENERATION_LABEL, Engine, Json
 from node.daemon.leases import HeldLease, Leases, LeaseState
 from node.daemon.meter import Meter, Run
-from scheduler.host_protocol import ContainerReport, ContainerState
+from scheduler.host_protocol import ContainerReport, ContainerState, LeaseKind
 
 log = logging.getLogger(__name__)
 
 _TICK_S = 1.0
 _EVENTS = ("start", "die", "pause", "unpause", "destroy")
 _RETRY_S = 1.0
+_CUT_OFF = "cut_off"  # the reason that a task is told when its lease ran out
 _STATES = {
     "created": ContainerState.CREATED,
     "running": ContainerState.RUNNING,
@@ -37,6 +39,7 @@ class _Seen:
     state: ContainerState
     run: Run | None
     inspected: Json
+    is_task: bool
 
 
 class Watch:
@@ -53,8 +56,10 @@ class Watch:
         *,
         grace_s: float,
         on_change: Callable[[], None],
+        attempts: Attempts | None = None,
     ) -> None:
         self._engine, self._leases, self._meter, self._clock = engine, leases, meter, clock
+        self._attempts = attempts
         self._ending, self._disk, self._grace_s, self._on_change = ending, disk, grace_s, on_change
         self._wake, self._stopped = threading.Event(), threading.Event()
         self._seen: dict[str, _Seen] = {}
@@ -88,14 +93,15 @@ class Watch:
             seen = self._look(entry, lease, seen_ms)
             if seen is not None:
                 found[entry["Id"]] = seen
+                self._tell_attempt(lease, seen)
                 if entry["State"] != _REMOVING:
                     reports.append(_report(entry, lease, seen))
-        changed = {key: seen.state for key, seen in found.items()} != {
-            key: seen.state for key, seen in dict(self._seen).items()
-        }
+        changed = _states(found) != _states(dict(self._seen))
         self._seen, self._reports = found, tuple(reports)
         if changed:
             self._on_change()
+        if self._attempts is not None:
+            self._attempts.tick({(report.allocation_uid, report.generation) for report in reports})
         if self._disk is not None:
             self._disk.watch(_written(found, held))
 
@@ -107,29 +113,49 @@ class Watch:
             # The list does not tell one start from the next: Docker's "Up" time is no proof, so the events wake us.
             if state in (ContainerState.RUNNING, ContainerState.PAUSED):
                 run = self._meter.prove(run, seen_ms, held)
-            return _Seen(state, run, before.inspected)
+            return _Seen(state, run, before.inspected, before.is_task)
         try:
             inspected = self._engine.api.inspect_container(entry["Id"])
         except DOCKER_ERRORS:
             return before  # gone in between, or Docker is away
-        return _Seen(state, self._meter.observe(inspected, seen_ms, held), inspected)
+        run_now = self._meter.observe(inspected, seen_ms, held)
+        return _Seen(state, run_now, inspected, held.lease.kind == LeaseKind.TASK)
+
+    def _tell_attempt(self, held: HeldLease, seen: _Seen) -> None:
+        if self._attempts is not None and held.lease.kind == LeaseKind.TASK:
+            finished_ms = seen.run.finished_ms if seen.run else None
+            exited = seen.state == ContainerState.EXITED
+            self._attempts.observe(held, seen.inspected, exited=exited, finished_ms=finished_ms)
 
     def _enforce(self) -> None:
         """End what ran out of time, and what began to end and did not: by this daemon alone, whoever else is away."""
         now = self._clock.now_ms()
         for held in self._leases.held():
-            uid = held.lease.allocation_uid
-            if held.state == LeaseState.ENDING or held.run_until_ms <= now:
-                self.end_in_background(uid, held.lease.generation)
+            uid, generation = held.lease.allocation_uid, held.lease.generation
+            over = held.run_until_ms <= now
+            if over and self._attempts is not None:  # whatever time it was given before
+                self._attempts.give_way(held, _CUT_OFF, self._grace_s, again=True)
+            if over or held.state == LeaseState.ENDING:
+                self.end_in_background(uid, generation, again=False)
 
-    def end_in_background(self, allocation_uid: str, generation: int) -> None:
+    def end_in_background(
+        self,
+        allocation_uid: str,
+        generation: int,
+        *,
+        grace_s: float | None = None,
+        reason: str = "",
+        again: bool = True,
+    ) -> None:
+        """Without a word of how long it may take, as long as there is after a lease ran out."""
         if allocation_uid in self._ended_by_us:
             return
         self._ended_by_us.add(allocation_uid)
 
         def work() -> None:
             try:
-                self._ending.end(allocation_uid, generation, self._grace_s)
+                grace = self._grace_s if grace_s is None else grace_s
+                self._ending.end(allocation_uid, generation, grace, reason=reason, again=again)
             except Exception:
                 log.exception("lease %s could not be ended; it is tried again", allocation_uid)
                 time.sleep(_RETRY_S)
@@ -160,6 +186,11 @@ class Watch:
             except DOCKER_ERRORS as error:
                 log.debug("Docker's events broke off: %s", error)
             self._stopped.wait(_RETRY_S)
+
+
+def _states(found: Mapping[str, _Seen]) -> dict[str, ContainerState]:
+    """Of what is news in itself: a task's container is reported as its attempt."""
+    return {key: seen.state for key, seen in found.items() if not seen.is_task}
 
 
 def _written(found: Mapping[str, _Seen], held: Mapping[str, HeldLease]) -> dict[str, tuple[HeldLease, Trees]]:

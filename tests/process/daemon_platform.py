@@ -35,6 +35,8 @@ class FakePlatform:
         self.run_until: dict[str, int] = {}
         self.ended: set[str] = set()
         self.peers: dict[str, Any] | None = None
+        self.orders: dict[str, dict[str, Any]] = {}  # of tasks, by allocation
+        self.orders_asked: list[tuple[str, int]] = []
         self.away = False
         self.registered = True
         self.skew_ms = 0
@@ -48,6 +50,7 @@ class FakePlatform:
                     Route("/internal/heartbeat", self._heartbeat, methods=["POST"]),
                     Route("/internal/usage", self._usage, methods=["POST"]),
                     Route("/internal/certificate", self._certificate, methods=["POST"]),
+                    Route("/internal/attempts/{uid}/{generation:int}", self._order, methods=["GET"]),
                 ]
             ),
             http=PeerCertificateProtocol,
@@ -113,3 +116,17 @@ class FakePlatform:
         if self.away:
             return Response(status_code=503)
         return JSONResponse({"certificate_pem": self.renew(asked["csr_pem"]), "ca_pem": "not looked at"})
+
+    async def _order(self, request: Request) -> Response:
+        uid, generation = request.path_params["uid"], request.path_params["generation"]
+        if self.away:
+            return Response(status_code=503)
+        self.orders_asked.append((uid, generation))
+        order = self.orders.get(uid)
+        if order is None:
+            return JSONResponse({"code": "attempt_over"}, status_code=409)
+        return JSONResponse(order)
+
+    def reports(self, uid: str) -> list[dict[str, Any]]:
+        """What was told of the attempts of an allocation."""
+        return [each for beat in list(self.beats) for each in beat["attempts"] if each["allocation_uid"] == uid]
