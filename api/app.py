@@ -35,6 +35,7 @@ from api.reservations import endpoints as reservations
 from api.secrets import endpoints as secrets
 from api.security_headers import SecurityHeaders
 from api.settings import Settings
+from api.tasks import admin_endpoints as admin_tasks
 from api.tasks import endpoints as tasks
 from api.tenants import admin_endpoints as admin_tenants
 from api.tenants import endpoints as tenants
@@ -131,6 +132,7 @@ def _api_routers() -> Sequence[APIRouter]:
         capacity.router,
         reservations.router,
         tasks.router,
+        admin_tasks.router,
         secrets.router,
         uploads.router,
     ]

@@ -64,6 +64,8 @@ class UsageOut(BaseModel):
 
     environment_id: UUID | None
     environment: str | None
+    task_id: UUID | None
+    task: str | None
     allocation_id: UUID
     generation: int
     gpu_uuid: str
@@ -84,6 +86,8 @@ class StatementLine(BaseModel):
 
     environment_id: UUID | None
     environment: str | None
+    task_id: UUID | None
+    task: str | None
     allocation_id: UUID
     gpu_model: str
     price_version: UUID

@@ -142,6 +142,8 @@ def _usage(row: Row[Any]) -> UsageOut:
     return UsageOut(
         environment_id=row.environment_uid,
         environment=row.environment,
+        task_id=row.task_uid,
+        task=row.task,
         allocation_id=row.allocation_uid,
         generation=row.generation,
         gpu_uuid=row.gpu_uuid,
@@ -169,6 +171,8 @@ def _line(row: Row[Any]) -> StatementLine:
     return StatementLine(
         environment_id=row.environment_uid,
         environment=row.environment,
+        task_id=row.task_uid,
+        task=row.task,
         allocation_id=row.allocation_uid,
         gpu_model=row.gpu_model,
         price_version=row.price_uid,

@@ -19,6 +19,7 @@ from api.environments.tables import Environment
 from api.machines.tables import Gpu
 from api.metering.tables import UsageInterval, UsageMeter
 from api.pagination import page_rows
+from api.tasks.tables import Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +78,11 @@ def lines(
     sums = _line_sums(customer_id, period).subquery()
     query = (
         select(sums, Environment.uid.label("environment_uid"), Environment.name.label("environment"))
+        .add_columns(Task.uid.label("task_uid"), Task.name.label("task"))
         .add_columns(PriceVersion.uid.label("price_uid"), PriceVersion.price_micro_per_gpu_hour, PriceVersion.currency)
         .join(PriceVersion, PriceVersion.id == sums.c.price_version_id)
         .outerjoin(Environment, Environment.id == sums.c.environment_id)
+        .outerjoin(Task, Task.id == sums.c.task_id)
     )
     return page_rows(session, query, key=sums.c.first_meter, cursor=cursor, limit=limit)
 
@@ -89,6 +92,7 @@ def _line_sums(customer_id: int, period: Period) -> Select[*tuple[Any, ...]]:
         select(
             func.min(UsageMeter.id).label("first_meter"),
             Hold.environment_id,
+            Hold.task_id,
             Allocation.uid.label("allocation_uid"),
             Gpu.model.label("gpu_model"),
             UsageMeter.price_version_id,
@@ -102,7 +106,7 @@ def _line_sums(customer_id: int, period: Period) -> Select[*tuple[Any, ...]]:
         .join(Allocation, Allocation.id == UsageMeter.allocation_id)
         .where(JournalTransaction.customer_id == customer_id)
         .where(JournalTransaction.at >= period.start, JournalTransaction.at < period.end)
-        .group_by(Hold.environment_id, Allocation.uid, Gpu.model, UsageMeter.price_version_id)
+        .group_by(Hold.environment_id, Hold.task_id, Allocation.uid, Gpu.model, UsageMeter.price_version_id)
     )
 
 
@@ -122,12 +126,14 @@ def intervals(
         .add_columns(Gpu.uuid.label("gpu_uuid"), Gpu.model.label("gpu_model"), Gpu.simulated)
         .add_columns(PriceVersion.uid.label("price_uid"), PriceVersion.price_micro_per_gpu_hour, PriceVersion.currency)
         .add_columns(Environment.uid.label("environment_uid"), Environment.name.label("environment"))
+        .add_columns(Task.uid.label("task_uid"), Task.name.label("task"))
         .join(UsageMeter, UsageMeter.id == UsageInterval.meter_id)
         .join(Hold, (Hold.allocation_id == UsageMeter.allocation_id) & (Hold.generation == UsageMeter.generation))
         .join(Gpu, Gpu.id == UsageMeter.gpu_id)
         .join(PriceVersion, PriceVersion.id == UsageMeter.price_version_id)
         .join(Allocation, Allocation.id == UsageMeter.allocation_id)
         .outerjoin(Environment, Environment.id == Hold.environment_id)
+        .outerjoin(Task, Task.id == Hold.task_id)
         .where(UsageInterval.customer_id == customer_id)
     )
     return page_rows(session, query, key=UsageInterval.__table__.c.id, cursor=cursor, limit=limit)

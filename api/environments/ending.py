@@ -9,6 +9,7 @@ from api.allocations.service import request_end
 from api.allocations.tables import Allocation
 from api.environments import service
 from api.environments.tables import Environment, EnvironmentEvent
+from api.tasks import service as tasks
 from scheduler.states import AllocationState, EndReason, EnvironmentDesired, EnvironmentState
 
 _TO_RUN = (EnvironmentDesired.RUNNING, EnvironmentDesired.PAUSED)
@@ -25,10 +26,11 @@ class Owner:
 
 @dataclass(frozen=True, slots=True)
 class Stopped:
-    """How many were asked to end: environments with what they hold or wait for, and other allocations."""
+    """How many were asked to end: environments with what they hold or wait for, other allocations, and tasks."""
 
     environments: int
     allocations: int
+    tasks: int
 
 
 def stop_all(session: Session, owner: Owner, *, actor: str, reason: str) -> Stopped:
@@ -37,7 +39,10 @@ def stop_all(session: Session, owner: Owner, *, actor: str, reason: str) -> Stop
     The caller has locked the customer's row: nothing is queued meanwhile.
     """
     environments = _stop_environments(session, owner, actor=actor, reason=reason)
-    return Stopped(environments, _end_allocations(session, owner, actor=actor, reason=reason))
+    allocations = _end_allocations(session, owner, actor=actor, reason=reason)
+    why = f"It was cancelled: {reason}."
+    ended = tasks.cancel_all(session, customer_id=owner.customer_id, user_id=owner.user_id, reason=why)
+    return Stopped(environments, allocations, ended)
 
 
 def _stop_environments(session: Session, owner: Owner, *, actor: str, reason: str) -> int:

@@ -62,7 +62,7 @@ def _lock_customer(session: Session, uid: UUID, *, scope: Select[User]) -> None:
 
 def _stop(session: Session, principal: Principal, user: User) -> Stopped:
     if user.customer_id is None:
-        return Stopped(0, 0)  # an administrator rents nothing
+        return Stopped(0, 0, 0)  # an administrator rents nothing
     return stop_all(session, Owner(user.customer_id, user.id), actor=principal.actor, reason=_REASON)
 
 

@@ -14,7 +14,7 @@ from api.tasks import graph
 from api.tasks.spec import TaskSpec
 from api.tasks.submission import Wanted
 from api.tasks.tables import Task
-from api.uploads.tables import Upload
+from api.uploads import service as uploads
 from scheduler.states import TaskState
 
 
@@ -111,8 +111,6 @@ def check_blocked(session: Session, customer_id: int, made: Iterable[Task]) -> N
 
 def _check_uploads(session: Session, customer_id: int, wanted: Wanted) -> None:
     digests = {each.digest for each in wanted.archives} | ({wanted.working_dir} if wanted.working_dir else set())
-    if not digests:
-        return
-    query = select(Upload.digest).where(Upload.customer_id == customer_id, Upload.digest.in_(digests))
-    if missing := sorted(digests - set(session.scalars(query))):
-        raise Unprocessable(f"{missing[0]} is not uploaded; see /customer/uploads.", code="unknown_upload")
+    for digest in sorted(digests):
+        if not uploads.exists(session, customer_id=customer_id, digest=digest):
+            raise Unprocessable(f"{digest} is not uploaded; see /customer/uploads.", code="unknown_upload")

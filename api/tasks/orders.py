@@ -14,9 +14,9 @@ from api.settings import Settings
 from api.tasks import attempts
 from api.tasks.current import Current, lock_of_allocation
 from api.tasks.queueing import KIND
-from api.tasks.service import archives_of
 from api.tasks.spec import TaskSpec
 from api.tasks.tables import Task, TaskAttempt
+from api.uploads.references import archives_of
 from api.uploads.tables import Upload
 from scheduler.host_protocol import Archive, AttemptOrder
 from scheduler.states import AllocationState, AttemptEnd, AttemptState, EndReason, TaskState
@@ -91,16 +91,14 @@ def _order(session: Session, settings: Settings, task: Task, attempt: TaskAttemp
 
 def _archives(session: Session, task: Task) -> tuple[Archive, ...]:
     """Its working directory has an empty target."""
-    used = [(each.digest, each.target) for each in archives_of(task)]
-    if task.working_dir is not None:
-        used.insert(0, (task.working_dir, ""))
+    used = archives_of(task)
     if not used:
         return ()
     query = select(Upload.digest, Upload.size_bytes).where(
-        Upload.customer_id == task.customer_id, Upload.digest.in_([digest for digest, _ in used])
+        Upload.customer_id == task.customer_id, Upload.digest.in_([each.digest for each in used])
     )
     sizes = {digest: size for digest, size in session.execute(query).tuples()}
-    gone = next((digest for digest, _ in used if digest not in sizes), None)
+    gone = next((each.digest for each in used if each.digest not in sizes), None)
     if gone is not None:
         raise NotFound(f"its upload {gone} is there no more")
-    return tuple(Archive(digest, sizes[digest], target) for digest, target in used)
+    return tuple(Archive(each.digest, sizes[each.digest], each.target or "") for each in used)

@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from api.allocations.service import request_end
+from api.allocations.transitions import notify
 from api.audit import service as audit
 from api.clock import utc_now
 from api.errors import Conflict, NotFound, Unprocessable
@@ -18,10 +19,11 @@ from api.tasks.checks import Parent
 from api.tasks.current import lock
 from api.tasks.settling import advance
 from api.tasks.spec import TaskSpec
-from api.tasks.submission import ArchiveUse, Submission, Wanted
+from api.tasks.submission import Submission, Wanted
 from api.tasks.tables import Task, TaskDependency, TaskEvent
 from api.tenants import workspaces
 from api.tenants.tables import Customer
+from api.uploads.references import archives_of
 from scheduler.states import TASK, EndReason, TaskState
 
 MAX_TASKS = 100  # of one submission
@@ -96,15 +98,27 @@ def retry(session: Session, caller: Caller, uid: UUID) -> Task:
     wanted = Wanted(
         spec=TaskSpec.model_validate(ended.spec),
         working_dir=ended.working_dir,
-        archives=archives_of(ended),
+        archives=tuple(each for each in archives_of(ended) if each.target is not None),
         more={key: value for key, value in ended.more.items() if key not in own} | {_RETRIED_FROM: str(ended.uid)},
     )
     return _submit_all(session, caller, ended.workspace_id, [wanted])[0]
 
 
-def archives_of(task: Task) -> tuple[ArchiveUse, ...]:
-    """Those beside its `working_dir`."""
-    return tuple(ArchiveUse(**each) for each in task.more.get(_ARCHIVES, ()))
+def cancel_all(session: Session, *, customer_id: int, user_id: int | None, reason: str) -> int:
+    """Ask for the end of all that a customer, or one of its users, has submitted; how many have not ended.
+
+    The caller has locked the customer's row, and asked for the end of the allocations. The rest is `settling`'s.
+    """
+    mine = select(Task.id).where(Task.customer_id == customer_id, Task.ended_at.is_(None), Task.cancelled_at.is_(None))
+    if user_id is not None:
+        mine = mine.where(Task.user_id == user_id)
+    ids = session.scalars(mine.order_by(Task.id).with_for_update()).all()
+    now = utc_now()
+    if ids:
+        stopped = update(Task).where(Task.id.in_(ids)).values(cancelled_at=now, due_at=now, detail=reason)
+        session.execute(stopped)
+        notify(session)
+    return len(ids)
 
 
 def retried_from(task: Task) -> UUID | None:

@@ -5,21 +5,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from api.tasks.spec import TaskSpec
-
-
-@dataclass(frozen=True, slots=True)
-class ArchiveUse:
-    """An upload of the customer's, and where it is unpacked: relative to the working directory, or an absolute path."""
-
-    digest: str
-    target: str
+from api.uploads.references import ArchiveUse
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """One task. `working_dir` is the digest of an upload of the customer's, unpacked in the working directory.
 
-    `submission_id` is unique among the customer's tasks. `more` is kept with it for whoever submits: JSON.
+    `archives` go to where their targets say. `submission_id` is unique among the customer's tasks. `more` is kept with
+    it for whoever submits: JSON.
     """
 
     spec: TaskSpec

@@ -91,7 +91,7 @@ def test_what_a_disabled_user_runs_stops_in_order_and_nothing_comes_back(
     assert standing(world, other) == ("running", "queued", "active", None)
     entry = disabled_in(database)  # the second time there was nothing left to do
     assert (entry.target, entry.customer_id) == (f"user:{tenant.member.user.uid}", tenant.customer.id)
-    assert entry.details == {"environments": 2, "allocations": 0, "api_keys": 0}
+    assert entry.details == {"environments": 2, "allocations": 0, "tasks": 0, "api_keys": 0}
 
     world.release()
     assert app_client.post(f"{url}/enable", headers=headers).json()["disabled_at"] is None
