@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from remotegpu.errors import ApiError, ConnectionFailed, Refused, ServerFailed
+from remotegpu.errors import ApiError, ConnectionFailed, ServerFailed
 from remotegpu.models import LogBatch
 from remotegpu.transport import Transport, problem_error
 
@@ -25,7 +25,6 @@ _CLOSE_S = 1.0
 _MAX_PAUSE_S = 5.0
 _MAX_FRAME = 32 * 2**20
 _DONE = 1000  # RFC 6455, 7.4.1
-_POLICY = 1008
 _batches = msgspec.json.Decoder(LogBatch)
 
 
@@ -36,9 +35,9 @@ def read(
     while True:
         batch = transport.get(path, LogBatch, attempt=attempt, rank=rank, position=position, stream=stream)
         yield batch
-        if batch.next_position <= position:
+        if batch.ended or batch.next_position <= position:
             return
-        attempt, position = batch.attempt, batch.next_position
+        attempt, position = batch.attempt, batch.next_position  # what goes on is the same attempt's
 
 
 def follow(
@@ -65,12 +64,8 @@ def follow(
                     away_since, pause_s = time.monotonic(), 0.1
                     yield batch
         except ConnectionClosed as closed:
-            code = closed.rcvd.code if closed.rcvd is not None else None
-            if code == _DONE:
+            if closed.rcvd is not None and closed.rcvd.code == _DONE:
                 return
-            if code == _POLICY:
-                said = closed.rcvd.reason if closed.rcvd is not None else ""
-                raise Refused(status=400, code="refused", detail=said or "The platform ended the connection.") from None
         except (OSError, ServerFailed):
             pass  # it is away, or starting: the next try tells
         if time.monotonic() - away_since > give_up_s:

@@ -241,16 +241,16 @@ class LogRecord(msgspec.Struct, frozen=True):
     """Output at a position in bytes: `text` of `stream` ("stdout" or "stderr"), or how many bytes were `dropped`."""
 
     position: int
-    at: datetime
+    at: datetime | None = None
     stream: str | None = None
     text: str | None = None
     dropped: int | None = None
 
 
 class LogBatch(msgspec.Struct, frozen=True):
-    """Output of one attempt; reading goes on from `next_position`."""
+    """Output of one attempt, None as long as there is none; reading goes on from `next_position`, until `ended`."""
 
-    attempt: int
+    attempt: int | None
     records: list[LogRecord]
     next_position: int
     ended: bool = False
@@ -274,6 +274,7 @@ class Volume(msgspec.Struct, frozen=True):
     workspace: str = ""
     owner: str = ""
     host: str | None = None
+    delete_at: datetime | None = None  # it is being deleted since
 
 
 class ReservedDevice(msgspec.Struct, frozen=True):

@@ -69,6 +69,7 @@ class TaskPlatform:
     asked: list[tuple[str, str]] = field(default_factory=list)
     bodies: list[Json] = field(default_factory=list)
     breaks: list[int] = field(default_factory=list)
+    breaks_with: int = 1012
     failures: list[int] = field(default_factory=list)  # statuses that uploads are answered with first
     refusal: Json | None = None
     token: str = "good"
@@ -160,7 +161,7 @@ class _Endpoints:
         left = self.platform.breaks.pop(0) if self.platform.breaks else -1
         for record in [each for each in self.platform.output[number] if each["position"] >= position]:
             if left == 0:
-                await socket.close(1012)
+                await socket.close(self.platform.breaks_with)
                 return
             await socket.send_text(json.dumps(_batch(number, [record], position)))
             left -= 1

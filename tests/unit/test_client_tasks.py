@@ -130,9 +130,9 @@ def test_output_is_read_to_where_it_goes(client: Client, platform: TaskPlatform)
 
 
 @settings(max_examples=15, deadline=None)
-@given(st.lists(st.integers(0, 6), max_size=3))
-def test_broken_connections_lose_and_repeat_nothing(breaks: list[int]) -> None:
-    platform = TaskPlatform(breaks=list(breaks), output={1: LINES})
+@given(st.lists(st.integers(0, 6), max_size=3), st.sampled_from([1001, 1011, 1012, 1013, 4401]))
+def test_broken_connections_lose_and_repeat_nothing(breaks: list[int], code: int) -> None:
+    platform = TaskPlatform(breaks=list(breaks), breaks_with=code, output={1: LINES})
     task_id = platform.add("a", RUNNING, RUNNING, DONE)
     with served(platform) as port, Client(f"http://127.0.0.1:{port}", api_key="good") as connected:
         assert texts(connected.tasks.logs(task_id, follow=True)) == ["one\n", "é!\n", 7, "50%\r", "100%\n"]

@@ -53,9 +53,9 @@ class LogOutput:
         _stderr().flush()
 
     def _stamped(self, record: LogRecord, stream: str) -> Iterator[str]:
-        at = record.at.astimezone().isoformat(timespec="milliseconds")
+        at = record.at.astimezone().isoformat(timespec="milliseconds") if record.at is not None else "-"
         within = self._mid_line.get(stream, False)
-        for line in (record.text or "").splitlines(keepends=True) if record.text else ():
+        for line in (record.text or "").splitlines(keepends=True):
             yield line if within else f"{at} {line}"
             within = not line.endswith("\n")
 

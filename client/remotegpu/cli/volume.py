@@ -16,10 +16,11 @@ app = typer.Typer(help="Folders that outlive the tasks which mount them.", no_ar
 
 
 def _row(volume: Volume) -> tuple[object, ...]:
-    return volume.name, memory(volume.size_bytes), volume.host, volume.workspace, volume.owner
+    note = "being deleted" if volume.delete_at is not None else ""
+    return volume.name, memory(volume.size_bytes), volume.host, volume.workspace, volume.owner, note
 
 
-_TITLES = ["NAME", "SIZE", "HOST", "WORKSPACE", "OWNER"]
+_TITLES = ["NAME", "SIZE", "HOST", "WORKSPACE", "OWNER", ""]
 
 
 @app.command("create")
