@@ -12,16 +12,31 @@ from remotegpu.errors import (
     RemoteGpuError,
     ServerFailed,
 )
-from remotegpu.models import Balance, Environment, GpuOffer, Image, Me, Plan, Reservation, Tokens
+from remotegpu.folder import BadFolder
+from remotegpu.models import (
+    Balance,
+    Environment,
+    GpuOffer,
+    Image,
+    LogRecord,
+    Me,
+    Plan,
+    Reservation,
+    Task,
+    TaskDetail,
+    Tokens,
+)
 
 __all__ = [
     "ApiError",
+    "BadFolder",
     "Balance",
     "Client",
     "ConnectionFailed",
     "Environment",
     "GpuOffer",
     "Image",
+    "LogRecord",
     "Me",
     "NotAllowed",
     "NotFound",
@@ -31,6 +46,8 @@ __all__ = [
     "RemoteGpuError",
     "Reservation",
     "ServerFailed",
+    "Task",
+    "TaskDetail",
     "Tokens",
     "WaitTimeout",
 ]
