@@ -23,6 +23,8 @@ from api.identity.authentication import Authenticator
 from api.identity.authorisation import authorise, endpoint_templates
 from api.identity.signing_keys import KeyRing
 from api.images import endpoints as images
+from api.logs import endpoints as logs
+from api.logs.following import Following
 from api.machines import endpoints as machines
 from api.object_store import ObjectStore, location_of
 from api.oidc import endpoints as oidc
@@ -83,6 +85,7 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
     app.state.ray_dashboard = ray_dashboard.dashboard_client(settings)
     app.state.planner = SocketPlanner(settings.hostlink_socket)
     app.state.authenticator = Authenticator(database, keys, settings.public_url, settings)
+    app.state.following = Following(database, app.state.objects, most_of_customer=settings.log_followers)
     app.state.rate_limits = RateLimits(settings)
     app.state.receiver = Receiver()
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, larger=_large_bodies(settings))
@@ -107,6 +110,7 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     yield
+    await app.state.following.stop()
     await app.state.ray_dashboard.aclose()
     app.state.planner.close()
 
@@ -133,6 +137,7 @@ def _api_routers() -> Sequence[APIRouter]:
         reservations.router,
         tasks.router,
         admin_tasks.router,
+        logs.router,
         secrets.router,
         uploads.router,
     ]

@@ -6,6 +6,7 @@ They are coroutines because they never wait: plain functions would each be sent 
 from typing import Annotated, cast
 
 from fastapi import Depends, Request
+from starlette.requests import HTTPConnection
 
 from api.allocations.planner import Planner
 from api.db import Database
@@ -17,7 +18,7 @@ from api.rate_limit import RateLimits
 from api.settings import Settings
 
 
-async def _database(request: Request) -> Database:
+async def _database(request: HTTPConnection) -> Database:
     return cast(Database, request.app.state.database)
 
 
@@ -25,7 +26,7 @@ async def _settings(request: Request) -> Settings:
     return cast(Settings, request.app.state.settings)
 
 
-async def _principal(request: Request) -> Principal:
+async def _principal(request: HTTPConnection) -> Principal:
     """Set by the policy's dependency, which has run before every endpoint."""
     return cast(Principal, request.state.principal)
 

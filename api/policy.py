@@ -1,6 +1,7 @@
 """The authorisation policy: one row per endpoint, default deny.
 
 A row's key is the method and the full route template: `("GET", "/api/v1/customer/environments/{environment_id}")`.
+The method of a WebSocket is `WS`.
 An endpoint without a row is refused, and its absence fails `tests/db/test_policy.py`.
 """
 
@@ -144,4 +145,6 @@ POLICY: dict[tuple[str, str], Rule] = {
     ("GET", "/api/v1/customer/billing/usage"): Rule(CUSTOMER, scope="billing:read"),
     ("GET", "/api/v1/customer/billing/statement"): Rule(CUSTOMER, scope="billing:read"),
     ("GET", "/api/v1/customer/billing/journal"): Rule(CUSTOMER, scope="billing:read"),
+    ("GET", "/api/v1/customer/tasks/{task_id}/logs"): Rule(CUSTOMER, scope="tasks:read"),
+    ("WS", "/api/v1/customer/tasks/{task_id}/logs/follow"): Rule(CUSTOMER, scope="tasks:read"),
 }

@@ -38,6 +38,8 @@ def public_config(settings: Settings, database: Database) -> uvicorn.Config:
         create_app(settings, database),
         host=settings.listen_host,
         port=settings.listen_port,
+        ws_max_size=settings.max_body_bytes,
+        ws_per_message_deflate=False,  # it would take longer than all the rest
         ssl_certfile=settings.tls_cert,
         ssl_keyfile=settings.tls_key,
         timeout_keep_alive=KEEP_ALIVE_S,

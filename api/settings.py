@@ -76,6 +76,8 @@ class Settings(BaseSettings):
     """How much output of an attempt is kept, of each of its nodes; the oldest goes first."""
     log_head_bytes: int = 16 * 2**20
     """But the first so many bytes of it stay."""
+    log_followers: int = 1500
+    """How many connections of one customer may follow output at a time."""
     idle_group_s: float = 30.0
     """How long a placement group is kept for the next allocation of the same shape."""
     fair_share_half_life_s: float = 7 * 86_400

@@ -3,14 +3,18 @@
 from collections.abc import Mapping
 from typing import cast
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI
 from fastapi.routing import APIRoute, iter_route_contexts
+from starlette.requests import HTTPConnection
 
 from api.errors import Forbidden
 from api.identity.authentication import Authenticator
 from api.policy import POLICY, Rule
 from api.principal import Principal
 from api.rate_limit import RateLimits
+
+WEBSOCKET = "WS"
+"""In the place of the method."""
 
 
 def endpoint_templates(app: FastAPI) -> Mapping[int, str]:
@@ -22,8 +26,10 @@ def endpoint_templates(app: FastAPI) -> Mapping[int, str]:
     }
 
 
-async def authorise(request: Request) -> None:
+async def authorise(request: HTTPConnection) -> None:
     """Let the request through to its endpoint, or refuse it; sets `request.state.principal` for the endpoint.
+
+    A WebSocket is a request like any other until it is accepted: what is raised becomes the answer to its handshake.
 
     Raises:
         Unauthenticated, Forbidden, TooManyRequests
@@ -32,7 +38,7 @@ async def authorise(request: Request) -> None:
     limits = cast(RateLimits, state.rate_limits)
     address = client_address(request)
     limits.hit_address(address)
-    rule = POLICY.get((request.method, state.endpoint_templates.get(id(request.scope["route"]), "")))
+    rule = POLICY.get(_endpoint(request))
     if rule is not None and rule.roles is None:
         return
     authenticator = cast(Authenticator, state.authenticator)
@@ -46,6 +52,14 @@ async def authorise(request: Request) -> None:
             "Choose a password of your own first (`POST /api/v1/auth/password`).", code="password_change_required"
         )
     request.state.principal = found.principal
+
+
+def _endpoint(request: HTTPConnection) -> tuple[str, str]:
+    """Method and template. A WebSocket's route is one that the framework made, with the whole template in it."""
+    route = request.scope["route"]
+    if request.scope["type"] == "websocket":
+        return WEBSOCKET, route.path_format
+    return request.scope["method"], request.app.state.endpoint_templates.get(id(route), "")
 
 
 def check(rule: Rule, principal: Principal) -> None:
@@ -67,6 +81,6 @@ def check(rule: Rule, principal: Principal) -> None:
         raise Forbidden(f"The API key lacks the scope `{rule.scope}`.", code="missing_scope")
 
 
-def client_address(request: Request) -> str:
+def client_address(request: HTTPConnection) -> str:
     """The address that the connection came from."""
     return request.client.host if request.client is not None else "unknown"

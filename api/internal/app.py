@@ -8,8 +8,8 @@ from fastapi import FastAPI
 from api import openapi
 from api.app import VERSION, install_shared
 from api.body_limit import BodyLimit
+from api.change_feed import ChangeFeed
 from api.db import Database
-from api.environments.changes import ChangeFeed
 from api.host_calls import HostCalls
 from api.hostlink import Hostlink
 from api.internal import attempt_endpoints, host_endpoints, hub_endpoints, log_endpoints, metrics
@@ -53,7 +53,7 @@ def create_internal_app(settings: Settings, database: Database) -> FastAPI:
     app.state.peers = PeerRegister(database)
     app.state.hostlink = Hostlink(settings.hostlink_socket)
     app.state.host_calls = HostCalls()
-    app.state.changes = ChangeFeed(database)
+    app.state.changes = ChangeFeed(database, "environments")
     app.include_router(host_endpoints.router)
     app.include_router(attempt_endpoints.router)
     app.include_router(log_endpoints.router)

@@ -10,10 +10,10 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from api.change_feed import ChangeFeed
 from api.db import Database
 from api.deps import DatabaseDep, SettingsDep
 from api.environments import hub_service, job_access, repository
-from api.environments.changes import ChangeFeed
 from api.environments.containers import Operation, Target, call_container, check_arguments, find_target
 from api.environments.hub_service import HubOptions, StartOptions, UserStanding
 from api.environments.views import ServerList, ServerView, server_entry, server_view

@@ -22,7 +22,6 @@ from api.tasks.tables import TaskAttempt
 from scheduler.log_records import BadRecordsError, unpack_run
 
 CHANNEL = "logs"
-NOT_EXPECTED = "not_expected"
 
 _DROPPED_AT_ONCE = 256
 _NOTIFY = text("select pg_notify(:channel, :attempt)")
@@ -62,7 +61,7 @@ class NotExpectedError(Conflict):
     def __init__(self, standing: Standing) -> None:
         detail = "the log is whole" if standing.whole else f"the next byte is expected at {standing.expected}"
         errors = [{"expected": standing.expected, "whole": standing.whole}]
-        super().__init__(f"The chunk can't be taken: {detail}.", code=NOT_EXPECTED, errors=errors)
+        super().__init__(f"The chunk can't be taken: {detail}.", code="not_expected", errors=errors)
 
 
 def standing(session: Session, source: Source) -> Standing:

@@ -2,24 +2,28 @@
 
 import re
 from collections.abc import Callable, Iterator
+from typing import Any
 from uuid import UUID
 
 import pytest
 from fastapi import FastAPI
-from fastapi.routing import APIRoute, iter_route_contexts
+from fastapi.routing import APIRoute, APIWebSocketRoute, iter_route_contexts
 from fastapi.testclient import TestClient
 from sqlalchemy.orm import Session
+from starlette.testclient import WebSocketDenialResponse
 
 from api.app import API
 from api.db import Database
 from api.identity import tokens
 from api.identity.authentication import KEY_PREFIX
+from api.identity.authorisation import WEBSOCKET
 from api.identity.tables import ApiKey
 from api.policy import POLICY, Rule
 from api.principal import Role
 from tests.db.conftest import Person, Tenant
 
 NOWHERE = UUID("01890000-0000-7000-8000-000000000000")
+KNOWN = (APIRoute, APIWebSocketRoute)
 MAY_PASS = {200, 201, 202, 204, 303, 400, 404, 409, 415, 422, 424, 503}
 
 
@@ -28,6 +32,8 @@ def endpoints(app: FastAPI) -> Iterator[tuple[str, str]]:
         if isinstance(context.original_route, APIRoute):
             for method in sorted(context.methods or ()):
                 yield method, str(context.path_format)
+        elif isinstance(context.original_route, APIWebSocketRoute):
+            yield WEBSOCKET, str(context.path_format)
 
 
 def guarded(app: FastAPI) -> list[tuple[str, str, Rule]]:
@@ -39,6 +45,18 @@ def address(path: str) -> str:
     return re.sub(r"\{[^}]+\}", str(NOWHERE), path)
 
 
+def ask(client: TestClient, method: str, path: str, headers: dict[str, str] | None = None) -> Any:
+    """The answer to a request, or to a WebSocket's handshake. Any: the test client's own class of response."""
+    if method != WEBSOCKET:
+        return client.request(method, address(path), headers=headers)
+    with (
+        pytest.raises(WebSocketDenialResponse) as denied,
+        client.websocket_connect(address(path), headers=dict(headers or {})),
+    ):
+        pass  # there is nothing at this address that it could be let in to
+    return denied.value
+
+
 def test_every_endpoint_has_a_row_and_every_row_an_endpoint(app: FastAPI) -> None:
     served = set(endpoints(app)) | {("GET", f"{API}/openapi.json")}
     assert served - set(POLICY) == set()
@@ -47,7 +65,7 @@ def test_every_endpoint_has_a_row_and_every_row_an_endpoint(app: FastAPI) -> Non
 
 def test_every_route_is_behind_the_policy(app: FastAPI) -> None:
     """Mounted applications and plain routes would get past it: the document is the only one there is."""
-    plain = [c.path for c in iter_route_contexts(app.routes) if not isinstance(c.original_route, APIRoute)]
+    plain = [c.path for c in iter_route_contexts(app.routes) if not isinstance(c.original_route, KNOWN)]
     assert plain == [f"{API}/openapi.json"]
 
 
@@ -63,7 +81,7 @@ def test_an_endpoint_without_a_row_is_refused(app: FastAPI, app_client: TestClie
 
 def test_nobody_gets_in_without_a_credential(app: FastAPI, app_client: TestClient) -> None:
     for method, path, _ in guarded(app):
-        answer = app_client.request(method, address(path))
+        answer = ask(app_client, method, path)
         assert answer.status_code == 401, (method, path, answer.text)
         assert answer.headers["content-type"] == "application/problem+json"
         assert answer.headers["www-authenticate"] == "Bearer"
@@ -74,7 +92,7 @@ def test_each_role_gets_what_its_row_says(app: FastAPI, app_client: TestClient, 
     for method, path, rule in guarded(app):
         for role, person in people.items():
             assert rule.roles is not None
-            answer = app_client.request(method, address(path), headers=person.headers)
+            answer = ask(app_client, method, path, person.headers)
             if role in rule.roles:
                 assert answer.status_code in MAY_PASS, (role, method, path, answer.text)
             else:
@@ -106,7 +124,7 @@ def test_a_key_needs_the_scope_of_the_row(
 ) -> None:
     useless = make_key(tenant.owner, "nothing:read")
     for method, path, rule in guarded(app):
-        answer = app_client.request(method, address(path), headers=useless)
+        answer = ask(app_client, method, path, useless)
         assert answer.status_code == 403, (method, path, answer.text)
         assert rule.roles is not None
         if Role.OWNER in rule.roles:
@@ -121,5 +139,5 @@ def test_a_key_with_the_scope_passes(
     able = make_key(tenant.owner, *scopes)
     for method, path, rule in guarded(app):
         if rule.scope and rule.roles and Role.OWNER in rule.roles:
-            answer = app_client.request(method, address(path), headers=able)
+            answer = ask(app_client, method, path, able)
             assert answer.status_code in MAY_PASS, (method, path, answer.text)

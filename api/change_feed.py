@@ -1,4 +1,4 @@
-"""Waiting for an environment to change: one listening connection per process wakes every long poll.
+"""Waiting for rows to change: one listening connection for each channel and application wakes all who wait.
 
 NOTIFY is a hint; each waiter also looks again by itself.
 """
@@ -13,7 +13,6 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from api.db import Database
 
-CHANNEL = "environments"
 LISTEN_FOR_S = 0.5
 RECONNECT_AFTER_S = 1.0
 
@@ -21,10 +20,11 @@ _log = logging.getLogger(__name__)
 
 
 class ChangeFeed:
-    """Started with the application's event loop and stopped with it."""
+    """`channel` is told the ids of rows. Started on the application's event loop and stopped with it."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, channel: str) -> None:
         self._database = database
+        self._channel = channel
         self._stopping = threading.Event()
         self._waiting: dict[int, set[asyncio.Event]] = defaultdict(set)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -33,7 +33,7 @@ class ChangeFeed:
     def start(self) -> None:
         """Begin to listen; called on the event loop that will wait."""
         self._loop = asyncio.get_running_loop()
-        self._thread = threading.Thread(target=self._run, name="environment-changes", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"changes-{self._channel}", daemon=True)
         self._thread.start()
 
     async def stop(self) -> None:
@@ -41,16 +41,16 @@ class ChangeFeed:
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join)
 
-    def watch(self, environment_id: int) -> asyncio.Event:
-        """An event that is set at the environment's next change. Give it back with `unwatch`."""
+    def watch(self, row_id: int) -> asyncio.Event:
+        """An event that is set at the row's next change. Give it back with `unwatch`."""
         event = asyncio.Event()
-        self._waiting[environment_id].add(event)
+        self._waiting[row_id].add(event)
         return event
 
-    def unwatch(self, environment_id: int, event: asyncio.Event) -> None:
-        self._waiting[environment_id].discard(event)
-        if not self._waiting[environment_id]:
-            del self._waiting[environment_id]
+    def unwatch(self, row_id: int, event: asyncio.Event) -> None:
+        self._waiting[row_id].discard(event)
+        if not self._waiting[row_id]:
+            del self._waiting[row_id]
 
     def _run(self) -> None:
         while not self._stopping.is_set():
@@ -67,18 +67,18 @@ class ChangeFeed:
         assert isinstance(driver, psycopg.Connection)
         with driver:
             driver.autocommit = True
-            driver.execute(f"listen {CHANNEL}")
+            driver.execute(f"listen {self._channel}")
             while not self._stopping.is_set():
                 for notification in driver.notifies(timeout=LISTEN_FOR_S):
                     self._wake(int(notification.payload))
                     if self._stopping.is_set():
                         return
 
-    def _wake(self, environment_id: int) -> None:
+    def _wake(self, row_id: int) -> None:
         assert self._loop is not None
         if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._set, environment_id)
+            self._loop.call_soon_threadsafe(self._set, row_id)
 
-    def _set(self, environment_id: int) -> None:
-        for event in self._waiting.get(environment_id, ()):
+    def _set(self, row_id: int) -> None:
+        for event in self._waiting.get(row_id, ()):
             event.set()

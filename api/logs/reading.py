@@ -1,0 +1,104 @@
+"""Reading output from the store: which chunks there are from a position on, and what is in them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from sqlalchemy import bindparam, func, select
+from sqlalchemy.orm import aliased
+
+from api.clock import utc_now
+from api.db import Database
+from api.logs.chunks import Chunk, decompressed
+from api.logs.entries import Entry, dropped, entries_of
+from api.logs.tables import Log, LogChunk
+from api.object_store import NoSuchObject, ObjectStore
+from api.reading import Statement
+from api.tasks.tables import TaskAttempt
+from scheduler.log_records import since, unpack_run
+from scheduler.states import AttemptEnd, AttemptState
+
+LATE = timedelta(seconds=60)
+"""How long after an attempt's end, and after its last chunk, output is still expected from a host that lives."""
+
+_before = aliased(LogChunk)
+_SAME = LogChunk.attempt_id == bindparam("attempt"), LogChunk.rank == bindparam("rank")
+_FIRST = (
+    select(func.max(_before.position))
+    .where(_before.attempt_id == bindparam("attempt"), _before.rank == bindparam("rank"))
+    .where(_before.position <= bindparam("position"), _before.dropped_at.is_(None))
+)
+_CHUNKS = Statement(
+    select(LogChunk.position, LogChunk.length)
+    .where(*_SAME, LogChunk.dropped_at.is_(None))
+    .where(LogChunk.position >= func.coalesce(_FIRST.scalar_subquery(), 0))
+    .order_by(LogChunk.position)
+    .limit(bindparam("most"))
+)
+_STANDING = Statement(
+    select(TaskAttempt.state, TaskAttempt.end, TaskAttempt.ended_at, Log.position, Log.is_whole, Log.at)
+    .outerjoin(Log, (Log.attempt_id == TaskAttempt.id) & (Log.rank == bindparam("rank")))
+    .where(TaskAttempt.id == bindparam("attempt"))
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LogRef:
+    """The output of one node of one attempt. `number` is the attempt's among those of its task."""
+
+    attempt_id: int
+    attempt_uid: UUID
+    number: int
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """How far a log has come in. `ended`: the attempt has, and no more output comes."""
+
+    position: int
+    ended: bool
+
+
+async def extent(database: Database, log: LogRef) -> Extent:
+    rows = await database.read(_STANDING, {"attempt": log.attempt_id, "rank": log.rank})
+    state, end, ended_at, position, is_whole, at = rows[0]
+    if state != AttemptState.ENDED:
+        return Extent(position or 0, False)
+    return Extent(position or 0, bool(is_whole) or end == AttemptEnd.HOST_LOST or _is_late(ended_at, at))
+
+
+async def chunks_from(database: Database, log: LogRef, position: int, *, most: int) -> list[Chunk]:
+    """Those that hold `position` or come after it, in order."""
+    values = {"attempt": log.attempt_id, "rank": log.rank, "position": position, "most": most + 1}
+    found = [Chunk(log.attempt_uid, log.rank, begin, length) for begin, length in await database.read(_CHUNKS, values)]
+    return [chunk for chunk in found if chunk.end > position][:most]
+
+
+def entries_from(objects: ObjectStore, chunk: Chunk, position: int) -> list[Entry]:
+    """What is in a chunk from `position` on, and what is missing before it or instead of it. Waits for the store.
+
+    Raises:
+        ObjectStoreUnavailable
+    """
+    start = max(position, chunk.position)
+    missing = [dropped(position, start)] if position < start else []
+    try:
+        content = decompressed(objects.get(chunk.key))
+    except NoSuchObject:  # dropped meanwhile
+        return [*missing, dropped(start, chunk.end)]
+    records = unpack_run(content, chunk.position)
+    return [*missing, *entries_of(part for record in records if (part := since(record, start)))]
+
+
+def cut(entries: Sequence[Entry], limit: int) -> list[Entry]:
+    """The first of them: about `limit` bytes of output, more if they can't be cut there."""
+    for index, entry in enumerate(entries):
+        if entry.clean and entry.end - entries[0].position >= limit:
+            return list(entries[: index + 1])
+    return list(entries)
+
+
+def _is_late(ended_at: datetime | None, at: datetime | None) -> bool:
+    return all(moment is None or utc_now() - moment > LATE for moment in (ended_at, at))
