@@ -43,6 +43,7 @@ from api.tenants import admin_endpoints as admin_tenants
 from api.tenants import endpoints as tenants
 from api.uploads import endpoints as uploads
 from api.uploads.receiving import Receiver
+from api.volumes import endpoints as volumes
 from api.web import endpoints as web
 
 API = "/api/v1"
@@ -140,6 +141,7 @@ def _api_routers() -> Sequence[APIRouter]:
         logs.router,
         secrets.router,
         uploads.router,
+        volumes.router,
     ]
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import httpx
 
@@ -11,6 +11,15 @@ from api.errors import Unavailable
 
 CONNECT_TIMEOUT_S = 2.0
 MAX_CONNECTIONS = 64
+
+
+class Hosts(Protocol):
+    """What the control plane's loops need of the hosts: a `Hostlink`, or the controller's own way to the agents."""
+
+    def call(
+        self, host_uid: str, operation: str, body: Mapping[str, Any], *, timeout_s: float = ...
+    ) -> tuple[int, Any]:
+        """Any: JSON in, JSON out. Raises Unavailable when the host does not answer."""
 
 
 class HostUnreachable(Unavailable):

@@ -13,7 +13,7 @@ _DEFAULT_S = 20.0
 
 @dataclass(frozen=True, slots=True)
 class AgentHosts:
-    """Implements `api.environments.reconciler.Hosts`."""
+    """Implements `api.hostlink.Hosts`."""
 
     agents: Agents
 

@@ -22,6 +22,7 @@ from api.environments.reconciler import EnvironmentReconciler
 from api.machines.liveness import sweep
 from api.settings import Settings
 from api.tasks.settling import settle
+from api.volumes.deletion import VolumeDeletion
 from cluster import metrics
 from cluster.agents import Agents
 from cluster.fabric import RayFabric, remove_orphans
@@ -125,8 +126,10 @@ class Leader:
         """
         parts = self.parts
         self._take_over()
-        reconciler = EnvironmentReconciler(parts.database, parts.settings, parts.hub, AgentHosts(parts.agents))
-        duties = self._duties(self._scheduler(), reconciler)
+        hosts = AgentHosts(parts.agents)
+        reconciler = EnvironmentReconciler(parts.database, parts.settings, parts.hub, hosts)
+        deletion = VolumeDeletion(parts.database, hosts)
+        duties = self._duties(self._scheduler(), reconciler, deletion)
         metrics.LEADER.set(1)
         try:
             with parts.desk.open(self._what_if):
@@ -163,11 +166,12 @@ class Leader:
             recorder=self._recorder,
         )
 
-    def _duties(self, scheduler: Scheduler, reconciler: EnvironmentReconciler) -> list[_Duty]:
+    def _duties(self, scheduler: Scheduler, reconciler: EnvironmentReconciler, deletion: VolumeDeletion) -> list[_Duty]:
         return [
             _Duty("cycle", 0.0, lambda: self._cycle(scheduler)),
             _Duty("tasks", 0.0, self._settle_tasks),
             _Duty("environments", 0.0, reconciler.run_once),
+            _Duty("volumes", 1.0, deletion.run_once),
             _Duty("agents", 1.0, self.parts.agents.ensure),
             _Duty("liveness", 1.0, self._sweep_hosts),
             _Duty("time limits", 1.0, lambda: self.parts.database.transact(lambda s: end_expired(s, utc_now()))),

@@ -11,13 +11,13 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
 
 from api.db import Database
 from api.environments import recording, steps
 from api.environments.hub_client import Hub, HubError, SpawnFailed
 from api.environments.steps import Step, Work, decide, unsettled
 from api.errors import ApiError, Unavailable
+from api.hostlink import Hosts
 from api.settings import Settings
 from scheduler.states import AllocationState
 
@@ -31,15 +31,6 @@ MAX_SPAWNS = 3
 VOLUME_TIMEOUT_S = 60.0
 
 _log = logging.getLogger(__name__)
-
-
-class Hosts(Protocol):
-    """What the reconciler needs of the hosts: `api.hostlink.Hostlink`, or the controller's own way to the agents."""
-
-    def call(
-        self, host_uid: str, operation: str, body: Mapping[str, Any], *, timeout_s: float = ...
-    ) -> tuple[int, Any]:
-        """Any: JSON in, JSON out. Raises api.errors.Unavailable when the host does not answer."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,8 @@ from sqlalchemy.orm import Mapped, mapped_column
 from api.db import Base, BigId, Moment
 from api.ids import new_uid
 
+DELETING = "delete_at is not null and deleted_at is null"
+
 
 class Volume(Base):
     """`host_id` is null until something that mounts it runs for the first time. Its name in Docker is made of `uid`."""
@@ -17,6 +19,7 @@ class Volume(Base):
     __table_args__ = (
         CheckConstraint("size_bytes > 0", name="size"),
         Index("uq_volumes_name", "workspace_id", "name", unique=True, postgresql_where=text("deleted_at is null")),
+        Index("ix_volumes_deleting", "id", postgresql_where=text(DELETING)),
     )
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     uid: Mapped[UUID] = mapped_column(unique=True, default=new_uid)
@@ -29,3 +32,7 @@ class Volume(Base):
     created_at: Mapped[datetime] = mapped_column(Moment, server_default=text("now()"))
     delete_at: Mapped[datetime | None] = mapped_column(Moment)  # somebody asked for its deletion
     deleted_at: Mapped[datetime | None] = mapped_column(Moment)  # its host has confirmed
+
+    @property
+    def docker_name(self) -> str:
+        return f"rg-vol-{self.uid}"

@@ -62,6 +62,7 @@ def make_platform(
         "invitation": ("owner", "POST", "/customer/invitations", {"email": "invited@example.test"}),
         "other_invitation": ("owner", "POST", "/customer/invitations", {"email": "other@example.test"}),
         "token": ("admin", "POST", "/admin/machines/enrolment-tokens", {}),
+        "volume": ("owner", "POST", "/customer/volumes", {"name": "data", "size_bytes": 2**30}),
         "group": ("admin", "POST", "/admin/capacity-groups", filled({"name": "old", **GROUP}, platform.of)),
     }
     for name, request in made.items():

@@ -52,6 +52,8 @@ CHANGES: tuple[Change, ...] = (
     ("owner", "DELETE", "/customer/invitations/{other_invitation}", None),
     ("owner", "POST", "/customer/workspaces", {"name": "research"}),
     ("owner", "PUT", f"/customer/uploads/{hashlib.sha256(OTHER_ARCHIVE).hexdigest()}", OTHER_ARCHIVE),
+    ("owner", "POST", "/customer/volumes", {"name": "new", "size_bytes": 2**30}),
+    ("owner", "DELETE", "/customer/volumes/{volume}", None),
     ("owner", "PUT", "/customer/workspaces/{workspace}/secrets/{secret}", {"value": "another"}),
     ("owner", "DELETE", "/customer/workspaces/{workspace}/secrets/{secret}", None),
     ("owner", "POST", "/customer/api-keys", {"name": "n", "scopes": ["profile:read"]}),

@@ -18,10 +18,11 @@ NAMED = {
     "environment_id": "environment", "allocation_id": "allocation", "reservation_id": "reservation", "key_id": "key",
     "invitation_id": "invitation", "user_id": "member",
     "task_id": "task", "workspace": "workspace", "secret": "secret", "digest": "upload",
+    "volume_id": "volume",
 }  # fmt: skip
 OF_ONES_OWN = {("PUT", f"{API}/customer/uploads/{{digest}}")}  # whoever has the same bytes may upload them
 BODIES = {("PUT", f"{API}/customer/workspaces/{{workspace}}/secrets/{{secret}}"): {"value": "mine"}}
-OWN = ("environment", "task", "stopped", "allocation", "reservation", "key", "invitation", "member")
+OWN = ("environment", "task", "stopped", "allocation", "reservation", "volume", "key", "invitation", "member")
 FOR_CUSTOMERS = sorted(
     (method, path) for (method, path), rule in POLICY.items() if rule.roles is not None and Role.OWNER in rule.roles
 )

@@ -55,6 +55,8 @@ _EXISTING = {
     "image_id": "select uid from images",
     "image": "select name from images where enabled",
     "workspace": "select name from workspaces",
+    "volume_id": "select uid from volumes where delete_at is null",
+    "digest": "select digest from (select 1 as id, digest from uploads) kept",
     "secret": "select name from (select workspace_id as id, name from secrets) kept",
 }
 _MENDING = (
@@ -72,6 +74,11 @@ _MENDING = (
     "update hosts set admin_state = 'available', device_status = 'online', heartbeat_at = now()",
     "insert into secrets (workspace_id, name, sealed, created_by) select w.id, 'KEPT', 'sealed', u.id"
     " from workspaces w join users u on u.username = 'acme-owner' on conflict do nothing",
+    "insert into uploads (customer_id, digest, object_key, size_bytes) select customer_id, repeat('0', 64), 'x', 1"
+    " from users where username = 'acme-owner' on conflict do nothing",
+    "insert into volumes (uid, customer_id, workspace_id, user_id, name, size_bytes)"
+    " select gen_random_uuid(), w.customer_id, w.id, u.id, 'kept', 1 from workspaces w join users u"
+    " on u.username = 'acme-member' and u.customer_id = w.customer_id where w.is_default on conflict do nothing",
     "delete from quotas",
     "delete from settings",
     "insert into settings (key, value) values ('self_registration', 'true')",
