@@ -15,6 +15,7 @@ from api.tasks.spec import TaskSpec
 from api.tasks.submission import Wanted
 from api.tasks.tables import Task
 from api.uploads import service as uploads
+from api.volumes import service as volumes
 from scheduler.states import TaskState
 
 
@@ -66,16 +67,17 @@ def check_document(session: Session, customer_id: int, workspace_id: int, wanted
     """Its image, if all that the document names is there.
 
     Raises:
-        Unprocessable: `unknown_image`, `unknown_secret`, `unknown_upload`, `not_supported`.
+        Unprocessable: `unknown_image`, `unknown_secret`, `unknown_upload`, `not_supported`, and those of volumes.
     """
     spec = wanted.spec
-    for asked, what in ((spec.array, "array"), (spec.nodes > 1, "nodes"), (spec.mounts, "mounts")):
+    for asked, what in ((spec.array, "array"), (spec.nodes > 1, "nodes")):
         if asked:
             raise Unprocessable(f"`{what}` is not supported yet.", code="not_supported")
     image = session.scalar(select(Image).where(Image.name == spec.image, Image.enabled))
     if image is None:
         raise Unprocessable(f"There is no image {spec.image!r}; see /customer/images.", code="unknown_image")
     secrets.require(session, workspace_id=workspace_id, wanted=spec.secrets)
+    volumes.bind(session, workspace_id=workspace_id, names=[mount.volume for mount in spec.mounts], nodes=spec.nodes)
     _check_uploads(session, customer_id, wanted)
     return image
 

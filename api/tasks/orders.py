@@ -18,6 +18,7 @@ from api.tasks.spec import TaskSpec
 from api.tasks.tables import Task, TaskAttempt
 from api.uploads.references import archives_of
 from api.uploads.tables import Upload
+from api.volumes import service as volumes
 from scheduler.host_protocol import Archive, AttemptOrder
 from scheduler.states import AllocationState, AttemptEnd, AttemptState, EndReason, TaskState
 
@@ -50,6 +51,12 @@ def order(
     if allocation.generation != generation or allocation.state != AllocationState.ACTIVE:
         return Over("The lease ends, or is an older one.")
     current = lock_of_allocation(session, allocation)
+    try:
+        if current is not None:
+            volumes.settle(session, current.task, host_id)
+    except volumes.VolumesElsewhere as error:  # it is queued again, for the host where they are
+        request_end(session, allocation, end_reason=EndReason.PREEMPTED, actor=actor, reason=error.detail)
+        return Over(error.detail)
     attempt = None if current is None else _attempt(session, current, actor=actor)
     if current is None or attempt is None:
         return Over("The attempt has ended.")
@@ -81,7 +88,7 @@ def _order(session: Session, settings: Settings, task: Task, attempt: TaskAttemp
         environment={**spec.env, "TASK_ID": str(task.uid), "TASK_NAME": task.name, "ATTEMPT": str(attempt.number)},
         secrets=secrets.reveal(session, settings, workspace_id=task.workspace_id, names=spec.secrets),
         archives=_archives(session, task),
-        mounts=(),
+        mounts=volumes.mounts(session, task),
         timeout_s=spec.timeout_s,
         signal=spec.checkpoint.signal,
         grace_s=spec.checkpoint.grace_s,

@@ -16,6 +16,7 @@ from api.images.tables import Image
 from api.quotas.service import check_ever
 from api.tasks.spec import TaskSpec
 from api.tasks.tables import Task
+from api.volumes import service as volumes
 from scheduler.demand import Demand
 
 KIND = "task"
@@ -44,7 +45,8 @@ def ask(session: Session, spec: TaskSpec, *, customer_id: int, workspace_id: int
     """`image` is the image's reference.
 
     Raises:
-        Unprocessable: nothing is of the kind that it asks for, its priority is too high, or its `shm` too large.
+        Unprocessable: nothing is of the kind that it asks for, its priority is too high, its `shm` too large, or its
+            volumes are not there, or apart.
     """
     options, resources = options_of(spec), spec.resources
     claim = claims.find(session, customer_id=customer_id, run=options, now=utc_now())
@@ -62,6 +64,9 @@ def ask(session: Session, spec: TaskSpec, *, customer_id: int, workspace_id: int
         cpu_milli=resources.cpu_milli or size.cpu_milli,
         memory_bytes=memory_bytes,
         nodes=spec.nodes,
+        bound_host_id=volumes.bind(
+            session, workspace_id=workspace_id, names=[mount.volume for mount in spec.mounts], nodes=spec.nodes
+        ),
         image=image,
     )
     return Asked(claim, demand, size.disk_bytes)

@@ -129,12 +129,12 @@ def settle(session: Session, task: Task, host_id: int) -> None:
 
     Raises:
         VolumesElsewhere: one of them lies on another host; nothing has changed.
-        Unprocessable: `unknown_volume`.
     """
     names = sorted(repository.paths_of(task))
     if not names:
         return
-    volumes = _of(session, task, names, lock=True)
+    query = repository.named(task.workspace_id, names).with_for_update(key_share=True)
+    volumes = session.scalars(query.execution_options(populate_existing=True)).all()
     apart = next((volume for volume in volumes if volume.host_id not in (None, host_id)), None)
     if apart is not None:
         raise VolumesElsewhere(f"Its volume {apart.name!r} lies on another host by now.")
@@ -154,19 +154,13 @@ def mounts(session: Session, task: Task) -> tuple[VolumeMount, ...]:
         Unprocessable: `unknown_volume`.
     """
     paths = repository.paths_of(task)
-    volumes = _of(session, task, sorted(paths), lock=False) if paths else ()
-    return tuple(VolumeMount(volume.docker_name, paths[volume.name], volume.size_bytes) for volume in volumes)
-
-
-def _of(session: Session, task: Task, names: Sequence[str], *, lock: bool) -> Sequence[Volume]:
-    query = repository.named(task.workspace_id, names)
-    if lock:
-        query = query.with_for_update(key_share=True)
-    volumes = session.scalars(query.execution_options(populate_existing=True)).all()
-    if len(volumes) != len(names):
-        missing = sorted(set(names) - {volume.name for volume in volumes})
+    if not paths:
+        return ()
+    volumes = session.scalars(repository.named(task.workspace_id, sorted(paths))).all()
+    missing = sorted(paths.keys() - {volume.name for volume in volumes})
+    if missing:
         raise Unprocessable(f"The workspace has no volume {missing[0]!r}.", code="unknown_volume")
-    return volumes
+    return tuple(VolumeMount(volume.docker_name, paths[volume.name], volume.size_bytes) for volume in volumes)
 
 
 def _audit(session: Session, principal: Principal, volume: Volume, action: str) -> None:

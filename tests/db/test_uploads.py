@@ -210,7 +210,8 @@ def test_one_that_arrives_too_late_is_not_kept(
     assert stored(objects) == set(kept(database).values())
 
 
-def test_the_same_from_many_at_once(database: Database, objects: ObjectStore, put: Any) -> None:
+def test_the_same_from_many_at_once(app: FastAPI, database: Database, objects: ObjectStore, put: Any) -> None:
+    app.state.settings = app.state.settings.model_copy(update={"max_uploads_bytes": 2**30})
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(lambda _: put(FIRST), range(4)))
     assert {answer.status_code for answer in answers} <= {201, 204}
