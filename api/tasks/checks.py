@@ -71,6 +71,7 @@ def check_document(session: Session, customer_id: int, workspace_id: int, wanted
     """
     spec = wanted.spec
     for asked, what in ((spec.array, "array"), (spec.nodes > 1, "nodes")):
+    for asked, what in ((spec.array, "array"), (spec.mounts, "mounts")):
         if asked:
             raise Unprocessable(f"`{what}` is not supported yet.", code="not_supported")
     image = session.scalar(select(Image).where(Image.name == spec.image, Image.enabled))

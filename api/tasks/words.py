@@ -32,6 +32,11 @@ _ENDED = {
 
 def of_attempt(attempt: TaskAttempt) -> str:
     """Why it ended; empty for a command that succeeded."""
+    said = _said(attempt)
+    return said if attempt.ended_rank is None else f"On node {attempt.ended_rank}: {said}"
+
+
+def _said(attempt: TaskAttempt) -> str:
     end = AttemptEnd(attempt.end or AttemptEnd.EXITED)
     if end is AttemptEnd.EXITED:
         return _of_exit(attempt)

@@ -40,7 +40,9 @@ def test_a_task_goes_its_way(world: TaskWorld) -> None:
     order = world.order(allocation)
     assert isinstance(order, AttemptOrder)
     assert (order.command, order.timeout_s, order.signal, order.grace_s) == ("true", 3600, "SIGUSR1", 120)
-    assert order.environment == {"EPOCHS": "3", "TASK_ID": str(task.uid), "TASK_NAME": "train", "ATTEMPT": "1"}
+    told = {"EPOCHS": "3", "TASK_ID": str(task.uid), "TASK_NAME": "train", "ATTEMPT": "1"}
+    alone = {"RANK": "0", "NODE_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+    assert order.environment == {**told, **alone}
     assert world.order(allocation) == order, "asking again begins no other attempt"
     assert world.state(task) is TaskState.STARTING
     world.report(allocation, AttemptPhase.PULLING, detail="40 %")
