@@ -18,7 +18,7 @@ def network_of(session: Session, settings: Settings, allocation: Allocation) -> 
     if len(allocation.host_ids) < 2:
         return None
     query = select(Host.id, Host.address).where(Host.id.in_(allocation.host_ids))
-    addresses = {host_id: address or "" for host_id, address in session.execute(query).tuples()}
+    addresses = {host_id: address or "" for host_id, address in session.execute(query)}
     return gang_network(
         str(allocation.uid),
         allocation.generation,
