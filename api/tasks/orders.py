@@ -109,7 +109,7 @@ def _archives(session: Session, task: Task) -> tuple[Archive, ...]:
     query = select(Upload.digest, Upload.size_bytes).where(
         Upload.customer_id == task.customer_id, Upload.digest.in_([each.digest for each in used])
     )
-    sizes = {digest: size for digest, size in session.execute(query).tuples()}
+    sizes = {digest: size for digest, size in session.execute(query)}
     gone = next((each.digest for each in used if each.digest not in sizes), None)
     if gone is not None:
         raise NotFound(f"its upload {gone} is there no more")
