@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from api.billing.tables import Hold
 from api.db import Database
 from api.errors import ApiError, Conflict, NotFound
 from api.settings import Settings
@@ -13,7 +14,7 @@ from api.tasks.tables import TaskAttemptEvent, TaskEvent
 from scheduler.host_protocol import AttemptOrder, AttemptPhase, LeaseKind
 from scheduler.ports import Admitted, Placed
 from scheduler.states import AllocationState, AttemptEnd, AttemptState, EndReason, TaskState
-from tests.db.fleet import decide
+from tests.db.fleet import GIB, decide
 from tests.db.task_world import TaskWorld, document
 
 
@@ -299,3 +300,18 @@ def test_a_task_that_has_ended_is_retried_as_another(world: TaskWorld) -> None:
     assert (again.uid != task.uid, again.spec, again.state) == (True, task.spec, TaskState.QUEUED)
     with world.database.session() as session:
         assert session.scalars(select(TaskEvent.to_state).where(TaskEvent.task_id == again.id)).all() == ["queued"]
+
+
+def test_a_task_without_gpus_costs_nothing(world: TaskWorld) -> None:
+    task = world.one(resources={"gpus": 0, "cpus": 0.5}, timeout="1h")
+    store = world.fleet.lead()
+    (admitted,) = store.admit(decide(store))
+    assert isinstance(admitted, Admitted) and admitted.leases[0].devices == ()
+    world.fleet.lead().record([Placed(admitted.allocation_id, admitted.generation)])
+    allocation = world.allocation(task)
+    assert (allocation.gpus, allocation.cpu_milli, allocation.memory_bytes) == (0, 500, 4 * GIB)
+    assert isinstance(world.order(allocation), AttemptOrder)
+    world.report(allocation, end="exited", exit_code=0)
+    world.finish()
+    assert world.state(task) is TaskState.SUCCEEDED
+    assert world.fleet.rows(Hold) == []
