@@ -14,8 +14,9 @@ from api.ray_jobs.repository import DELETED, Job
 from api.ray_jobs.request import JobSubmit, Refused
 from api.tasks import service as tasks
 from api.tasks.spec import TaskSpec
-from api.tasks.submission import ArchiveUse, Submission, Wanted
+from api.tasks.submission import Submission, Wanted
 from api.uploads import service as uploads
+from api.uploads.references import ArchiveUse
 from scheduler.states import TASK, TaskState
 
 
