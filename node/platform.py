@@ -30,11 +30,11 @@ class AttemptOverError(Exception):
 
 
 class LogPositionError(Exception):
-    """The platform waits for another position of this output."""
+    """The platform waits for another position of this output, or for nothing more if it has the `whole`."""
 
-    def __init__(self, expected: int) -> None:
-        super().__init__(f"position {expected} comes next")
-        self.expected = expected
+    def __init__(self, expected: int, *, whole: bool) -> None:
+        super().__init__("all of it is there" if whole else f"position {expected} comes next")
+        self.expected, self.whole = expected, whole
 
 
 class Platform:
@@ -99,21 +99,24 @@ class Platform:
             raise PlatformUnavailableError(f"{path}: {error}") from error
 
     def log(
-        self, allocation_uid: str, generation: int, *, rank: int, position: int, length: int, records: bytes
+        self, allocation_uid: str, generation: int, *, rank: int, position: int, length: int, records: bytes, last: bool
     ) -> None:
         """Hand over a chunk of a task's output: zstd-compressed whole records that cover `length` bytes of it.
+
+        The `last` one may have no records.
 
         Raises:
             LogPositionError: there is a gap, or it is there already.
             AttemptOverError: nobody keeps this output.
             PlatformUnavailableError
         """
-        path = f"/internal/attempts/{allocation_uid}/{generation}/log/{rank}/{position}?length={length}"
+        path = f"/internal/attempts/{allocation_uid}/{generation}/log/{rank}/{position}"
+        path += f"?length={length}&last={str(last).lower()}"
         reply = self._exchange("PUT", path, records, media_type="application/zstd")
         if reply.status_code == httpx.codes.NOT_FOUND:
             raise AttemptOverError(reply.text[:300])
         if reply.status_code == httpx.codes.CONFLICT:
-            raise LogPositionError(_expected(path, reply))
+            raise _misplaced(path, reply)
         _usable(path, reply)
 
     def close(self) -> None:
@@ -167,9 +170,10 @@ def _usable(path: str, reply: httpx.Response) -> bytes:
     return reply.content
 
 
-def _expected(path: str, reply: httpx.Response) -> int:
+def _misplaced(path: str, reply: httpx.Response) -> LogPositionError:
     try:
-        return int(reply.json()["expected"])
+        (standing,) = reply.json()["errors"]
+        return LogPositionError(int(standing["expected"]), whole=bool(standing["whole"]))
     except (ValueError, KeyError, TypeError) as error:
         raise PlatformUnavailableError(f"{path} answered 409: {reply.text[:300]}") from error
 
