@@ -3,7 +3,8 @@
 import json
 import ssl
 import threading
-from typing import Any, BinaryIO
+from collections.abc import Callable
+from typing import Any
 
 import httpx
 from pydantic import TypeAdapter
@@ -79,12 +80,11 @@ class Platform:
             raise AttemptOverError(reply.text[:300])
         return _ORDER.validate_json(_usable(path, reply))
 
-    def archive(self, allocation_uid: str, generation: int, digest: str, file: BinaryIO) -> None:
-        """Write an upload of a task to a file; what it is has to be checked by the caller.
+    def archive(self, allocation_uid: str, generation: int, digest: str, take: Callable[[bytes], None]) -> None:
+        """Give an upload of a task to `take`, in pieces; what it is has to be checked by the caller.
 
         Raises:
-            AttemptOverError, PlatformUnavailableError
-            OSError: the file takes no more.
+            AttemptOverError, PlatformUnavailableError, and what `take` does
         """
         path = f"/internal/attempts/{allocation_uid}/{generation}/archives/{digest}"
         try:
@@ -94,7 +94,7 @@ class Platform:
                 if reply.status_code != httpx.codes.OK:
                     raise PlatformUnavailableError(f"{path} answered {reply.status_code}: {reply.read()[:300]!r}")
                 for chunk in reply.iter_bytes():
-                    file.write(chunk)
+                    take(chunk)
         except (httpx.HTTPError, ssl.SSLError) as error:
             raise PlatformUnavailableError(f"{path}: {error}") from error
 

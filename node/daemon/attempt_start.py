@@ -5,10 +5,11 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import docker
 
+from node.daemon.archives import Archives
 from node.daemon.attempt_directory import AttemptDirectory
 from node.daemon.clock import ServerClock
 from node.daemon.container_spec import TaskPart, task_config, write_metadata
@@ -44,18 +45,6 @@ class LeaseGoneError(Exception):
     """The lease ended, or ran out, before the container was started."""
 
 
-class ArchiveSource(Protocol):
-    def fetch(self, customer_uid: str, archive: Archive, allocation_uid: str, generation: int) -> Path:
-        """Where the checked upload lies on this host. Raises: AttemptOverError, PlatformUnavailableError, OSError."""
-
-
-class NoArchives:
-    """No upload can be had."""
-
-    def fetch(self, customer_uid: str, archive: Archive, allocation_uid: str, generation: int) -> Path:
-        raise AttemptOverError(f"this host takes no uploads, and not {archive.digest}")
-
-
 @dataclass(frozen=True, slots=True)
 class Parts:
     """What a start needs of the host."""
@@ -69,7 +58,7 @@ class Parts:
     holders: Holders
     gangs: GangNetworks
     platform: Platform
-    archives: ArchiveSource
+    archives: Archives
     runner: Path
     metadata: Path
     simulated: bool

@@ -5,8 +5,9 @@ import uuid
 from typing import Any
 
 from node.certificate import CertificateKeeper
+from node.daemon.archives import Archives
 from node.daemon.attempt_directory import AttemptDirectories
-from node.daemon.attempt_start import NoArchives, Parts
+from node.daemon.attempt_start import Parts
 from node.daemon.attempts import Attempts, NoShipping
 from node.daemon.clock import ServerClock, read_boot_id
 from node.daemon.config import HostConfig, HostDirectory
@@ -111,7 +112,7 @@ class Host:
             holders=self._holders,
             gangs=self._gangs,
             platform=self._platform,
-            archives=NoArchives(),
+            archives=Archives(directory.archives, self._platform, max_bytes=self.config.archive_cache_bytes),
             runner=directories.install_runner(),
             metadata=directory.metadata,
             simulated=self._gpus.simulated,

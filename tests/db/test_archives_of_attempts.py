@@ -3,7 +3,9 @@
 import hashlib
 import io
 import os
+import shutil
 import zipfile
+from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
@@ -15,6 +17,9 @@ from api.db import Database
 from api.object_store import ObjectStore, location_of
 from api.settings import Settings
 from api.tasks.submission import ArchiveUse
+from node.daemon.archives import Archives
+from node.daemon.config import HostConfig, HostDirectory
+from node.platform import AttemptOverError, Platform
 from scheduler.host_protocol import Archive
 from scheduler.states import EndReason
 from tests.db.conftest import Tenant
@@ -84,3 +89,32 @@ def test_a_host_fetches_what_its_order_names(
         assert client.get(path(allocation, digests[0])).status_code == 404, "lost, and no answer of half of it"
         world.request_end(allocation, EndReason.CANCELLED)
         assert client.get(path(allocation, digests[1])).status_code == 404, "it ends"
+
+
+def test_a_daemon_keeps_what_it_fetches(
+    world: TaskWorld, app_client: TestClient, tenant: Tenant, listener: Listener, tmp_path: Path
+) -> None:
+    """Over its own connection, from the real platform."""
+    content = large()
+    (task,) = world.submit(document(), working_dir=upload(app_client, tenant, content))
+    world.place()
+    allocation = world.allocation(task)
+    (archive,) = world.order(allocation).archives
+    listener.certify(world.database, world.host)
+    directory = HostDirectory(tmp_path / "host")
+    directory.path.mkdir()
+    for name, source in (("host.pem", "h1.pem"), ("host.key", "h1.key")):
+        shutil.copy(listener.directory / source, directory.path / name)
+    shutil.copy(listener.secrets_dir / "ca.pem", directory.ca)
+    platform = Platform(HostConfig(host_id=str(world.host.uid), name="h1", internal_url=listener.url), directory)
+    archives = Archives(directory.archives, platform, max_bytes=2**30)
+    customer_uid, allocation_uid = str(tenant.customer.uid), str(allocation.uid)
+    path = archives.fetch(customer_uid, archive, allocation_uid, allocation.generation)
+    assert path.read_bytes() == content
+    world.request_end(allocation, EndReason.CANCELLED)
+    assert archives.fetch(customer_uid, archive, allocation_uid, allocation.generation) == path, "it is here"
+    with pytest.raises(AttemptOverError):
+        Archives(tmp_path / "empty", platform, max_bytes=0).fetch(
+            customer_uid, archive, allocation_uid, allocation.generation
+        )
+    platform.close()
