@@ -54,7 +54,7 @@ def of_unstarted(allocation: Allocation) -> str:
         case EndReason.CANCELLED:
             return _with(allocation.end_detail, "It was cancelled before it started")
         case EndReason.PREEMPTED:
-            return f"It gave way to a request with a higher claim before it started; {AGAIN}."
+            return _with(allocation.end_detail, f"It had to give way before it started; {AGAIN}")
         case _:
             return _with(allocation.end_detail, f"Its host was lost before it started; {AGAIN}")
 
