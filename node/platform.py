@@ -3,8 +3,7 @@
 import json
 import ssl
 import threading
-from collections.abc import Callable
-from typing import Any
+from typing import Any, BinaryIO
 
 import httpx
 from pydantic import TypeAdapter
@@ -31,11 +30,11 @@ class AttemptOverError(Exception):
 
 
 class LogPositionError(Exception):
-    """The platform waits for another position of this output, or for nothing more if it has the `whole`."""
+    """The platform waits for another position of this output."""
 
-    def __init__(self, expected: int, *, whole: bool) -> None:
-        super().__init__("all of it is there" if whole else f"position {expected} comes next")
-        self.expected, self.whole = expected, whole
+    def __init__(self, expected: int) -> None:
+        super().__init__(f"position {expected} comes next")
+        self.expected = expected
 
 
 class Platform:
@@ -80,11 +79,12 @@ class Platform:
             raise AttemptOverError(reply.text[:300])
         return _ORDER.validate_json(_usable(path, reply))
 
-    def archive(self, allocation_uid: str, generation: int, digest: str, take: Callable[[bytes], None]) -> None:
-        """Give an upload of a task to `take`, in pieces; what it is has to be checked by the caller.
+    def archive(self, allocation_uid: str, generation: int, digest: str, file: BinaryIO) -> None:
+        """Write an upload of a task to a file; what it is has to be checked by the caller.
 
         Raises:
-            AttemptOverError, PlatformUnavailableError, and what `take` does
+            AttemptOverError, PlatformUnavailableError
+            OSError: the file takes no more.
         """
         path = f"/internal/attempts/{allocation_uid}/{generation}/archives/{digest}"
         try:
@@ -94,29 +94,26 @@ class Platform:
                 if reply.status_code != httpx.codes.OK:
                     raise PlatformUnavailableError(f"{path} answered {reply.status_code}: {reply.read()[:300]!r}")
                 for chunk in reply.iter_bytes():
-                    take(chunk)
+                    file.write(chunk)
         except (httpx.HTTPError, ssl.SSLError) as error:
             raise PlatformUnavailableError(f"{path}: {error}") from error
 
     def log(
-        self, allocation_uid: str, generation: int, *, rank: int, position: int, length: int, records: bytes, last: bool
+        self, allocation_uid: str, generation: int, *, rank: int, position: int, length: int, records: bytes
     ) -> None:
         """Hand over a chunk of a task's output: zstd-compressed whole records that cover `length` bytes of it.
-
-        The `last` one may have no records.
 
         Raises:
             LogPositionError: there is a gap, or it is there already.
             AttemptOverError: nobody keeps this output.
             PlatformUnavailableError
         """
-        path = f"/internal/attempts/{allocation_uid}/{generation}/log/{rank}/{position}"
-        path += f"?length={length}&last={str(last).lower()}"
+        path = f"/internal/attempts/{allocation_uid}/{generation}/log/{rank}/{position}?length={length}"
         reply = self._exchange("PUT", path, records, media_type="application/zstd")
         if reply.status_code == httpx.codes.NOT_FOUND:
             raise AttemptOverError(reply.text[:300])
         if reply.status_code == httpx.codes.CONFLICT:
-            raise _misplaced(path, reply)
+            raise LogPositionError(_expected(path, reply))
         _usable(path, reply)
 
     def close(self) -> None:
@@ -170,10 +167,9 @@ def _usable(path: str, reply: httpx.Response) -> bytes:
     return reply.content
 
 
-def _misplaced(path: str, reply: httpx.Response) -> LogPositionError:
+def _expected(path: str, reply: httpx.Response) -> int:
     try:
-        (standing,) = reply.json()["errors"]
-        return LogPositionError(int(standing["expected"]), whole=bool(standing["whole"]))
+        return int(reply.json()["expected"])
     except (ValueError, KeyError, TypeError) as error:
         raise PlatformUnavailableError(f"{path} answered 409: {reply.text[:300]}") from error
 

@@ -53,7 +53,7 @@ def follow(
     """
     from websockets.exceptions import ConnectionClosed  # slow to import, and most commands need none
 
-    away_since, pause_s = time.monotonic(), 0.1
+    away_since, pause_s, last = time.monotonic(), 0.1, ""
     while True:
         try:
             with _connect(transport, path, attempt=attempt, rank=rank, position=position) as socket:
@@ -66,10 +66,10 @@ def follow(
         except ConnectionClosed as closed:
             if closed.rcvd is not None and closed.rcvd.code == _DONE:
                 return
-        except (OSError, ServerFailed):
-            pass  # it is away, or starting: the next try tells
+        except (OSError, ServerFailed) as error:
+            last = f": {error}"  # it is away, starting or has too many followers: another try tells
         if time.monotonic() - away_since > give_up_s:
-            raise ConnectionFailed(f"{transport.address} has not been reached for {give_up_s:.0f} s.")
+            raise ConnectionFailed(f"{transport.address} has not let us follow for {give_up_s:.0f} s{last}")
         time.sleep(pause_s)
         pause_s = min(pause_s * 2, _MAX_PAUSE_S)
 

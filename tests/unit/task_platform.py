@@ -21,6 +21,7 @@ from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoin
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
+from starlette.types import ASGIApp
 from starlette.websockets import WebSocket
 
 Json = dict[str, Any]
@@ -253,10 +254,17 @@ def _application(platform: TaskPlatform) -> Starlette:
 @contextmanager
 def served(platform: TaskPlatform, port: int = 0) -> Iterator[int]:
     """The platform on a port, a free one by default, until the end of the context."""
+    with serving(_application(platform), port) as found:
+        yield found
+        platform.held.set()
+
+
+@contextmanager
+def serving(app: ASGIApp, port: int = 0) -> Iterator[int]:
+    """An application on a port of this machine, with real connections."""
     config = uvicorn.Config(
-        _application(platform), host="127.0.0.1", port=port, log_config=None, ws="websockets-sansio",
-        timeout_graceful_shutdown=1, lifespan="off",
-    )  # fmt: skip
+        app, host="127.0.0.1", port=port, log_config=None, ws="websockets-sansio", timeout_graceful_shutdown=1
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -265,7 +273,6 @@ def served(platform: TaskPlatform, port: int = 0) -> Iterator[int]:
         assert time.monotonic() < deadline and thread.is_alive()
         time.sleep(0.01)
     yield int(server.servers[0].sockets[0].getsockname()[1])
-    platform.held.set()
     server.should_exit = True
     thread.join(20)
     assert not thread.is_alive()
