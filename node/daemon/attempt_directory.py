@@ -66,12 +66,13 @@ class AttemptDirectory:
             directory.chmod(_ENTERABLE)
         self.outside.chmod(_OPEN_TO_ALL)
 
-    def write(self, order: AttemptOrder, *, disk_bytes: int, archives: dict[str, Path]) -> None:
+    def write(self, order: AttemptOrder, *, rank: int, disk_bytes: int, archives: dict[str, Path]) -> None:
         """All that the container reads, whole before it is made. Raises: OSError."""
         for name, value in order.secrets.items():
             _write(self.secrets / name, value)
         for digest, path in archives.items():
             _link(path, self.inside / "archives" / f"{digest}.zip")
+        _write(self.path / "rank", str(rank))  # outlives what is inside
         document = asdict(order) | {"disk_bytes": disk_bytes}
         del document["secrets"]
         _write(self.order, json.dumps(document))  # the last: with it, all is there
@@ -83,6 +84,13 @@ class AttemptDirectory:
             return _ORDER.validate_python({**document, "secrets": {}})
         except (FileNotFoundError, ValueError):
             return None
+
+    def known_rank(self) -> int:
+        """Of this host among those of the gang, as it was written; 0 if nothing was."""
+        try:
+            return int((self.path / "rank").read_text())
+        except FileNotFoundError:
+            return 0
 
     def give_notice(self, reason: str, deadline_ms: int) -> None:
         """`deadline_ms` is of the wall clock, as the container sees it."""

@@ -7,8 +7,6 @@ import logging
 import threading
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Protocol
 
 import docker
 
@@ -19,6 +17,7 @@ from node.daemon.attempt_status import RunnerPhase, RunnerStatus, read_progress,
 from node.daemon.engine import DOCKER_ERRORS, Json, docker_time_ms
 from node.daemon.file_events import FileEvents
 from node.daemon.leases import HeldLease
+from node.daemon.log_shipping import LogShipping, LogSource
 from scheduler.host_protocol import AttemptOrder, AttemptPhase, AttemptReport, LeaseKind
 from scheduler.states import AttemptEnd
 
@@ -35,25 +34,6 @@ _PHASES = {
 }
 
 Key = tuple[str, int]  # allocation uid and generation
-
-
-class Shipping(Protocol):
-    """Takes the output in an attempt's directory away while it is written."""
-
-    def attend(self, attempt_uid: str, allocation_uid: str, generation: int, rank: int, directory: Path) -> None: ...
-
-    def finish(self, attempt_uid: str, then: Callable[[], None]) -> None:
-        """Nothing more is written: `then` is called when all is shipped, or never can be."""
-
-
-class NoShipping:
-    """Output stays in its directory until the attempt is over, and goes with it."""
-
-    def attend(self, attempt_uid: str, allocation_uid: str, generation: int, rank: int, directory: Path) -> None:
-        """Nothing is taken away."""
-
-    def finish(self, attempt_uid: str, then: Callable[[], None]) -> None:
-        then()
 
 
 @dataclass(slots=True, eq=False)
@@ -85,7 +65,7 @@ class Attempts:
         self,
         parts: Parts,
         directories: AttemptDirectories,
-        shipping: Shipping,
+        shipping: LogShipping,
         *,
         on_change: Callable[[], None],
     ) -> None:
@@ -234,17 +214,13 @@ class Attempts:
             threading.Event().wait(_RETRY_S)
 
     def _attend(self, kept: _Kept) -> None:
-        if kept.order is not None:
-            log_directory = kept.directory.outside / "log"
-            self._shipping.attend(kept.order.attempt_uid, *kept.key, kept.held.lease.rank, log_directory)
+        self._shipping.attend(LogSource(*kept.key, kept.held.lease.rank, kept.directory.outside))
 
     def _clear(self, directory: AttemptDirectory, uid: str, generation: int) -> None:
-        order = directory.known_order()
+        """Once its output is shipped. The platform hears of its end also where there never was any."""
+        source = LogSource(uid, generation, directory.known_rank(), directory.outside)
         directory.forget_inside()
-        if order is None:
-            directory.remove()
-        else:
-            self._shipping.finish(order.attempt_uid, directory.remove)
+        self._shipping.finish(source, directory.remove)
 
     def _file_changed(self, key: Key) -> None:
         with self._lock:

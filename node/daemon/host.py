@@ -7,7 +7,7 @@ from typing import Any
 from node.certificate import CertificateKeeper
 from node.daemon.attempt_directory import AttemptDirectories
 from node.daemon.attempt_start import NoArchives, Parts
-from node.daemon.attempts import Attempts, NoShipping
+from node.daemon.attempts import Attempts
 from node.daemon.clock import ServerClock, read_boot_id
 from node.daemon.config import HostConfig, HostDirectory
 from node.daemon.containers import Containers
@@ -21,6 +21,7 @@ from node.daemon.holders import Holders
 from node.daemon.images import Images
 from node.daemon.leases import HeldLease as KeptLease
 from node.daemon.leases import LeaseEndedError, Leases, LeaseState
+from node.daemon.log_shipping import LogShipping
 from node.daemon.meter import Meter
 from node.daemon.metrics import HostCollector, HostGauges, MetricsServer
 from node.daemon.networks import Networks
@@ -71,6 +72,7 @@ class Host:
         )
         self._platform = Platform(config, directory)
         self._holders = Holders(self._engine)
+        self._shipping = LogShipping(self._platform)
         self._attempts = self._make_attempts(directory)
         self._ending = Ending(
             self._engine, self._leases, self._containers, self._networks,
@@ -114,7 +116,7 @@ class Host:
             simulated=self._gpus.simulated,
             quota=self._disk_limit == PROJECT_QUOTA,
         )
-        return Attempts(parts, directories, NoShipping(), on_change=self._changed)
+        return Attempts(parts, directories, self._shipping, on_change=self._changed)
 
     def _make_watch(self) -> Watch:
         grace_s = min(5.0, self.config.lost_margin_s / 2)
@@ -151,6 +153,7 @@ class Host:
         self._holders.adopt()
         self._networks.fill()
         self._attempts.start()
+        self._shipping.start()
         self._watch.start()
         if self._disk is not None:
             self._disk.start()
@@ -170,6 +173,7 @@ class Host:
         """Let go: containers and raylet go on, for the next daemon to adopt."""
         self._upkeep.stop()
         self._attempts.stop()
+        self._shipping.stop()
         self._metrics.close()
         self._watch.stop()
         if self._disk is not None:

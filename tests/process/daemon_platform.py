@@ -17,6 +17,8 @@ from starlette.routing import Route
 
 from api.internal.peer import PEER_CERTIFICATE
 from api.internal.server import PeerCertificateProtocol
+from api.logs.chunks import decompressed
+from scheduler.log_records import Record, unpack_run
 from tests.process.daemon_certificates import sign_request
 
 
@@ -37,6 +39,8 @@ class FakePlatform:
         self.peers: dict[str, Any] | None = None
         self.orders: dict[str, dict[str, Any]] = {}  # of tasks, by allocation
         self.orders_asked: list[tuple[str, int]] = []
+        self.output: dict[str, list[Record]] = {}  # of tasks, by allocation
+        self.whole: set[str] = set()  # allocations of which all output has come in
         self.away = False
         self.registered = True
         self.skew_ms = 0
@@ -51,6 +55,7 @@ class FakePlatform:
                     Route("/internal/usage", self._usage, methods=["POST"]),
                     Route("/internal/certificate", self._certificate, methods=["POST"]),
                     Route("/internal/attempts/{uid}/{generation:int}", self._order, methods=["GET"]),
+                    Route("/internal/attempts/{uid}/{generation:int}/log/0/{position:int}", self._log, methods=["PUT"]),
                 ]
             ),
             http=PeerCertificateProtocol,
@@ -126,6 +131,24 @@ class FakePlatform:
         if order is None:
             return JSONResponse({"code": "attempt_over"}, status_code=409)
         return JSONResponse(order)
+
+    async def _log(self, request: Request) -> Response:
+        uid, position = request.path_params["uid"], request.path_params["position"]
+        body, kept = await request.body(), self.output.setdefault(uid, [])
+        if self.away:
+            return Response(status_code=503)
+        expected = kept[-1].end if kept else 0
+        if position != expected or uid in self.whole:
+            standing = {"expected": expected, "whole": uid in self.whole}
+            return JSONResponse({"code": "not_expected", "errors": [standing]}, status_code=409)
+        kept += unpack_run(decompressed(body), position) if body else []
+        if request.query_params["last"] == "true":
+            self.whole.add(uid)
+        return Response(status_code=204)
+
+    def text(self, uid: str) -> str:
+        """What has come in of an attempt's output."""
+        return b"".join(record.data for record in self.output.get(uid, ())).decode()
 
     def reports(self, uid: str) -> list[dict[str, Any]]:
         """What was told of the attempts of an allocation."""
