@@ -33,6 +33,8 @@ from api.ops import ray_dashboard
 from api.policy import POLICY
 from api.quotas import endpoints as quotas
 from api.rate_limit import RateLimits
+from api.ray_jobs import endpoints as ray_jobs
+from api.ray_jobs import packages as ray_packages
 from api.reservations import endpoints as reservations
 from api.secrets import endpoints as secrets
 from api.security_headers import SecurityHeaders
@@ -102,8 +104,8 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
     app.add_api_route("/health", health, methods=["GET"], tags=["platform"])
     for router in _api_routers():
         app.include_router(router, prefix=API)
-    for page_router in (web.router, oidc.router, ray_dashboard.router):
-        app.include_router(page_router)
+    for router in (ray_jobs.router, ray_packages.router, web.router, oidc.router, ray_dashboard.router):
+        app.include_router(router)
     app.state.endpoint_templates = endpoint_templates(app)
     return app
 
@@ -146,7 +148,8 @@ def _api_routers() -> Sequence[APIRouter]:
 
 
 def _large_bodies(settings: Settings) -> Sequence[LargeBody]:
-    return [LargeBody("PUT", re.compile(f"{API}/customer/uploads/[^/]+"), settings.max_upload_bytes)]
+    uploads = f"{API}/customer/uploads/[^/]+|{ray_packages.PATH}"
+    return [LargeBody("PUT", re.compile(uploads), settings.max_upload_bytes)]
 
 
 def install_shared(app: FastAPI, settings: Settings, database: Database) -> None:

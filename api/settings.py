@@ -78,6 +78,8 @@ class Settings(BaseSettings):
     """But the first so many bytes of it stay."""
     log_followers: int = 1500
     """How many connections of one customer may follow output at a time."""
+    gang_network_range: str = "10.208.0.0/12"
+    """IPv4 range of the networks of gangs, the same for all hosts; none of them may use it for anything else."""
     idle_group_s: float = 30.0
     """How long a placement group is kept for the next allocation of the same shape."""
     fair_share_half_life_s: float = 7 * 86_400

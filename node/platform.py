@@ -3,7 +3,8 @@
 import json
 import ssl
 import threading
-from typing import Any, BinaryIO
+from collections.abc import Callable
+from typing import Any
 
 import httpx
 from pydantic import TypeAdapter
@@ -30,11 +31,11 @@ class AttemptOverError(Exception):
 
 
 class LogPositionError(Exception):
-    """The platform waits for another position of this output."""
+    """The platform waits for another position of this output, or for nothing more if it has the `whole`."""
 
-    def __init__(self, expected: int) -> None:
-        super().__init__(f"position {expected} comes next")
-        self.expected = expected
+    def __init__(self, expected: int, *, whole: bool) -> None:
+        super().__init__("all of it is there" if whole else f"position {expected} comes next")
+        self.expected, self.whole = expected, whole
 
 
 class Platform:
@@ -79,12 +80,11 @@ class Platform:
             raise AttemptOverError(reply.text[:300])
         return _ORDER.validate_json(_usable(path, reply))
 
-    def archive(self, allocation_uid: str, generation: int, digest: str, file: BinaryIO) -> None:
-        """Write an upload of a task to a file; what it is has to be checked by the caller.
+    def archive(self, allocation_uid: str, generation: int, digest: str, take: Callable[[bytes], None]) -> None:
+        """Give an upload of a task to `take`, in pieces; what it is has to be checked by the caller.
 
         Raises:
-            AttemptOverError, PlatformUnavailableError
-            OSError: the file takes no more.
+            AttemptOverError, PlatformUnavailableError, and what `take` does
         """
         path = f"/internal/attempts/{allocation_uid}/{generation}/archives/{digest}"
         try:
@@ -94,26 +94,29 @@ class Platform:
                 if reply.status_code != httpx.codes.OK:
                     raise PlatformUnavailableError(f"{path} answered {reply.status_code}: {reply.read()[:300]!r}")
                 for chunk in reply.iter_bytes():
-                    file.write(chunk)
+                    take(chunk)
         except (httpx.HTTPError, ssl.SSLError) as error:
             raise PlatformUnavailableError(f"{path}: {error}") from error
 
     def log(
-        self, allocation_uid: str, generation: int, *, rank: int, position: int, length: int, records: bytes
+        self, allocation_uid: str, generation: int, *, rank: int, position: int, length: int, records: bytes, last: bool
     ) -> None:
         """Hand over a chunk of a task's output: zstd-compressed whole records that cover `length` bytes of it.
+
+        The `last` one may have no records.
 
         Raises:
             LogPositionError: there is a gap, or it is there already.
             AttemptOverError: nobody keeps this output.
             PlatformUnavailableError
         """
-        path = f"/internal/attempts/{allocation_uid}/{generation}/log/{rank}/{position}?length={length}"
+        path = f"/internal/attempts/{allocation_uid}/{generation}/log/{rank}/{position}"
+        path += f"?length={length}&last={str(last).lower()}"
         reply = self._exchange("PUT", path, records, media_type="application/zstd")
         if reply.status_code == httpx.codes.NOT_FOUND:
             raise AttemptOverError(reply.text[:300])
         if reply.status_code == httpx.codes.CONFLICT:
-            raise LogPositionError(_expected(path, reply))
+            raise _misplaced(path, reply)
         _usable(path, reply)
 
     def close(self) -> None:
@@ -167,9 +170,10 @@ def _usable(path: str, reply: httpx.Response) -> bytes:
     return reply.content
 
 
-def _expected(path: str, reply: httpx.Response) -> int:
+def _misplaced(path: str, reply: httpx.Response) -> LogPositionError:
     try:
-        return int(reply.json()["expected"])
+        (standing,) = reply.json()["errors"]
+        return LogPositionError(int(standing["expected"]), whole=bool(standing["whole"]))
     except (ValueError, KeyError, TypeError) as error:
         raise PlatformUnavailableError(f"{path} answered 409: {reply.text[:300]}") from error
 

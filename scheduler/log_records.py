@@ -62,6 +62,13 @@ def unpack(content: bytes) -> Iterator[Record]:
         yield record
 
 
+def size_at(content: memoryview, offset: int) -> int | None:
+    """The size of the record at `offset`, header included; None if not even its header is whole. Nothing is checked."""
+    if offset + HEADER.size > len(content):
+        return None
+    return HEADER.size + int(HEADER.unpack_from(content, offset)[-1])
+
+
 def unpack_one(content: memoryview, offset: int) -> tuple[Record, int]:
     """The record at `offset`, and where the next one begins.
 

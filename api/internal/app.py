@@ -12,7 +12,7 @@ from api.change_feed import ChangeFeed
 from api.db import Database
 from api.host_calls import HostCalls
 from api.hostlink import Hostlink
-from api.internal import attempt_endpoints, host_endpoints, hub_endpoints, log_endpoints, metrics
+from api.internal import archive_endpoints, attempt_endpoints, host_endpoints, hub_endpoints, log_endpoints, metrics
 from api.internal.peer import PeerRegister
 from api.internal.pki import Authority
 from api.settings import Settings
@@ -56,6 +56,7 @@ def create_internal_app(settings: Settings, database: Database) -> FastAPI:
     app.state.changes = ChangeFeed(database, "environments")
     app.include_router(host_endpoints.router)
     app.include_router(attempt_endpoints.router)
+    app.include_router(archive_endpoints.router)
     app.include_router(log_endpoints.router)
     app.include_router(hub_endpoints.router)
     app.include_router(metrics.router)

@@ -77,9 +77,9 @@ def entries_of(records: Iterable[Record]) -> list[Entry]:
     return [entry for piece in pieces for entry in _split(piece)]
 
 
-def dropped(position: int, end: int, at_ms: int | None = None) -> Entry:
-    """That there is nothing left between two positions."""
-    at = "null" if at_ms is None else f'"{_time(at_ms)}"'
+def dropped(position: int, end: int, at_ms: int = 0) -> Entry:
+    """That there is nothing left between two positions. 0: it is not known since when."""
+    at = f'"{_time(at_ms)}"' if at_ms else "null"
     document = f'{{"position":{position},"at":{at},"stream":null,"dropped":{end - position}}}'
     return Entry(position, end, Stream.DROPPED, document, True)
 

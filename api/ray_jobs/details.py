@@ -1,13 +1,14 @@
 """A task as Ray describes a job."""
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC
 from enum import StrEnum
 from typing import Any, Literal
 
 from pydantic import BaseModel
 
 from api.clock import to_ms
+from api.environments.schemas import WaitOut
 from api.tasks.tables import Task, TaskAttempt
 from scheduler.states import AttemptEnd, AttemptState, TaskState
 
@@ -81,8 +82,8 @@ def status_of(task: Task, attempt: TaskAttempt | None) -> JobStatus:
     return JobStatus.RUNNING if runs else JobStatus.PENDING
 
 
-def details(task: Task, attempt: TaskAttempt | None, wait: Json | None) -> JobDetails:
-    """`attempt` is the last that has begun; `wait` why the task's allocation waits, as it is kept."""
+def details(task: Task, attempt: TaskAttempt | None, wait: WaitOut | None) -> JobDetails:
+    """`attempt` is the last that has begun; `wait` why the task's allocation waits, if it does."""
     given: Json = task.more.get(GIVEN, {})
     status = status_of(task, attempt)
     return JobDetails(
@@ -104,7 +105,7 @@ def job_id_of(task: Task) -> str:
     return task.submission_id or str(task.uid)
 
 
-def _message(task: Task, attempt: TaskAttempt | None, wait: Json | None, status: JobStatus) -> str:
+def _message(task: Task, attempt: TaskAttempt | None, wait: WaitOut | None, status: JobStatus) -> str:
     parts = [_MESSAGES[status], task.detail]
     if status is JobStatus.PENDING:
         parts += [_waiting(wait)] if wait and task.state == TaskState.QUEUED else [_starting(task, attempt)]
@@ -113,15 +114,13 @@ def _message(task: Task, attempt: TaskAttempt | None, wait: Json | None, status:
     return " ".join(part for part in parts if part)
 
 
-def _waiting(wait: Json) -> str:
-    place = f" Number {wait['position']} in the queue." if wait.get("position") is not None else ""
-    return f"{wait['detail']}{place}{_expected(wait)}"
-
-
-def _expected(wait: Json) -> str:
-    if not wait.get("eta"):
-        return ""
-    return f" Expected to start at {datetime.fromisoformat(wait['eta']):%Y-%m-%d %H:%M} UTC ({wait['eta_basis']})."
+def _waiting(wait: WaitOut) -> str:
+    place = "" if wait.position is None else f" Number {wait.position} in the queue."
+    if wait.eta is None:
+        return f"{wait.detail}{place}"
+    return (
+        f"{wait.detail}{place} Expected to start at {wait.eta.astimezone(UTC):%Y-%m-%d %H:%M} UTC ({wait.eta_basis})."
+    )
 
 
 def _starting(task: Task, attempt: TaskAttempt | None) -> str:

@@ -7,6 +7,7 @@ from fastapi import Depends, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import PlainTextResponse
 from fastapi.routing import APIRoute
+from sqlalchemy.exc import DataError
 from starlette.exceptions import HTTPException
 
 from api.errors import ApiError, MethodNotAllowed
@@ -34,6 +35,8 @@ class PlainRoute(APIRoute):
                 first = error.errors()[0]
                 place = ".".join(str(part) for part in first["loc"][1:])
                 return _text(400, f"{place}: {first['msg']}" if place else first["msg"])
+            except DataError:
+                return _text(400, "A value can't be stored: a NUL byte, or text that is none.")
             except HTTPException as error:
                 return _text(error.status_code, error.detail)
             except ApiError as error:

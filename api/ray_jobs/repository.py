@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Select, and_, cast, or_, select
@@ -10,6 +9,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.types import Text
 
 from api.allocations.tables import Allocation
+from api.environments.schemas import WaitOut
 from api.principal import Principal, Role
 from api.ray_jobs.request import SUBMISSION_ID
 from api.tasks.tables import Task, TaskAttempt
@@ -25,13 +25,18 @@ class Job:
 
     task: Task
     attempt: TaskAttempt | None
-    wait: dict[str, Any] | None  # Any: JSON
+    wait: WaitOut | None
+
+
+def package_uri(name: str) -> str:
+    """As the clients write it: of `gcs/x.zip`, `gcs://x.zip`."""
+    return name.replace("/", "://", 1)
 
 
 def newest(session: Session, principal: Principal) -> Sequence[Job]:
     """The newest `MAX_LISTED`, in the order in which they were submitted."""
     rows = session.execute(_jobs(principal).order_by(Task.id.desc()).limit(MAX_LISTED)).all()
-    return [Job(*row) for row in reversed(rows)]
+    return [_job(*row) for row in reversed(rows)]
 
 
 def find(session: Session, principal: Principal, job_id: str) -> Job | None:
@@ -44,13 +49,17 @@ def find(session: Session, principal: Principal, job_id: str) -> Job | None:
         named = or_(named, and_(Task.uid == uid, Task.submission_id.is_(None)))
     first = Task.submission_id.is_(None)  # a submission may have been given the id of another task
     row = session.execute(_jobs(principal).where(named).order_by(first).limit(1)).one_or_none()
-    return None if row is None else Job(*row)
+    return None if row is None else _job(*row)
 
 
-def _jobs(principal: Principal) -> Select[Task, TaskAttempt | None, dict[str, Any] | None]:
+def _job(task: Task, attempt: TaskAttempt | None, waiting: Allocation | None) -> Job:
+    return Job(task, attempt, None if waiting is None else WaitOut.of(waiting.wait_reason))
+
+
+def _jobs(principal: Principal) -> Select[Task, TaskAttempt | None, Allocation | None]:
     waits = and_(Allocation.id == Task.allocation_id, Allocation.state == AllocationState.QUEUED)
     query = (
-        select(Task, TaskAttempt, Allocation.wait_reason)
+        select(Task, TaskAttempt, Allocation)
         .outerjoin(TaskAttempt, and_(TaskAttempt.task_id == Task.id, TaskAttempt.number == Task.attempts))
         .outerjoin(Allocation, waits)
         .where(Task.customer_id == principal.tenant_id)

@@ -70,9 +70,8 @@ def check_document(session: Session, customer_id: int, workspace_id: int, wanted
         Unprocessable: `unknown_image`, `unknown_secret`, `unknown_upload`, `not_supported`, and those of volumes.
     """
     spec = wanted.spec
-    for asked, what in ((spec.array, "array"), (spec.nodes > 1, "nodes")):
-        if asked:
-            raise Unprocessable(f"`{what}` is not supported yet.", code="not_supported")
+    if spec.array:
+        raise Unprocessable("`array` is not supported yet.", code="not_supported")
     image = session.scalar(select(Image).where(Image.name == spec.image, Image.enabled))
     if image is None:
         raise Unprocessable(f"There is no image {spec.image!r}; see /customer/images.", code="unknown_image")

@@ -17,13 +17,15 @@ from api.allocations.tables import Allocation
 from api.allocations.transitions import notify
 from api.clock import from_ms, to_ms
 from api.ids import parse_uid
-from api.tasks import attempts, words
+from api.tasks import attempts, gangs, words
 from api.tasks.current import Current, lock_of_allocation
 from api.tasks.tables import Task, TaskAttempt
 from scheduler.host_protocol import AttemptPhase, AttemptReport, TaskProgress
 from scheduler.states import AllocationState, AttemptEnd, AttemptState, EndReason
 
 MAX_TEXT = 500
+LEADER = 0
+"""The node of a gang whose word on phases and progress is the task's; what ends it, each may say."""
 _BY_ITSELF = frozenset(AttemptEnd) - {AttemptEnd.PREEMPTED, AttemptEnd.CANCELLED, AttemptEnd.UNPAID}
 """The ends that a host may report: the others are the platform's own decisions."""
 _OPEN = (AttemptState.STARTING, AttemptState.RUNNING)
@@ -77,6 +79,7 @@ def news(session: Session, *, host_id: int, reports: Sequence[AttemptReport], no
         select(
             Allocation.uid, Allocation.generation, Allocation.checkpoint_at, TaskAttempt.state, TaskAttempt.phase,
             TaskAttempt.detail, TaskAttempt.exit_code, TaskAttempt.signal, TaskAttempt.notice, Task.progress,
+            TaskAttempt.ranks_done, Allocation.host_ids,
         )
         .join(TaskAttempt, TaskAttempt.allocation_id == Allocation.id)
         .join(Task, Task.allocation_id == Allocation.id)
@@ -89,7 +92,12 @@ def news(session: Session, *, host_id: int, reports: Sequence[AttemptReport], no
     )  # fmt: skip
     known = {(str(row.uid), row.generation): row for row in session.execute(query)}
     seen = [see(report, now=now) for report in reports]
-    return [s for s in seen if (row := known.get((s.allocation_uid, s.generation))) and _is_news(s, row)]
+    return [
+        each
+        for each in seen
+        if (row := known.get((each.allocation_uid, each.generation)))
+        and _is_news(each, row, rank=row.host_ids.index(host_id))
+    ]
 
 
 def take(session: Session, *, host_id: int, seen: Seen, actor: str) -> None:
@@ -101,17 +109,23 @@ def take(session: Session, *, host_id: int, seen: Seen, actor: str) -> None:
     current = lock_of_allocation(session, allocation)
     if current is None or current.attempt is None or current.attempt.state == AttemptState.ENDED:
         return
-    _note(session, current, seen)
-    if seen.running_at is not None and current.attempt.state == AttemptState.STARTING:
-        attempts.run(session, current, at=seen.running_at, actor=actor)
+    rank = allocation.host_ids.index(host_id)
+    if rank == LEADER:
+        _note(session, current, seen)
+        if seen.running_at is not None and current.attempt.state == AttemptState.STARTING:
+            attempts.run(session, current, at=seen.running_at, actor=actor)
     if seen.phase is AttemptPhase.ENDED:
-        _ended(session, current, seen, actor=actor)
-    elif current.attempt.state in _OPEN:
+        _ended(session, current, seen, rank, actor=actor)
+    elif current.attempt.state in _OPEN and rank == LEADER:
         current.attempt.phase, current.attempt.detail = seen.phase, seen.detail
 
 
-def _is_news(seen: Seen, row: Row[Any]) -> bool:
-    if seen.phase is AttemptPhase.ENDED:
+def _is_news(seen: Seen, row: Row[Any], *, rank: int) -> bool:
+    if rank != LEADER:
+        return seen.phase is AttemptPhase.ENDED and row.state in _OPEN and rank not in row.ranks_done
+    if seen.phase is AttemptPhase.ENDED and rank in row.ranks_done:
+        ended = False
+    elif seen.phase is AttemptPhase.ENDED:
         ended = row.state in _OPEN or (row.exit_code, row.signal) != (seen.exit_code, seen.signal)
     else:
         ended = row.state in _OPEN and (row.phase, row.detail) != (seen.phase, seen.detail)
@@ -133,9 +147,15 @@ def _note(session: Session, current: Current, seen: Seen) -> None:
         notify(session)
 
 
-def _ended(session: Session, current: Current, seen: Seen, *, actor: str) -> None:
+def _ended(session: Session, current: Current, seen: Seen, rank: int, *, actor: str) -> None:
     allocation, attempt = current.allocation, current.attempt
     assert allocation is not None and attempt is not None
+    nodes = len(allocation.host_ids)
+    succeeds = seen.end is AttemptEnd.EXITED and seen.exit_code == 0 and allocation.state == AllocationState.ACTIVE
+    if attempt.state in _OPEN and succeeds and not gangs.succeeded_everywhere(attempt, rank, nodes=nodes):
+        return
+    if attempt.state == AttemptState.STOPPING and nodes > 1:
+        return  # the node that ended first is why the others do
     attempt.exit_code, attempt.signal = seen.exit_code, seen.signal
     attempt.limit_hit = seen.limit_hit
     end = _end_of(current, seen)
@@ -147,6 +167,7 @@ def _ended(session: Session, current: Current, seen: Seen, *, actor: str) -> Non
     if allocation.state != AllocationState.ACTIVE:
         attempts.stop(session, current, end=end, actor=actor, detail=allocation.end_detail or "")
         return
+    attempt.ended_rank = rank if nodes > 1 and not succeeds else None
     attempts.stop(session, current, end=end, actor=actor, detail=seen.detail)
     succeeded = attempt.end == AttemptEnd.EXITED and seen.exit_code == 0
     reason = EndReason.COMPLETED if succeeded else EndReason.FAILED

@@ -11,7 +11,7 @@ from api.errors import ApiError, Conflict, NotFound
 from api.ids import parse_uid
 from api.secrets import service as secrets
 from api.settings import Settings
-from api.tasks import attempts
+from api.tasks import attempts, gangs
 from api.tasks.current import Current, lock_of_allocation
 from api.tasks.queueing import KIND
 from api.tasks.spec import TaskSpec
@@ -61,7 +61,7 @@ def order(
     if current is None or attempt is None:
         return Over("The attempt has ended.")
     try:
-        return _order(session, settings, current.task, attempt)
+        return _order(session, settings, current, attempt, rank=allocation.host_ids.index(host_id))
     except ApiError as error:  # what it needs is there no more
         attempts.stop(session, current, end=AttemptEnd.START_FAILED, actor=actor, detail=error.detail)
         request_end(session, allocation, end_reason=EndReason.FAILED, actor=actor, reason=error.detail)
@@ -77,15 +77,19 @@ def _attempt(session: Session, current: Current, *, actor: str) -> TaskAttempt |
     return attempts.begin(session, current, actor=actor)
 
 
-def _order(session: Session, settings: Settings, task: Task, attempt: TaskAttempt) -> AttemptOrder:
+def _order(session: Session, settings: Settings, current: Current, attempt: TaskAttempt, *, rank: int) -> AttemptOrder:
+    task, allocation = current.task, current.allocation
+    assert allocation is not None
     spec = TaskSpec.model_validate(task.spec)
+    gang = gangs.network_of(session, settings, allocation)
+    told = {"TASK_ID": str(task.uid), "TASK_NAME": task.name, "ATTEMPT": str(attempt.number)}
     return AttemptOrder(
         task_uid=str(task.uid),
         attempt_uid=str(attempt.uid),
         number=attempt.number,
         command=spec.command,
         setup=spec.setup,
-        environment={**spec.env, "TASK_ID": str(task.uid), "TASK_NAME": task.name, "ATTEMPT": str(attempt.number)},
+        environment={**spec.env, **told, **gangs.environment(gang, rank)},
         secrets=secrets.reveal(session, settings, workspace_id=task.workspace_id, names=spec.secrets),
         archives=_archives(session, task),
         mounts=volumes.mounts(session, task),
@@ -93,6 +97,7 @@ def _order(session: Session, settings: Settings, task: Task, attempt: TaskAttemp
         signal=spec.checkpoint.signal,
         grace_s=spec.checkpoint.grace_s,
         nodes=spec.nodes,
+        gang=gang,
     )
 
 
@@ -104,7 +109,7 @@ def _archives(session: Session, task: Task) -> tuple[Archive, ...]:
     query = select(Upload.digest, Upload.size_bytes).where(
         Upload.customer_id == task.customer_id, Upload.digest.in_([each.digest for each in used])
     )
-    sizes = {digest: size for digest, size in session.execute(query).tuples()}
+    sizes = {digest: size for digest, size in session.execute(query)}
     gone = next((each.digest for each in used if each.digest not in sizes), None)
     if gone is not None:
         raise NotFound(f"its upload {gone} is there no more")

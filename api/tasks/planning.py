@@ -39,7 +39,7 @@ def plan(
                 name=spec.name,
                 plan=planned,
                 currency=planned.costs[0].currency if planned.costs else None,
-                ceiling_micro=max(ceilings, default=None),
+                ceiling_micro=max(ceilings, default=None) if spec.resources.gpus else 0,
                 depends_on=[depends.task for depends in spec.depends_on],
             )
         )

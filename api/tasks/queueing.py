@@ -1,7 +1,7 @@
 """What a task asks of the scheduler: an allocation of its own for each attempt."""
 
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -41,75 +41,83 @@ def options_of(spec: TaskSpec) -> SchedulingOptions:
     )
 
 
-def ask(session: Session, spec: TaskSpec, *, customer_id: int, workspace_id: int, image: str) -> Asked:
-    """`image` is the image's reference.
+@dataclass(slots=True)
+class Queue:
+    """Where the tasks of one customer are queued, for one transaction: what they have in common is looked up once."""
 
-    Raises:
-        Unprocessable: nothing is of the kind that it asks for, its priority is too high, its `shm` too large, or its
-            volumes are not there, or apart.
-    """
-    options, resources = options_of(spec), spec.resources
-    claim = claims.find(session, customer_id=customer_id, run=options, now=utc_now())
-    size = claims.size_of(claim, options, gpus=resources.whole_gpus)
-    memory_bytes = resources.memory_bytes or size.memory_bytes
-    if resources.shm_bytes is not None and resources.shm_bytes > memory_bytes:
-        raise Unprocessable(
-            f"{resources.shm} of shared memory is more than the {memory_bytes} bytes of memory that it gets; "
-            "name its memory too.",
-            code="shm_too_large",
+    session: Session
+    customer_id: int
+    _claims: dict[tuple[int, bool], Claim] = field(default_factory=dict)
+    _images: dict[int, str] = field(default_factory=dict)
+
+    def check(self, task: Task, spec: TaskSpec) -> None:
+        """Whether it could ever run, whatever else runs now: of a task that is not queued yet.
+
+        Raises:
+            Unprocessable: as `add`, but for a queue that is full.
+        """
+        asked = self._ask(task, spec)
+        demand = claims.in_group(asked.claim, asked.demand)
+        claims.check(self.session, asked.claim, demand)
+        check_ever(self.session, self.customer_id, **amounts(demand))
+
+    def add(self, task: Task, spec: TaskSpec, *, actor: str, again: bool = False) -> Allocation:
+        """A new allocation for a task, which need not be in the database yet. `again` as `submit` has it.
+
+        Raises:
+            Unprocessable: its `shm` is too large, its volumes are not there, or apart, or as
+                `api.allocations.service.submit`.
+        """
+        asked = self._ask(task, spec)
+        return service.submit(
+            self.session,
+            claim=asked.claim,
+            demand=asked.demand,
+            workspace_id=task.workspace_id,
+            user_id=task.user_id,
+            kind=KIND,
+            disk_bytes=asked.disk_bytes,
+            # A name of its own for each allocation: an older one's container can never be taken for this one's.
+            container_name=f"rg-task-{task.uid}-{secrets.token_hex(4)}",
+            home_volume=None,
+            disconnect_s=spec.disconnect_s,
+            actor=actor,
+            again=again,
+            grace_s=spec.checkpoint.grace_s,
+            shm_bytes=spec.resources.shm_bytes,
         )
-    demand = demand_of(
-        options,
-        gpus=resources.whole_gpus,
-        cpu_milli=resources.cpu_milli or size.cpu_milli,
-        memory_bytes=memory_bytes,
-        nodes=spec.nodes,
-        bound_host_id=volumes.bind(
-            session, workspace_id=workspace_id, names=[mount.volume for mount in spec.mounts], nodes=spec.nodes
-        ),
-        image=image,
-    )
-    return Asked(claim, demand, size.disk_bytes)
 
+    def _ask(self, task: Task, spec: TaskSpec) -> Asked:
+        options, resources = options_of(spec), spec.resources
+        claim = self._claim(options)
+        size = claims.size_of(claim, options, gpus=resources.whole_gpus)
+        memory_bytes = resources.memory_bytes or size.memory_bytes
+        if resources.shm_bytes is not None and resources.shm_bytes > memory_bytes:
+            raise Unprocessable(
+                f"{resources.shm} of shared memory is more than the {memory_bytes} bytes of memory that it gets; "
+                "name its memory too.",
+                code="shm_too_large",
+            )
+        names = [mount.volume for mount in spec.mounts]
+        demand = demand_of(
+            options,
+            gpus=resources.whole_gpus,
+            cpu_milli=resources.cpu_milli or size.cpu_milli,
+            memory_bytes=memory_bytes,
+            nodes=spec.nodes,
+            bound_host_id=volumes.bind(self.session, workspace_id=task.workspace_id, names=names, nodes=spec.nodes),
+            image=self._reference(task.image_id),
+        )
+        return Asked(claim, demand, size.disk_bytes)
 
-def check(session: Session, spec: TaskSpec, *, customer_id: int, workspace_id: int, image: str) -> None:
-    """Whether it could ever run, whatever else runs now: of a task that is not queued yet.
+    def _claim(self, options: SchedulingOptions) -> Claim:
+        key = options.priority, options.preemptible
+        if key not in self._claims:
+            self._claims[key] = claims.find(self.session, customer_id=self.customer_id, run=options, now=utc_now())
+        return self._claims[key]
 
-    Raises:
-        Unprocessable: as `api.allocations.service.submit`.
-    """
-    asked = ask(session, spec, customer_id=customer_id, workspace_id=workspace_id, image=image)
-    demand = claims.in_group(asked.claim, asked.demand)
-    claims.check(session, asked.claim, demand)
-    check_ever(session, customer_id, **amounts(demand))
-
-
-def queue(session: Session, task: Task, spec: TaskSpec, *, actor: str, again: bool = False) -> Allocation:
-    """A new allocation for a task, which need not be in the database yet. `again` as `submit` has it.
-
-    Raises:
-        Unprocessable: as `api.allocations.service.submit`.
-    """
-    image = reference_of(session, task.image_id)
-    asked = ask(session, spec, customer_id=task.customer_id, workspace_id=task.workspace_id, image=image)
-    return service.submit(
-        session,
-        claim=asked.claim,
-        demand=asked.demand,
-        workspace_id=task.workspace_id,
-        user_id=task.user_id,
-        kind=KIND,
-        disk_bytes=asked.disk_bytes,
-        # A name of its own for each allocation: an older one's container can never be taken for this one's.
-        container_name=f"rg-task-{task.uid}-{secrets.token_hex(4)}",
-        home_volume=None,
-        disconnect_s=spec.disconnect_s,
-        actor=actor,
-        again=again,
-        grace_s=spec.checkpoint.grace_s,
-        shm_bytes=spec.resources.shm_bytes,
-    )
-
-
-def reference_of(session: Session, image_id: int) -> str:
-    return session.execute(select(Image.reference).where(Image.id == image_id)).scalar_one()
+    def _reference(self, image_id: int) -> str:
+        if image_id not in self._images:
+            query = select(Image.reference).where(Image.id == image_id)
+            self._images[image_id] = self.session.execute(query).scalar_one()
+        return self._images[image_id]

@@ -135,7 +135,7 @@ class TasksOut(BaseModel):
 
 
 class TaskPlan(BaseModel):
-    """`ceiling_micro` is what an attempt costs that runs for its whole timeout; null: it has none."""
+    """`ceiling_micro` is what an attempt costs that runs for its whole timeout; null: it has none. Without GPUs: 0."""
 
     name: str
     plan: PlanOut

@@ -1,7 +1,5 @@
 """Submitting, cancelling and retrying tasks. What follows is the scheduler's, the hosts' and `settling`'s."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
 from uuid import UUID
 
 from sqlalchemy import select, update
@@ -9,25 +7,23 @@ from sqlalchemy.orm import Session
 
 from api.allocations.service import request_end
 from api.allocations.transitions import notify
-from api.audit import service as audit
 from api.clock import utc_now
-from api.errors import Conflict, NotFound, Unprocessable
-from api.ids import new_uid
+from api.errors import Conflict, NotFound
 from api.principal import Caller
-from api.tasks import checks, graph, queueing
+from api.tasks import checks
 from api.tasks.checks import Parent
 from api.tasks.current import lock
 from api.tasks.settling import advance
 from api.tasks.spec import TaskSpec
 from api.tasks.submission import Submission, Wanted
-from api.tasks.tables import Task, TaskDependency, TaskEvent
+from api.tasks.submitting import ARCHIVES, accept, depends_of, outside, record
+from api.tasks.tables import Task
 from api.tenants import workspaces
 from api.tenants.tables import Customer
 from api.uploads.references import archives_of
 from scheduler.states import TASK, EndReason, TaskState
 
-MAX_TASKS = 100  # of one submission
-_ARCHIVES, _RETRIED_FROM = "archives", "retried_from"  # keys of `Task.more` that are the platform's
+_RETRIED_FROM = "retried_from"  # a key of `Task.more` that is the platform's
 
 
 def submit(session: Session, caller: Caller, submission: Submission) -> list[Task]:
@@ -42,7 +38,7 @@ def submit(session: Session, caller: Caller, submission: Submission) -> list[Tas
     """
     _lock_customer(session, caller.customer_id)
     workspace_id = workspaces.find_id(session, customer_id=caller.customer_id, name=submission.workspace)
-    return _submit_all(session, caller, workspace_id, submission.tasks)
+    return accept(session, caller, workspace_id, submission.tasks)
 
 
 def check(session: Session, caller: Caller, submission: Submission) -> None:
@@ -52,9 +48,9 @@ def check(session: Session, caller: Caller, submission: Submission) -> None:
         Unprocessable, Conflict: as `submit`, but for the scheduler's refusals.
     """
     workspace_id = workspaces.find_id(session, customer_id=caller.customer_id, name=submission.workspace)
-    depends = _depends(submission.tasks)
+    depends = depends_of(submission.tasks)
     checks.check_submission_ids(session, caller.customer_id, [wanted.submission_id for wanted in submission.tasks])
-    known = checks.find_parents(session, workspace_id, _outside(depends))
+    known = checks.find_parents(session, workspace_id, outside(depends))
     known |= dict.fromkeys(depends, Parent(0, TaskState.BLOCKED))
     for wanted in submission.tasks:
         checks.parents_of(wanted.spec, known)
@@ -76,7 +72,7 @@ def cancel(session: Session, caller: Caller, uid: UUID, *, reason: str = "It was
     if current.allocation is not None:
         request_end(session, current.allocation, end_reason=EndReason.CANCELLED, actor=caller.actor, reason=reason)
     advance(session, current, actor=caller.actor)
-    _audit(session, caller, task, "cancel")
+    record(session, caller, task, "cancel")
     return task
 
 
@@ -94,14 +90,14 @@ def retry(session: Session, caller: Caller, uid: UUID) -> Task:
     if TASK[TaskState(ended.state)]:
         raise Conflict("It has not ended; cancel it first.", code="not_ended")
     _lock_customer(session, ended.customer_id)
-    own = (_ARCHIVES, _RETRIED_FROM)
+    own = (ARCHIVES, _RETRIED_FROM)
     wanted = Wanted(
         spec=TaskSpec.model_validate(ended.spec),
         working_dir=ended.working_dir,
         archives=tuple(each for each in archives_of(ended) if each.target is not None),
         more={key: value for key, value in ended.more.items() if key not in own} | {_RETRIED_FROM: str(ended.uid)},
     )
-    return _submit_all(session, caller, ended.workspace_id, [wanted])[0]
+    return accept(session, caller, ended.workspace_id, [wanted])[0]
 
 
 def cancel_all(session: Session, *, customer_id: int, user_id: int | None, reason: str) -> int:
@@ -126,80 +122,6 @@ def retried_from(task: Task) -> UUID | None:
     return None if uid is None else UUID(uid)
 
 
-def _submit_all(session: Session, caller: Caller, workspace_id: int, tasks: Sequence[Wanted]) -> list[Task]:
-    """The caller has locked the customer's row."""
-    depends = _depends(tasks)
-    by_name = {wanted.spec.name: wanted for wanted in tasks}
-    checks.check_submission_ids(session, caller.customer_id, [wanted.submission_id for wanted in tasks])
-    known = checks.find_parents(session, workspace_id, _outside(depends))
-    made: dict[str, Task] = {}
-    for name in graph.in_order(depends):  # parents first: ids of tasks rise along what depends on what
-        made[name] = _submit_one(session, caller, workspace_id, by_name[name], known)
-        known[name] = Parent(made[name].id, TaskState(made[name].state))
-    checks.check_blocked(session, caller.customer_id, made.values())
-    return [made[wanted.spec.name] for wanted in tasks]
-
-
-def _depends(tasks: Sequence[Wanted]) -> dict[str, list[str]]:
-    """What each task depends on, by names."""
-    if not 1 <= len(tasks) <= MAX_TASKS:
-        raise Unprocessable(f"A submission has from 1 to {MAX_TASKS} tasks.", code="bad_request")
-    depends = {wanted.spec.name: [each.task for each in wanted.spec.depends_on] for wanted in tasks}
-    if len(depends) < len(tasks):
-        raise Unprocessable("Two tasks of one submission can't have the same name.", code="name_twice")
-    cycle = graph.find_cycle(depends)
-    if cycle is not None:
-        raise Unprocessable(
-            f"They wait for each other in a circle: {' -> '.join([*cycle, cycle[0]])}.", code="dependency_cycle"
-        )
-    return depends
-
-
-def _outside(depends: Mapping[str, Sequence[str]]) -> set[str]:
-    """The names that are none of the submission's own."""
-    return {name for names in depends.values() for name in names} - depends.keys()
-
-
-def _submit_one(
-    session: Session, caller: Caller, workspace_id: int, wanted: Wanted, known: Mapping[str, Parent]
-) -> Task:
-    spec = wanted.spec
-    parents = checks.parents_of(spec, known)
-    image = checks.check_document(session, caller.customer_id, workspace_id, wanted)
-    blocked = any(TASK[parent.state] for parent in parents)
-    task = Task(
-        uid=new_uid(),
-        customer_id=caller.customer_id,
-        workspace_id=workspace_id,
-        user_id=caller.user_id,
-        name=spec.name,
-        submission_id=wanted.submission_id,
-        spec=spec.model_dump(mode="json", exclude_unset=True),
-        image_id=image.id,
-        working_dir=wanted.working_dir,
-        more=_more(wanted),
-        state=TaskState.BLOCKED if blocked else TaskState.QUEUED,
-        attempts=0,
-        retries=0,
-    )
-    if blocked:
-        queueing.check(session, spec, customer_id=caller.customer_id, workspace_id=workspace_id, image=image.reference)
-    else:
-        task.allocation_id = queueing.queue(session, task, spec, actor=caller.actor).id
-    session.add(task)
-    session.flush()
-    for parent, depends in zip(parents, spec.depends_on, strict=True):
-        session.add(TaskDependency(task_id=task.id, parent_id=parent.id, condition=depends.condition))
-    session.add(TaskEvent(task_id=task.id, actor=caller.actor, to_state=task.state, reason="submitted"))
-    _audit(session, caller, task, "submit")
-    return task
-
-
-def _more(wanted: Wanted) -> dict[str, Any]:  # Any: JSON
-    archives = [{"digest": each.digest, "target": each.target} for each in wanted.archives]
-    return {**wanted.more, **({_ARCHIVES: archives} if archives else {})}
-
-
 def _lock_customer(session: Session, customer_id: int) -> None:
     """The first lock of a submission: two of one customer come one after another, and a full queue is counted so."""
     session.execute(select(Customer.id).where(Customer.id == customer_id).with_for_update())
@@ -210,15 +132,3 @@ def _find(session: Session, uid: UUID) -> Task:
     if task is None:
         raise NotFound("There is no such task.")
     return task
-
-
-def _audit(session: Session, caller: Caller, task: Task, action: str) -> None:
-    audit.record(
-        session,
-        actor=caller.actor,
-        action=f"task.{action}",
-        target=f"task:{task.uid}",
-        customer_id=task.customer_id,
-        address=caller.address,
-        details={"name": task.name},
-    )

@@ -16,12 +16,13 @@ from sqlalchemy.orm import Session
 from api.clock import utc_now
 from api.db import Database
 from api.errors import ApiError, Conflict
-from api.tasks import graph, queueing, words
+from api.tasks import graph, words
 from api.tasks.attempts import begin, end_attempt, stop
 from api.tasks.current import Current, lock
 from api.tasks.graph import Condition, Verdict
 from api.tasks.outcome import outcome_of
-from api.tasks.spec import TaskSpec
+from api.tasks.queueing import Queue
+from api.tasks.spec import Retry, TaskSpec
 from api.tasks.tables import Task, TaskAttempt, TaskDependency
 from api.tasks.transitions import move
 from scheduler.states import TASK, AllocationState, AttemptEnd, AttemptState, EndReason, TaskState
@@ -128,7 +129,7 @@ def _queue(session: Session, task: Task) -> None:
     allocation_id = None
     try:
         with session.begin_nested():
-            allocation_id = queueing.queue(session, task, spec, actor=ACTOR, again=True).id
+            allocation_id = Queue(session, task.customer_id).add(task, spec, actor=ACTOR, again=True).id
     except ApiError as error:
         detail = f"It could not be queued again: {error.detail}" if task.attempts else error.detail
     session.refresh(task, with_for_update=True)
@@ -177,7 +178,7 @@ def _conclude(session: Session, task: Task, attempt: TaskAttempt, *, actor: str)
     outcome = outcome_of(
         end,
         exit_code=attempt.exit_code if attempt.signal is None else None,
-        retry=TaskSpec.model_validate(task.spec).retry,
+        retry=Retry.model_validate(task.spec.get("retry", {})),
         attempts=task.retries,
         cancelled=task.cancelled_at is not None,
     )

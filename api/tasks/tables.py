@@ -4,8 +4,8 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, text
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy import CheckConstraint, ForeignKey, Index, Integer, text
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from api.db import Base, BigId, Moment
@@ -100,6 +100,8 @@ class TaskAttempt(Base):
     limit_hit: Mapped[str | None]  # which limit it was, in words
     detail: Mapped[str] = mapped_column(server_default="")
     notice: Mapped[str] = mapped_column(server_default="")  # how it was told to give way, or why it was not
+    ended_rank: Mapped[int | None]  # of a gang: the node that ended first with another end than success
+    ranks_done: Mapped[list[int]] = mapped_column(ARRAY(Integer), server_default="{}")  # of a gang: that succeeded
     started_at: Mapped[datetime] = mapped_column(Moment, server_default=text("now()"))
     running_at: Mapped[datetime | None] = mapped_column(Moment)  # its command
     stopping_at: Mapped[datetime | None] = mapped_column(Moment)

@@ -32,6 +32,11 @@ _ENDED = {
 
 def of_attempt(attempt: TaskAttempt) -> str:
     """Why it ended; empty for a command that succeeded."""
+    said = _said(attempt)
+    return said if attempt.ended_rank is None else f"On node {attempt.ended_rank}: {said}"
+
+
+def _said(attempt: TaskAttempt) -> str:
     end = AttemptEnd(attempt.end or AttemptEnd.EXITED)
     if end is AttemptEnd.EXITED:
         return _of_exit(attempt)
@@ -49,7 +54,7 @@ def of_unstarted(allocation: Allocation) -> str:
         case EndReason.CANCELLED:
             return _with(allocation.end_detail, "It was cancelled before it started")
         case EndReason.PREEMPTED:
-            return f"It gave way to a request with a higher claim before it started; {AGAIN}."
+            return _with(allocation.end_detail, f"It had to give way before it started; {AGAIN}")
         case _:
             return _with(allocation.end_detail, f"Its host was lost before it started; {AGAIN}")
 

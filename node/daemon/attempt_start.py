@@ -5,18 +5,21 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import docker
 
+from node.daemon.archives import Archives
 from node.daemon.attempt_directory import AttemptDirectory
 from node.daemon.clock import ServerClock
 from node.daemon.container_spec import TaskPart, task_config, write_metadata
 from node.daemon.containers import Containers
 from node.daemon.engine import Engine, Json, docker_time_ms
+from node.daemon.gang_networks import GangEndpoint, GangNetworks
 from node.daemon.holders import Holders
 from node.daemon.images import ImageMissingError, Images
 from node.daemon.leases import HeldLease, Leases, LeaseState
+from node.daemon.networks import NoNetworkError
 from node.daemon.volumes import ForeignVolumeError, Volumes
 from node.platform import AttemptOverError, Platform, PlatformUnavailableError
 from scheduler.host_protocol import Archive, AttemptOrder, AttemptPhase, Lease
@@ -42,18 +45,6 @@ class LeaseGoneError(Exception):
     """The lease ended, or ran out, before the container was started."""
 
 
-class ArchiveSource(Protocol):
-    def fetch(self, customer_uid: str, archive: Archive, allocation_uid: str, generation: int) -> Path:
-        """Where the checked upload lies on this host. Raises: AttemptOverError, PlatformUnavailableError, OSError."""
-
-
-class NoArchives:
-    """No upload can be had."""
-
-    def fetch(self, customer_uid: str, archive: Archive, allocation_uid: str, generation: int) -> Path:
-        raise AttemptOverError(f"this host takes no uploads, and not {archive.digest}")
-
-
 @dataclass(frozen=True, slots=True)
 class Parts:
     """What a start needs of the host."""
@@ -65,8 +56,9 @@ class Parts:
     volumes: Volumes
     images: Images
     holders: Holders
+    gangs: GangNetworks
     platform: Platform
-    archives: ArchiveSource
+    archives: Archives
     runner: Path
     metadata: Path
     simulated: bool
@@ -188,12 +180,19 @@ class AttemptStart:
                 self._create_and_start(order, held)
             except docker.errors.ImageNotFound:
                 raise
-            except docker.errors.APIError as error:
+            except (docker.errors.APIError, NoNetworkError) as error:
                 self._parts.containers.remove(self._lease.container_name)
                 self.started = False
-                raise StartError(AttemptEnd.START_FAILED, str(error.explanation or error)) from error
+                raise StartError(AttemptEnd.START_FAILED, str(getattr(error, "explanation", None) or error)) from error
 
     def _create_and_start(self, order: AttemptOrder, held: HeldLease) -> None:
+        if order.gang is not None:
+            placing = (self._lease.allocation_uid, self._lease.generation)
+            endpoint = self._parts.gangs.join(order.gang, self._lease.rank, placing)
+            made = self._create(order, endpoint.network, endpoint)
+            self.started = True
+            self._parts.engine.api.start(made)
+            return
         network = held.network or "none"
         holder = self._parts.holders.of(network, self._lease.image) if held.network and order.nodes == 1 else None
         made = self._create(order, f"{_JOIN}{holder}" if holder else network)
@@ -208,7 +207,7 @@ class AttemptStart:
             self._parts.containers.remove(made)
             self._parts.engine.api.start(self._create(order, network))
 
-    def _create(self, order: AttemptOrder, network_mode: str) -> str:
+    def _create(self, order: AttemptOrder, network_mode: str, endpoint: GangEndpoint | None = None) -> str:
         parts, lease = self._parts, self._lease
         task = TaskPart(
             parts.runner,
@@ -216,6 +215,7 @@ class AttemptStart:
             self._directory.secrets if order.secrets else None,
             self._directory.outside,
             order.mounts,
+            endpoint,
         )
         config = task_config(
             parts.engine,

@@ -176,6 +176,8 @@ class Attempts:
         if kept is None:
             return
         self._refresh(kept)
+        if held.lease.nodes > 1:
+            self._parts.gangs.leave(kept.key)
         kept.lease_over = True
         kept.done.set()
         self._files.remove(kept.key)

@@ -45,6 +45,7 @@ class HostConfig:
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = 0  # 0: a free one
     cpu_count: int | None = None
     memory_bytes: int | None = None
+    archive_cache_bytes: Annotated[int, Field(ge=0)] = 20 * 2**30  # of tasks' uploads, kept for those to come
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,10 @@ class HostDirectory:
     @property
     def metadata(self) -> Path:
         return self.path / "metadata"
+
+    @property
+    def archives(self) -> Path:
+        return self.path / "archives"
 
     @property
     def tasks(self) -> Path:

@@ -12,6 +12,7 @@ from docker.types import DeviceRequest, LogConfig, Mount, Ulimit
 from pydantic import Field
 
 from node.daemon.engine import ALLOCATION_LABEL, GENERATION_LABEL, Engine
+from node.daemon.gang_networks import GangEndpoint
 from scheduler.host_protocol import Lease, VolumeMount
 
 HOME = "/home/jovyan"
@@ -118,6 +119,7 @@ class TaskPart:
     secrets: Path | None  # None: it has none
     outside: Path
     volumes: tuple[VolumeMount, ...] = ()
+    endpoint: GangEndpoint | None = None  # in a gang's network
 
 
 def task_config(
@@ -137,9 +139,20 @@ def task_config(
             **_confinement(lease, simulated=simulated, quota=quota),
             mounts=[*_mounts(engine, lease, metadata), *_task_mounts(engine, task)],
             network_mode=network,
+            extra_hosts=task.endpoint.names if task.endpoint is not None else None,
             log_config=LogConfig(type="none"),
         ),
+        **_networking(engine, task.endpoint),
     }
+
+
+def _networking(engine: Engine, endpoint: GangEndpoint | None) -> dict[str, Any]:
+    """Its address is fixed: the others know it before the container is there."""
+    if endpoint is None:
+        return {}
+    api: Any = engine.api  # its types say one endpoint where it takes several by their networks
+    configured = {endpoint.network: api.create_endpoint_config(ipv4_address=endpoint.address)}
+    return {"hostname": endpoint.name, "networking_config": api.create_networking_config(configured)}
 
 
 def _task_mounts(engine: Engine, task: TaskPart) -> list[Mount]:

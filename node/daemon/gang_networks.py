@@ -32,10 +32,12 @@ Placing = tuple[str, int]  # allocation uid and generation
 
 @dataclass(frozen=True, slots=True)
 class GangEndpoint:
-    """Where a container is put: the network's name in Docker, and its address there."""
+    """Where a container is put: the network's name in Docker, its address and its name there, and those of all."""
 
     network: str
     address: str
+    name: str
+    names: dict[str, str]
 
 
 class GangNetworks:
@@ -56,7 +58,8 @@ class GangNetworks:
         self._firewall.open_gang(bridge)
         if others:
             self._link(bridge, gang, gang.hosts[rank], others, mtu)
-        return GangEndpoint(network["Name"], gang.address(rank))
+        names = {node_name(other): gang.address(other) for other in range(len(gang.hosts))}
+        return GangEndpoint(network["Name"], gang.address(rank), node_name(rank), names)
 
     def leave(self, placing: Placing) -> None:
         """Take this host's part down, once its containers are gone. Idempotent."""
@@ -118,6 +121,11 @@ class GangNetworks:
             raise
         self._firewall.close_gang(network["Options"][_BRIDGE])
         _run(("ip", "link", "delete", _device(int(network["Labels"][_VNI_LABEL]))), allow="find device")
+
+
+def node_name(rank: int) -> str:
+    """By which the nodes know each other: `node-0` is the first."""
+    return f"node-{rank}"
 
 
 def _name(placing: Placing) -> str:

@@ -5,8 +5,9 @@ import uuid
 from typing import Any
 
 from node.certificate import CertificateKeeper
+from node.daemon.archives import Archives
 from node.daemon.attempt_directory import AttemptDirectories
-from node.daemon.attempt_start import NoArchives, Parts
+from node.daemon.attempt_start import Parts
 from node.daemon.attempts import Attempts
 from node.daemon.clock import ServerClock, read_boot_id
 from node.daemon.config import HostConfig, HostDirectory
@@ -16,6 +17,7 @@ from node.daemon.ending import Ending
 from node.daemon.engine import Engine, Json
 from node.daemon.facts import host_facts
 from node.daemon.firewall import Firewall
+from node.daemon.gang_networks import GangNetworks
 from node.daemon.heartbeat import Heartbeats
 from node.daemon.holders import Holders
 from node.daemon.images import Images
@@ -63,6 +65,7 @@ class Host:
         self._peers = Peers(self._store, self._firewall)
         self._volumes = Volumes(self._engine, quota=self._disk_limit == PROJECT_QUOTA)
         self._networks = Networks(self._engine, address_range=config.network_range, spares=config.network_spares)
+        self._gangs = GangNetworks(self._engine, self._firewall, port=config.overlay_port)
         self._containers = Containers(
             self._engine,
             directory.metadata,
@@ -109,8 +112,9 @@ class Host:
             volumes=self._volumes,
             images=Images(self._engine),
             holders=self._holders,
+            gangs=self._gangs,
             platform=self._platform,
-            archives=NoArchives(),
+            archives=Archives(directory.archives, self._platform, max_bytes=self.config.archive_cache_bytes),
             runner=directories.install_runner(),
             metadata=directory.metadata,
             simulated=self._gpus.simulated,
@@ -150,6 +154,7 @@ class Host:
         self._firewall.apply()
         self._networks.adopt({held.network for held in self._leases.held() if held.network})
         self._ending.adopt()
+        self._gangs.adopt({(held.lease.allocation_uid, held.lease.generation) for held in self._leases.held()})
         self._holders.adopt()
         self._networks.fill()
         self._attempts.start()
@@ -210,7 +215,7 @@ class Host:
         if before and before.lease.generation < lease.generation and before.state != LeaseState.ENDED:
             self._ending.end(lease.allocation_uid, before.lease.generation, grace_s=0)
         with self._leases.lock(lease.allocation_uid):
-            if self._leases.grant(lease).network is None:
+            if self._leases.grant(lease).network is None and lease.nodes == 1:  # a gang has one of its own
                 self._leases.set_network(lease.allocation_uid, self._networks.take())
             if lease.home_volume:
                 self._volumes.ensure(lease.home_volume, lease.disk_bytes)

@@ -12,8 +12,10 @@ import pytest
 import uvicorn
 
 from api.db import Database
-from api.internal.pki import make_request
+from api.internal.pki import Authority, make_request
 from api.internal.server import serve_config
+from api.machines import enrolment
+from api.machines.tables import Host
 from api.settings import Settings
 
 
@@ -30,6 +32,17 @@ class Listener:
             place = self.directory if (self.directory / f"{name}.pem").exists() else self.secrets_dir
             context.load_cert_chain(place / f"{name}.pem", place / f"{name}.key")
         return httpx.Client(base_url=self.url, verify=context, trust_env=False, timeout=30)
+
+    def certify(self, database: Database, host: Host) -> str:
+        """The name of a certificate of the host's, for `client`."""
+        key, csr = make_request(host.name)
+        authority = Authority(self.secrets_dir)
+        issued = database.transact(
+            lambda session: enrolment.issue(session, authority, session.get_one(Host, host.id), csr)
+        )
+        (self.directory / f"{host.name}.pem").write_text(issued.certificate_pem)
+        (self.directory / f"{host.name}.key").write_text(key)
+        return host.name
 
     def enrol(self, token: str, name: str = "h1") -> httpx.Response:
         key, csr = make_request(name)

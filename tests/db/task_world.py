@@ -100,6 +100,7 @@ class TaskWorld:
         phase: AttemptPhase = AttemptPhase.ENDED,
         *,
         now: datetime | None = None,
+        host: Host | None = None,
         **said: Any,
     ) -> HeartbeatReply:
         """A heartbeat that says how the attempt is. `now` is the server's."""
@@ -109,7 +110,7 @@ class TaskWorld:
         if phase is AttemptPhase.ENDED:
             known["ended_at_ms"] = to_ms(utc_now())
         attempt = AttemptReport(str(allocation.uid), phase=phase, **{**known, **said})
-        return self.world.beat(self.host, allocation, attempts=(attempt,), now=now)
+        return self.world.beat(host or self.host, allocation, attempts=(attempt,), now=now)
 
     def end(self, allocation: Allocation, end: str = "exited", *, exit_code: int | None = 0, **said: Any) -> None:
         """It ends by itself, its host confirms that nothing of it is left, and the controller hears of it."""

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from api.billing.tables import Hold
 from api.db import Database
 from api.errors import ApiError, Conflict, NotFound
 from api.settings import Settings
@@ -13,7 +14,7 @@ from api.tasks.tables import TaskAttemptEvent, TaskEvent
 from scheduler.host_protocol import AttemptOrder, AttemptPhase, LeaseKind
 from scheduler.ports import Admitted, Placed
 from scheduler.states import AllocationState, AttemptEnd, AttemptState, EndReason, TaskState
-from tests.db.fleet import decide
+from tests.db.fleet import GIB, decide
 from tests.db.task_world import TaskWorld, document
 
 
@@ -40,7 +41,9 @@ def test_a_task_goes_its_way(world: TaskWorld) -> None:
     order = world.order(allocation)
     assert isinstance(order, AttemptOrder)
     assert (order.command, order.timeout_s, order.signal, order.grace_s) == ("true", 3600, "SIGUSR1", 120)
-    assert order.environment == {"EPOCHS": "3", "TASK_ID": str(task.uid), "TASK_NAME": "train", "ATTEMPT": "1"}
+    told = {"EPOCHS": "3", "TASK_ID": str(task.uid), "TASK_NAME": "train", "ATTEMPT": "1"}
+    alone = {"RANK": "0", "NODE_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+    assert order.environment == {**told, **alone}
     assert world.order(allocation) == order, "asking again begins no other attempt"
     assert world.state(task) is TaskState.STARTING
     world.report(allocation, AttemptPhase.PULLING, detail="40 %")
@@ -297,3 +300,18 @@ def test_a_task_that_has_ended_is_retried_as_another(world: TaskWorld) -> None:
     assert (again.uid != task.uid, again.spec, again.state) == (True, task.spec, TaskState.QUEUED)
     with world.database.session() as session:
         assert session.scalars(select(TaskEvent.to_state).where(TaskEvent.task_id == again.id)).all() == ["queued"]
+
+
+def test_a_task_without_gpus_costs_nothing(world: TaskWorld) -> None:
+    task = world.one(resources={"gpus": 0, "cpus": 0.5}, timeout="1h")
+    store = world.fleet.lead()
+    (admitted,) = store.admit(decide(store))
+    assert isinstance(admitted, Admitted) and admitted.leases[0].devices == ()
+    world.fleet.lead().record([Placed(admitted.allocation_id, admitted.generation)])
+    allocation = world.allocation(task)
+    assert (allocation.gpus, allocation.cpu_milli, allocation.memory_bytes) == (0, 500, 4 * GIB)
+    assert isinstance(world.order(allocation), AttemptOrder)
+    world.report(allocation, end="exited", exit_code=0)
+    world.finish()
+    assert world.state(task) is TaskState.SUCCEEDED
+    assert world.fleet.rows(Hold) == []

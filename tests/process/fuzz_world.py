@@ -32,6 +32,7 @@ from scheduler.host_protocol import UsageBatch, UsageWindow
 from scheduler.states import ReservationState
 from tests.db.environment_world import BOOT, World
 from tests.db.fleet import Fleet
+from tests.db.task_world import TaskWorld
 
 PASSWORD = "correct-horse-battery"
 PEOPLE = ("admin", "acme-owner", "acme-member")
@@ -45,6 +46,7 @@ _EXISTING = {
     "invitation_id": "select uid from invitations",
     "allocation_id": "select uid from allocations where state <> 'released'",
     "environment_id": "select uid from environments where desired <> 'deleted'",
+    "task_id": "select uid from tasks",
     "machine_id": "select uid from hosts",
     "host": "select uid from hosts",
     "token_id": "select uid from enrolment_tokens",
@@ -133,7 +135,8 @@ class FuzzWorld:
             "duration_s": [3600], "starts_at": [(utc_now() + timedelta(days=2)).isoformat()], "nodes": [1],
             **{name: [None] for name in ("ends_at", "every", "count", "until", "driver", "cuda", "environment")},
             "gpu_models": [["A100"]], "selectors": [[]], "gpu_memory_bytes": [0], "cpu_milli": [None],
-            "memory_bytes": [None],
+            "memory_bytes": [None], "cpus": [None], "memory": [None], "shm": [None], "labels": [{}], "array": [None],
+            "mounts": [[]], "secrets": [[]], "depends_on": [[]], "working_dir": [None],
             "currency": ["USD"], "email": [f"{name}@example.test" for name in new_names], "customer_name": new_names,
         }  # fmt: skip
 
@@ -148,6 +151,9 @@ def make_world(database: Database, settings: Settings, public_url: str) -> FuzzW
     world.stop(stopped)
     world.release()
     world.create("waits", gpus=4)
+    tasks = TaskWorld(world, host)
+    tasks.cancel(tasks.one("ended"))
+    tasks.one("waits")
     fuzz = FuzzWorld(database, settings, public_url)
     database.transact(lambda session: _add_people(session, fuzz.password_hash, world.owner[0].id))
     fuzz.mend()

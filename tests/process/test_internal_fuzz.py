@@ -11,6 +11,7 @@ import schemathesis
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from api.allocations.tables import Allocation
 from api.db import Database
 from api.environments.tables import Environment
 from api.internal.app import WITHOUT_CERTIFICATE
@@ -19,10 +20,12 @@ from api.machines import enrolment
 from api.machines.tables import Host
 from api.principal import Principal, Role
 from api.settings import Settings
+from api.tasks.tables import Task
 from scheduler.states import AllocationState
 from tests.controller_socket import ControllerSocket, answering
 from tests.db.environment_world import BOOT, World
 from tests.db.fleet import Fleet
+from tests.db.task_world import TaskWorld
 from tests.process.api_process import running_api
 from tests.process.fuzzing import EXAMPLES, Answers, Known, fuzz, inputs, operations, unreached
 
@@ -36,14 +39,14 @@ _MENDING = (
 
 
 class Fuzzed:
-    """A host with an environment that runs on it, another one that has stopped, and certificates for everybody."""
+    """A host with an environment and a task that run on it, a stopped environment, and certificates for everybody."""
 
     def __init__(self, database: Database, settings: Settings, url: str, directory: Path) -> None:
         self.database, self.settings, self.url, self.directory = database, settings, url, directory
         self.world = World.make(Fleet(database), settings)
-        host = self.world.host("h1", gpus=32, cpu=512, memory_gib=2048)  # enough for all that is started
+        self.host = host = self.world.host("h1", gpus=32, cpu=512, memory_gib=2048)  # enough for all that is started
         self.world.stop(self.world.create("stopped"))
-        self.running = self._run()
+        self.running, self.task = self._run(), self._start(host)
         authority = Authority(settings.secrets_dir)
         self.csr = self._certify(authority, host)
         self.token = database.transact(lambda session: _token(session, authority))
@@ -61,6 +64,15 @@ class Fuzzed:
         assert self.world.allocation(environment).state == AllocationState.ACTIVE
         return environment
 
+    def _start(self, host: Host) -> Task:
+        tasks = TaskWorld(self.world, host)
+        task = tasks.one()
+        tasks.start(task)
+        return task
+
+    def _allocation_of_task(self) -> Allocation:
+        return TaskWorld(self.world, self.host).allocation(self.task)
+
     def mend(self) -> None:
         """Take back what would make the rest of the run vacuous: the host as it was, and something that runs on it."""
 
@@ -72,6 +84,9 @@ class Fuzzed:
         if self.world.allocation(self.running).state != AllocationState.ACTIVE:
             self.world.release()
             self.running = self._run()
+        if self._allocation_of_task().state != AllocationState.ACTIVE:
+            self.world.release()
+            self.task = self._start(self.host)
 
     def connection(self, who: str) -> requests.Session:
         connection = requests.Session()
@@ -83,10 +98,11 @@ class Fuzzed:
         return connection
 
     def known(self) -> Known:
-        allocation = self.world.allocation(self.running)
+        allocation, tasks = self.world.allocation(self.running), self._allocation_of_task()
         return {
             "username": ["acme-owner"], "name": [self.running.name, "stopped", f"new-{uuid4().hex[:8]}"],
-            "boot_id": [BOOT], "token": [self.token], "csr_pem": [self.csr], "allocation_uid": [str(allocation.uid)],
+            "boot_id": [BOOT], "token": [self.token], "csr_pem": [self.csr],
+            "allocation_uid": [str(allocation.uid), str(tasks.uid)],
             "generation": [allocation.generation], "device_uuid": ["GPU-h1-0"], "uuid": ["GPU-h1-0"],
             "container_name": [allocation.container_name], "image": ["base"], "gpus": [1], "gpu_model": ["A100"],
             "wait_s": [0], "operation": ["inspect_container", "create_container", "logs"],

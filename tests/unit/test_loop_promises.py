@@ -51,7 +51,7 @@ class LoopWithPromises(LoopUnderFaults):
 
     @rule(
         group=st.sampled_from(GROUPS),
-        gpus=st.integers(1, 2),
+        gpus=st.integers(0, 2),
         priority=st.sampled_from([0, 10]),
         preemptible=st.booleans(),
         count=st.integers(1, 3),

@@ -9,6 +9,7 @@ import ray
 from ray.dashboard.modules.job.pydantic_models import JobDetails as RaysDetails
 from ray.dashboard.modules.version import CURRENT_VERSION
 
+from api.environments.schemas import WaitOut
 from api.ray_jobs.details import JobStatus, details
 from api.ray_jobs.version import installed
 from api.tasks.tables import Task, TaskAttempt
@@ -16,10 +17,10 @@ from api.tasks.tables import Task, TaskAttempt
 AT = datetime(2026, 11, 26, 12, tzinfo=UTC)
 AT_MS = 1_795_694_400_000
 UID = UUID("01890000-0000-7000-8000-000000000001")
-WAIT = {
-    "code": "quota", "detail": "Your customer's quota is used up.", "position": 3, "figures": {},
-    "eta": "2026-11-26T13:30:00+00:00", "eta_basis": "estimate",
-}  # fmt: skip
+WAIT = WaitOut(
+    code="quota", detail="Your customer's quota is used up.", position=3,
+    eta=datetime(2026, 11, 26, 13, 30, tzinfo=UTC), eta_basis="estimate",
+)  # fmt: skip
 
 
 def task(state: str, **columns: Any) -> Task:
@@ -77,7 +78,10 @@ def test_messages() -> None:
         "Job has not started yet. Your customer's quota is used up. Number 3 in the queue."
         " Expected to start at 2026-11-26 13:30 UTC (estimate)."
     )
-    assert details(task("queued"), None, {"detail": "Queued.", "code": "queued"}).message.endswith("yet. Queued.")
+    assert details(task("queued"), None, WaitOut.of(None)).message.endswith(
+        "yet. It waits for the scheduler to look at it."
+    )
+    assert details(task("queued", detail="It is tried again."), None, None).message.endswith("yet. It is tried again.")
     pulling = details(task("starting"), attempt("starting", phase="pulling"), WAIT).message
     assert pulling == "Job has not started yet. It is being started: pulling."
     progress = {"fraction": 0.25, "line": "epoch 1"}

@@ -63,6 +63,8 @@ def test_shorter_ways_to_write_it() -> None:
     assert (task.resources.whole_gpus, task.resources.gpu_milli, task.resources.cpu_milli) == (1, 460, 500)
     assert task.resources.gpu_model == ["A100"]
     assert [(each.task, each.condition.value) for each in task.depends_on] == [("a", "succeeded"), ("b", "failed")]
+    without = TaskSpec.model_validate(small(resources={"gpus": 0})).resources
+    assert (without.whole_gpus, without.gpu_milli) == (0, 1000)
 
 
 def test_labels_and_selectors_are_conditions_together() -> None:

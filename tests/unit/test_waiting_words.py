@@ -52,3 +52,4 @@ def test_the_home_page_says_that_it_gave_way_and_why_it_waits() -> None:
     row = home_row(entry, ready=False)
     assert row["note"] == "It gave way; queued again. Waiting, number 1 in the queue: 0 of 8 are free."
     assert (row["gpus"], row["expected"].basis) == ("0.46 x A100 or H100", "when time limits end")
+    assert home_row({**entry, "gpus": 0, "gpu_milli": 1000, "gpu_model": None}, ready=False)["gpus"] == "no GPU"
