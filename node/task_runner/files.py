@@ -7,12 +7,17 @@ import os
 import time
 
 IN, OUT = "/run/remotegpu/in", "/run/remotegpu/out"
+WORKSPACE = "/workspace"
 
 
 class Paths:
-    """`inside` is read-only here and written by the host, `outside` the other way round."""
+    """`inside` is read-only here and written by the host, `outside` the other way round.
 
-    def __init__(self, inside: str = IN, outside: str = OUT) -> None:
+    `workspace` is where the working directory is to be, at one place in all images where that may be made.
+    """
+
+    def __init__(self, inside: str = IN, outside: str = OUT, workspace: str = WORKSPACE) -> None:
+        self.workspace = workspace
         self.order = f"{inside}/order.json"
         self.secrets = f"{inside}/secrets"
         self.archives = f"{inside}/archives"

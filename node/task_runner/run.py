@@ -11,7 +11,6 @@ from .masking import hidden_texts
 from .output import Output
 from .supervisor import Ended, Supervisor
 
-WORKSPACE = "/workspace"
 SETTING_UP, RUNNING, ENDED = "setting_up", "running", "ended"
 EXITED, TIMED_OUT, SETUP_FAILED = "exited", "timed_out", "setup_failed"
 TWICE = 125  # what a second start of the same container exits with
@@ -26,7 +25,7 @@ class Attempt:
         self._secrets = read_secrets(paths.secrets)
         self._output = Output(paths.log)
         hidden = hidden_texts(list(self._secrets.values()))
-        self._supervisor = Supervisor(paths, self._output, hidden, str(order["signal"]))
+        self._supervisor = Supervisor(paths, self._output, hidden, str(order["signal"]), self._told)
         self._status: dict[str, object] = {"phase": SETTING_UP}
 
     def run(self) -> int:
@@ -55,9 +54,12 @@ class Attempt:
         self._status.update(changes)
         write_json(self._paths.status, self._status)
 
+    def _told(self, how: str) -> None:
+        """The command was told to give way."""
+        self._tell(notice=how)
+
     def _finish(self, end: str, ended: Ended | None, detail: str) -> int:
         self._supervisor.close()
-        notice, checkpoint_at_ms = self._supervisor.notice, self._supervisor.checkpoint_at_ms
         self._tell(
             phase=ENDED,
             ended_at_ms=now_ms(),
@@ -65,8 +67,7 @@ class Attempt:
             exit_code=_FAILED if ended is None else ended.code,
             signal=None if ended is None else ended.signal,
             detail=detail,
-            notice=notice.told if notice else "",
-            checkpoint_at_ms=checkpoint_at_ms,
+            checkpoint_at_ms=self._supervisor.checkpoint_at_ms,
             log_bytes=self._output.position,
         )
         if ended is None or ended.code is None:
@@ -96,7 +97,7 @@ class Attempt:
         for archive in archives:
             target = str(archive["target"])
             if not target.startswith("/"):
-                workspace = workspace or _workspace()
+                workspace = workspace or _workspace(self._paths.workspace)
                 target = os.path.join(workspace, target)
             try:
                 unpack(f"{self._paths.archives}/{archive['digest']}.zip", target, allowance)
@@ -107,9 +108,9 @@ class Attempt:
         return None
 
 
-def _workspace() -> str:
-    """Where the working directory is: at one place in all images where that may be made."""
-    for path in (WORKSPACE, os.path.join(os.environ.get("HOME", "/tmp"), "workspace")):
+def _workspace(wanted: str) -> str:
+    """A directory to work in: the one that is wanted, or one where this user may make it."""
+    for path in (wanted, os.path.join(os.environ.get("HOME", "/tmp"), "workspace")):
         try:
             os.makedirs(path, exist_ok=True)
         except OSError:

@@ -9,6 +9,7 @@ import select
 import signal
 import socket
 import time
+from collections.abc import Callable
 
 from .files import Paths, now_ms
 from .masking import Masking
@@ -38,15 +39,21 @@ class Notice:
 
     def __init__(self, reason: str, deadline_ms: int) -> None:
         self.reason, self.deadline_ms = reason, deadline_ms
-        self.told = ""  # how the command was told, in words
         self.told_at_ms = 0
 
 
 class Supervisor:
     """Single-threaded but for the endpoint, which wakes it."""
 
-    def __init__(self, paths: Paths, output: Output, hidden: list[bytes], checkpoint_signal: str) -> None:
-        self._paths, self._output = paths, output
+    def __init__(
+        self,
+        paths: Paths,
+        output: Output,
+        hidden: list[bytes],
+        checkpoint_signal: str,
+        on_notice: Callable[[str], None],
+    ) -> None:
+        self._paths, self._output, self._on_notice = paths, output, on_notice
         self._signal = getattr(signal, checkpoint_signal, signal.SIGTERM)
         self._woken, self._waker = os.pipe()
         os.set_blocking(self._waker, False)
@@ -195,9 +202,9 @@ class Supervisor:
 
     def _tell(self, notice: Notice) -> None:
         number = self._signal if notice.reason == _PREEMPTED else signal.SIGTERM
-        notice.told = f"{signal.Signals(number).name} to the command's processes, notice file and endpoint"
         notice.told_at_ms = now_ms()
         self._send(number)
+        self._on_notice(f"{signal.Signals(number).name} to its processes, notice file and endpoint")
 
     def _kill_by(self, at: float) -> None:
         self._kill_at = at if self._kill_at is None else min(at, self._kill_at)
