@@ -96,8 +96,10 @@ def _content(path: Path) -> bytes | None:
         descriptor = os.open(path, _FLAGS)
     except OSError:
         return None
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             return None
-        content = file.read(_MOST_BYTES + 1)
+        content = os.read(descriptor, _MOST_BYTES + 1)
+    finally:
+        os.close(descriptor)
     return content if len(content) <= _MOST_BYTES else None
