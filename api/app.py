@@ -104,7 +104,14 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
     app.add_api_route("/health", health, methods=["GET"], tags=["platform"])
     for router in _api_routers():
         app.include_router(router, prefix=API)
-    for router in (ray_jobs.router, ray_packages.router, web.router, oidc.router, ray_dashboard.router):
+    for router in (
+        ray_jobs.router,
+        ray_jobs.following_router,
+        ray_packages.router,
+        web.router,
+        oidc.router,
+        ray_dashboard.router,
+    ):
         app.include_router(router)
     app.state.endpoint_templates = endpoint_templates(app)
     return app

@@ -60,6 +60,8 @@ POLICY: dict[tuple[str, str], Rule] = {
     ("GET", "/api/jobs/"): Rule(CUSTOMER, scope="tasks:read"),
     ("GET", "/api/jobs/{job_id}"): Rule(CUSTOMER, scope="tasks:read"),
     ("DELETE", "/api/jobs/{job_id}"): Rule(CUSTOMER, scope="tasks:write"),
+    ("GET", "/api/jobs/{job_id}/logs"): Rule(CUSTOMER, scope="tasks:read"),
+    ("WS", "/api/jobs/{job_id}/logs/tail"): Rule(CUSTOMER, scope="tasks:read"),
     ("POST", "/api/jobs/{job_id}/stop"): Rule(CUSTOMER, scope="tasks:write"),
     ("POST", "/api/v1/auth/login"): PUBLIC,
     ("POST", "/api/v1/auth/refresh"): PUBLIC,

@@ -3,13 +3,11 @@
 import asyncio
 import json
 import logging
-from collections.abc import Coroutine
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Annotated, Literal, cast
 from uuid import UUID
 
-from anyio import create_task_group
 from fastapi import APIRouter, Depends, Path, Query, Response, WebSocket, WebSocketDisconnect
 from psycopg import Error as ReadFailure
 from pydantic import BaseModel
@@ -17,9 +15,10 @@ from starlette.requests import HTTPConnection
 
 from api.db import Database
 from api.deps import DatabaseDep, ObjectsDep, PrincipalDep
-from api.errors import ApiError, Unauthenticated
-from api.identity.authentication import Authenticator
+from api.errors import ApiError
+from api.logs import connection
 from api.logs.attempts import NoAttempt, Wanted, find_log
+from api.logs.connection import AGAIN, DONE
 from api.logs.entries import STREAMS, Entry
 from api.logs.following import Following
 from api.logs.reading import LogRef, chunks_from, cut, entries_from, extent
@@ -30,8 +29,6 @@ from scheduler.log_records import MAX_POSITION
 router = APIRouter(prefix="/customer/tasks/{task_id}/logs", tags=["tasks"])
 
 LOOK_AGAIN_S = 1.0  # for the first attempt of a task that waits
-CHECK_AGAIN_S = 60.0  # whether whoever follows still may
-DONE, AGAIN, NOT_ALLOWED = 1000, 1013, 4401  # codes of closing; the second: go on from the last position
 _CHUNKS_AT_ONCE = 8
 
 _log = logging.getLogger(__name__)
@@ -69,8 +66,8 @@ Position = Annotated[int, Query(ge=0, le=MAX_POSITION)]
 Limit = Annotated[int, Query(ge=1, le=4 * 2**20)]
 
 
-async def _following(connection: HTTPConnection) -> Following:
-    return cast(Following, connection.app.state.following)
+async def _following(request: HTTPConnection) -> Following:
+    return cast(Following, request.app.state.following)
 
 
 FollowingDep = Annotated[Following, Depends(_following)]
@@ -129,23 +126,7 @@ async def follow_logs(
     with following.counted(principal):
         await websocket.accept()
         follower = Follower(database, principal, wanted)
-        code = await _first(_send(websocket, following, follower, log, position), _gone(websocket), _refused(websocket))
-        if code is not None:
-            await websocket.close(code)
-
-
-async def _first(*endings: Coroutine[None, None, int | None]) -> int | None:
-    """What the first of them returns; the others end with it."""
-    found: list[int | None] = []
-    async with create_task_group() as group:
-
-        async def await_one(ending: Coroutine[None, None, int | None]) -> None:
-            found.append(await ending)
-            group.cancel_scope.cancel()
-
-        for ending in endings:
-            group.start_soon(await_one, ending)
-    return found[0]
+        await connection.serve(websocket, _send(websocket, following, follower, log, position))
 
 
 async def _send(
@@ -170,25 +151,6 @@ async def _send(
         _log.warning("following output broke off: %s", error)
         return AGAIN
     return DONE
-
-
-async def _gone(websocket: WebSocket) -> None:
-    """Wait until the client has left; what it sends means nothing."""
-    while (await websocket.receive())["type"] != "websocket.disconnect":
-        pass
-
-
-async def _refused(websocket: WebSocket) -> int:
-    """Wait until whoever follows is no longer let in."""
-    authenticator = cast(Authenticator, websocket.app.state.authenticator)
-    while True:
-        await asyncio.sleep(CHECK_AGAIN_S)
-        try:
-            await authenticator.authenticate(websocket.headers.get("authorization"), address=None)
-        except Unauthenticated:
-            return NOT_ALLOWED
-        except ReadFailure as error:
-            _log.warning("looking whether a follower is still let in failed, trying again: %s", error)
 
 
 def _reply(attempt: int | None, records: str, position: int, ended: bool) -> Response:

@@ -3,16 +3,20 @@
 from collections.abc import Callable
 from functools import partial
 from typing import Annotated, TypeVar
+from uuid import UUID
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Path, WebSocket
+from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
 from api.db import Database
-from api.deps import DatabaseDep, PrincipalDep
+from api.deps import DatabaseDep, ObjectsDep, PrincipalDep
 from api.errors import NotFound
+from api.logs import connection
+from api.logs.endpoints import FollowingDep
 from api.principal import Caller, Principal
-from api.ray_jobs import repository, service, version
+from api.ray_jobs import output, repository, service, version
 from api.ray_jobs.details import JobDetails, details
 from api.ray_jobs.plain import NoBrowsers, PlainRoute, texts
 from api.ray_jobs.repository import Job
@@ -20,9 +24,14 @@ from api.ray_jobs.request import JobSubmit
 from api.ray_jobs.version import Version
 
 router = APIRouter(prefix="/api", tags=["ray jobs"], route_class=PlainRoute, dependencies=[NoBrowsers])
+following_router = APIRouter(prefix="/api")
 _Answer = TypeVar("_Answer")
 
 JobId = Annotated[str, Path(description="What `submit` answered, or the id of a task that was made elsewhere")]
+
+
+class Logs(BaseModel):
+    logs: str
 
 
 class Submitted(BaseModel):
@@ -80,6 +89,28 @@ def delete_job(job_id: JobId, database: DatabaseDep, principal: PrincipalDep) ->
     """Forget a job that has ended. The task it was is kept for the bill, with its logs."""
     _with_job(database, principal, job_id, lambda session, job: service.delete(session, principal, job))
     return Deleted(deleted=True)
+
+
+@router.get("/jobs/{job_id}/logs", responses=texts(404))
+async def get_logs(job_id: JobId, database: DatabaseDep, principal: PrincipalDep, objects: ObjectsDep) -> Logs:
+    """What the job's newest attempt has written, at most the last 8 MiB of it."""
+    task_uid = await _uid_of(database, principal, job_id)
+    return Logs(logs=await output.newest(database, objects, principal, task_uid))
+
+
+@following_router.websocket("/jobs/{job_id}/logs/tail")
+async def tail_logs(
+    websocket: WebSocket, job_id: JobId, database: DatabaseDep, principal: PrincipalDep, following: FollowingDep
+) -> None:
+    """The same, and all that the job still writes, as text; closed with 1000 when it has ended."""
+    task_uid = await _uid_of(database, principal, job_id)
+    with following.counted(principal):
+        await websocket.accept()
+        await connection.serve(websocket, output.tail(websocket, database, following, principal, task_uid))
+
+
+async def _uid_of(database: Database, principal: Principal, job_id: str) -> UUID:
+    return await run_in_threadpool(_with_job, database, principal, job_id, lambda _, job: job.task.uid)
 
 
 def _with_job(

@@ -5,8 +5,6 @@ from typing import Any
 from api.ray_jobs import selectors
 from api.ray_jobs.request import JobSubmit, Refused
 
-GPUS_BY_DEFAULT = 1
-"""Of a job that names no number."""
 _MODEL = "accelerator_type:"  # Ray's resource for a model of accelerator; jobs ask for a sliver of it
 
 
@@ -18,7 +16,7 @@ def read(job: JobSubmit, *, models: tuple[str, ...] = ()) -> dict[str, Any]:  # 
     """
     labels = selectors.read(job.entrypoint_label_selector or {})
     models = _one_way(models, labels.models, _models(job))
-    section: dict[str, Any] = {"gpus": job.entrypoint_num_gpus or GPUS_BY_DEFAULT}
+    section: dict[str, Any] = {"gpus": job.entrypoint_num_gpus or (1 if models else 0)}
     if job.entrypoint_num_cpus:
         section["cpus"] = job.entrypoint_num_cpus
     if job.entrypoint_memory:

@@ -11,7 +11,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from api.app import API
 from api.db import Database
-from api.logs import endpoints
+from api.logs import connection, endpoints
 from api.logs.reading import LATE
 from api.logs.tables import LogChunk
 from api.settings import Settings
@@ -174,7 +174,7 @@ def follow(client: TestClient, who: Person, task: Task, position: int = 0) -> tu
             try:
                 message = socket.receive_json()
             except WebSocketDisconnect as closed:
-                assert message["ended"] or closed.code != endpoints.DONE
+                assert message["ended"] or closed.code != connection.DONE
                 return records, closed.code
             records += message["records"]
 
@@ -194,7 +194,7 @@ def test_following_shows_what_is_there_and_ends_with_the_attempt(
     attempt, source = world.attempt(task)
     world.take(source, written(0, "one ", 7, "two"), last=True)
     world.end(attempt)
-    assert follow(app_client, tenant.owner, task)[1] == endpoints.DONE
+    assert follow(app_client, tenant.owner, task)[1] == connection.DONE
     assert text_of(follow(app_client, tenant.owner, task)[0]) == "one <7>two"
     assert text_of(follow(app_client, tenant.owner, task, 2)[0]) == "e <7>two"
     assert follow(app_client, tenant.owner, task, 99)[0] == []
@@ -216,13 +216,13 @@ def test_following_waits_for_the_first_attempt_unless_there_will_be_none(
     never = world.task("never")
     values = {"state": TaskState.CANCELLED, "ended_at": text("now()")}
     database.transact(lambda session: session.execute(update(Task).where(Task.id == never.id).values(**values)))
-    assert follow(app_client, tenant.owner, never) == ([], endpoints.DONE)
+    assert follow(app_client, tenant.owner, never) == ([], connection.DONE)
 
 
 def test_who_is_no_longer_let_in_is_cut_off(
     world: LogWorld, app_client: TestClient, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(endpoints, "CHECK_AGAIN_S", 0.05)
+    monkeypatch.setattr(connection, "CHECK_AGAIN_S", 0.05)
     task = world.task()
     world.attempt(task)
     headers = dict(tenant.member.headers)
@@ -231,7 +231,7 @@ def test_who_is_no_longer_let_in_is_cut_off(
         assert app_client.post(disable, headers=tenant.owner.headers).status_code < 300
         with pytest.raises(WebSocketDisconnect) as closed:
             socket.receive_json()
-    assert closed.value.code == endpoints.NOT_ALLOWED
+    assert closed.value.code == connection.NOT_ALLOWED
 
 
 def world_task(world: LogWorld, tenant: Tenant) -> Task:

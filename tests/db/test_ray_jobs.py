@@ -132,7 +132,7 @@ def test_anothers_job_is_not_there(owner: Client, member: Client, rival: Client,
     job_id, uid = owner.submit(submission_id="mine"), str(tasks.one("plain").uid)
     for client in (member, rival):
         for each in (job_id, uid, "no-such", "a" * 300, "%00"):
-            for method, rest in (("GET", ""), ("DELETE", ""), ("POST", "/stop")):
+            for method, rest in (("GET", ""), ("DELETE", ""), ("POST", "/stop"), ("GET", "/logs")):
                 said = refused(client.ask(method, f"/api/jobs/{each}{rest}"), 404)
                 assert each == "%00" or said == f"Job {each} does not exist"
     assert owner.job(job_id)["status"] == "PENDING"

@@ -18,17 +18,20 @@ from api.db import Database
 from api.identity import tokens
 from api.identity.authentication import KEY_PREFIX
 from api.identity.tables import ApiKey
+from api.principal import Caller
 from api.ray_jobs.variables import client_variables
 from api.settings import Settings
+from api.tasks import service as tasks
 from api.tasks.tables import Task
 from scheduler.ports import WaitReason
 from tests.db.environment_world import Owner, World
 from tests.db.fleet import Fleet
 from tests.process.api_process import ApiProcess, running_api
+from tests.waiting import wait_for
 
 SCOPES = ["tasks:read", "tasks:write"]
 TIMEOUT_S = 120
-MADE_UP = r"raysubmit_[A-Za-z0-9]{16}"
+RAY = str(Path(sys.executable).parent / "ray")
 
 SDK = """
 import asyncio, json, sys
@@ -42,6 +45,10 @@ first = client.submit_job(
 )
 second = client.submit_job(entrypoint="true", runtime_env={"working_dir": sys.argv[1]}, submission_id="second")
 found = client.get_job_info(first)
+
+async def tail(job_id):
+    return [text async for text in client.tail_job_logs(job_id)]
+
 print(json.dumps({
     "version": client.get_version(),
     "ids": [first, second],
@@ -49,6 +56,7 @@ print(json.dumps({
     "status": found.status, "runtime_env": found.runtime_env, "metadata": found.metadata,
     "stopped": [client.stop_job(first), client.stop_job(first)],
     "then": client.get_job_status(first),
+    "logs": [client.get_job_logs(first), asyncio.run(tail(first))],
     "deleted": client.delete_job(first),
 }))
 """
@@ -70,18 +78,21 @@ class Site:
         self.database.transact(lambda session: session.add(key))
         return secret
 
-    def run(self, command: list[str], key: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    def environment(self, key: str) -> dict[str, str]:
         """As in a container, with a home of its own."""
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-        environment |= {"HOME": str(self.home), "RAY_USAGE_STATS_ENABLED": "0", "no_proxy": "127.0.0.1"}
-        environment |= client_variables(self.api.public_url, key) | variables
-        return subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False, cwd=self.home
-        )
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        own = {"HOME": str(self.home), "RAY_USAGE_STATS_ENABLED": "0", "no_proxy": "127.0.0.1", "PYTHONUNBUFFERED": "1"}
+        return inherited | own | client_variables(self.api.public_url, key)
 
-    def ray_job(self, key: str, *arguments: str, **variables: str) -> tuple[int, str]:
+    def run(self, command: list[str], key: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command, env=self.environment(key), capture_output=True, text=True, timeout=TIMEOUT_S, check=False,
+            cwd=self.home,
+        )  # fmt: skip
+
+    def ray_job(self, key: str, *arguments: str) -> tuple[int, str]:
         """Its exit code, and what it said."""
-        done = self.run([str(Path(sys.executable).parent / "ray"), "job", *arguments], key, **variables)
+        done = self.run([RAY, "job", *arguments], key)
         return done.returncode, done.stdout + done.stderr
 
     def task(self, submission_id: str) -> Task:
@@ -144,12 +155,27 @@ def test_the_client(site: Site, tmp_path: Path) -> None:
     first, second = found["ids"]
     assert (found["version"], second, found["listed"]) == ("4", "second", [first, "second"])
     assert (found["status"], found["metadata"], found["then"]) == ("PENDING", {"owner": "me"}, "STOPPED")
-    assert (found["stopped"], found["deleted"]) == ([True, False], True)
+    assert (found["stopped"], found["deleted"], found["logs"]) == ([True, False], True, ["", []])
     given = found["runtime_env"]
     assert given["working_dir"].startswith("gcs://_ray_pkg_") and given["pip"]["packages"] == ["emoji"]
     assert done.stderr.count("Uploading package") == 2, "what is there is not sent again"
     task = site.task("second")
     assert task.working_dir is not None
+
+
+def test_submitting_follows_while_the_job_waits(site: Site) -> None:
+    key, said = site.key(site.owner), site.home / "said"
+    command = [RAY, "job", "submit", "--submission-id", "mine", "--", "true"]
+    with (
+        said.open("wb") as file,
+        subprocess.Popen(command, env=site.environment(key), stdout=file, stderr=file, cwd=site.home) as submitting,
+    ):
+        wait_for(lambda: "Tailing logs" in said.read_text(), timeout_s=TIMEOUT_S, what="the client to follow")
+        assert submitting.poll() is None
+        caller = Caller(site.owner[2].id, site.owner[0].id, "cli")
+        site.database.transact(lambda session: tasks.cancel(session, caller, site.task("mine").uid))
+        assert submitting.wait(TIMEOUT_S) == 0, said.read_text()
+    assert "Job 'mine' was stopped" in said.read_text()
 
 
 def test_what_is_refused_is_shown(site: Site) -> None:

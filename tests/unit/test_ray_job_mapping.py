@@ -7,7 +7,6 @@ from pydantic import ValidationError
 
 from api.ray_jobs.mapping import PackageUse, new_submission_id, task_of
 from api.ray_jobs.request import JobSubmit, Refused
-from api.ray_jobs.resources import GPUS_BY_DEFAULT
 from api.tasks.spec import TaskSpec
 
 
@@ -24,7 +23,7 @@ def refusal(**fields: Any) -> str:
 def test_the_least_that_can_be_asked_for() -> None:
     job = task_of(JobSubmit(entrypoint="python x.py", submission_id="my_Job.1"))
     assert job.document == {
-        "name": "my-job-1", "image": "base", "resources": {"gpus": GPUS_BY_DEFAULT}, "command": "python x.py",
+        "name": "my-job-1", "image": "base", "resources": {"gpus": 0}, "command": "python x.py",
     }  # fmt: skip
     assert (job.submission_id, job.workspace, job.image, job.packages) == ("my_Job.1", None, "base", ())
     assert job.given == {"entrypoint": "python x.py"}
@@ -72,7 +71,7 @@ def test_label_selectors(given: dict[str, str], selector: str) -> None:
 def test_a_model_by_rays_own_label() -> None:
     found = document(entrypoint_label_selector={"ray.io/accelerator-type": "in(A100, H100)", "region": "eu"})
     assert found["resources"] == {
-        "gpus": GPUS_BY_DEFAULT,
+        "gpus": 1,
         "gpu_model": ["A100", "H100"],
         "selectors": ["region=eu"],
     }
@@ -86,7 +85,7 @@ def test_metadata() -> None:
     job = task_of(JobSubmit(entrypoint="true", metadata=wishes))
     assert job.document == {
         "name": "fine-tune", "image": "torch", "priority": 200, "nodes": 2, "preemptible": True, "timeout": "6h",
-        "command": "true", "resources": {"gpus": GPUS_BY_DEFAULT, "gpu_model": ["A100", "H100"]},
+        "command": "true", "resources": {"gpus": 1, "gpu_model": ["A100", "H100"]},
     }  # fmt: skip
     assert (job.workspace, job.given["metadata"]) == ("lab", wishes)
 
