@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
@@ -18,13 +18,34 @@ _TIMEOUT_S = 60.0
 _SECRETS = ("signing_key_secret", "hub_oidc_client_secret", "ray_token", "hub_api_token")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ApiProcess:
     public_url: str
     internal_url: str
     secrets_dir: Path
     log: Path
-    process: subprocess.Popen[bytes]
+    environment: dict[str, str]
+    process: subprocess.Popen[bytes] = field(init=False)
+
+    def start(self) -> None:
+        """It answers when this returns."""
+        with self.log.open("ab") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "api.server"], env=self.environment, stdout=output, stderr=output
+            )
+        _wait_until_it_answers(self)
+
+    def kill(self) -> None:
+        """As by `kill -9`. It may be started again."""
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self.kill()
 
 
 @contextmanager
@@ -46,21 +67,14 @@ def running_api(database_url: str, directory: Path, **variables: str) -> Iterato
         "REMOTEGPU_OBJECT_STORE_URL": (directory / "objects").as_uri(),
         **variables,
     }
-    log = directory / "api.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen([sys.executable, "-m", "api.server"], env=environment, stdout=output, stderr=output)
+    scheme = "https" if "REMOTEGPU_TLS_CERT" in variables else "http"
+    urls = f"{scheme}://127.0.0.1:{public}", f"https://127.0.0.1:{internal}"
+    api = ApiProcess(*urls, secrets, directory / "api.log", environment)
     try:
-        scheme = "https" if "REMOTEGPU_TLS_CERT" in variables else "http"
-        api = ApiProcess(f"{scheme}://127.0.0.1:{public}", f"https://127.0.0.1:{internal}", secrets, log, process)
-        _wait_until_it_answers(api)
+        api.start()
         yield api
     finally:
-        process.terminate()
-        try:
-            process.wait(_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        api.stop()
 
 
 def _wait_until_it_answers(api: ApiProcess) -> None:
