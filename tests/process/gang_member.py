@@ -11,8 +11,8 @@ from node.daemon.engine import Engine
 from node.daemon.firewall import Firewall
 from node.daemon.gang_networks import GangEndpoint, GangNetworks
 from scheduler.gang_network import gang_network
+from tests.machines import ROUTER
 from tests.process.daemon_process import IMAGE
-from tests.process.machines import ROUTER
 
 RANGE = "10.208.0.0/12"
 GENERATION = 1

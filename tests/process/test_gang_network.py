@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from scheduler.gang_network import gang_network
+from tests.machines import ROUTER, Machine, machines
 from tests.process.daemon_process import IMAGE, REPOSITORY
 from tests.process.gang_member import GENERATION, RANGE
-from tests.process.machines import ROUTER, Machine, machines
 from tests.waiting import wait_for
 
 FILE = "python3.11"  # some megabytes: more than one packet of any size
