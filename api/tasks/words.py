@@ -81,4 +81,5 @@ def _signal(number: int) -> str:
 
 def _with(detail: str | None, sentence: str) -> str:
     """The sentence, with what is known beside it."""
-    return f"{sentence}: {detail.rstrip('.')}." if detail else f"{sentence}."
+    known = (detail or "").rstrip(".")
+    return f"{sentence}." if known in ("", sentence) else f"{sentence}: {known}."

@@ -117,7 +117,7 @@ class AttemptStart:
                 archives[each.digest] = self._fetch_archive(each)
             self._directory.write(order, rank=lease.rank, disk_bytes=lease.disk_bytes, archives=archives)
             for mount in order.mounts:
-                self._parts.volumes.ensure(mount.volume, mount.size_bytes)
+                self._parts.volumes.ensure(mount.volume, mount.size_bytes, for_any_user=True)
         except (AttemptOverError, ForeignVolumeError, OSError) as error:
             raise StartError(AttemptEnd.START_FAILED, str(error)) from error
 

@@ -64,8 +64,7 @@ def test_it_is_billed_for_what_is_proven_and_its_gpus_are_free_again(customer: C
         return bool(customer.owner.json("bill")["balance"]["held_micro"] == 0)
 
     wait_for(settled, timeout_s=_SETTLED_S, every_s=0.5, what="the hold to be settled")
-    (attempt,) = show(customer, "billed")["attempt_list"]
-    used = [u for u in customer.owner.json("usage") if u["allocation_id"] == attempt["allocation_id"]]
+    used = [u for u in customer.owner.json("usage") if u["task"] == "billed"]
     assert 3000 <= sum(u["duration_ms"] for u in used) < 8000
     assert sum(u["amount_micro"] for u in used) == sum(u["duration_ms"] for u in used) * 1000, "a unit for each second"
 
@@ -165,8 +164,8 @@ def test_what_is_preempted_is_told_in_time_and_comes_back(customer: Customer) ->
 
 
 def test_a_dry_run_says_what_it_would_cost(customer: Customer) -> None:
-    done = customer.owner.json("run", "--dry-run", *_SMALL, "--timeout", "1h", "--", "true")
-    (plan,) = done if isinstance(done, list) else done["tasks"]
+    done = run(customer, "--dry-run", "--json", *_SMALL, "--timeout", "1h", "--", "true")
+    (plan,) = json.loads(done.stdout)
     assert plan["ceiling_micro"] == 3600 * 1_000_000
 
 
