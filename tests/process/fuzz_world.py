@@ -33,6 +33,8 @@ from scheduler.states import ReservationState
 from tests.db.environment_world import BOOT, World
 from tests.db.fleet import Fleet
 from tests.db.task_world import TaskWorld
+from tests.db.upload_world import digest_of
+from tests.process.fuzzing import ARCHIVE
 
 PASSWORD = "correct-horse-battery"
 PEOPLE = ("admin", "acme-owner", "acme-member")
@@ -129,6 +131,7 @@ class FuzzWorld:
                 for name, query in _EXISTING.items()
             }
         new_names = [f"new-{uuid4().hex[:12]}" for _ in PEOPLE]
+        existing["digest"] += [digest_of(ARCHIVE)]
         return existing | self.secrets | {
             "username": [*new_names, *PEOPLE], "password": [PASSWORD], "current_password": [PASSWORD],
             "gpu_model": ["A100"], "gpus": [1], "scopes": [["environments:read"], ["billing:read"]],

@@ -12,6 +12,7 @@ from typing import Any
 from zlib import crc32
 
 import requests
+import schemathesis
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from schemathesis import APIOperation, BaseSchema, Case, GenerationMode
@@ -23,6 +24,8 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
+
+from tests.db.upload_world import archive_of
 
 EXAMPLES = int(os.environ.get("REMOTEGPU_FUZZ_EXAMPLES", "8"))
 SEED = int(os.environ.get("REMOTEGPU_FUZZ_SEED", "20260101"))
@@ -36,6 +39,11 @@ CHECKS = [
 ]
 MAX_SHOWN = 2
 KNOWN_SHARE = 0.85  # how often a field that could name something that exists does
+
+ARCHIVE = archive_of(a="content")
+# Bodies that are no JSON: some good ones, since none is ever made by chance.
+for media_type, good in (("application/zip", ARCHIVE), ("application/zstd", b"")):
+    schemathesis.openapi.media_type(media_type, st.one_of(st.just(good), st.binary(max_size=100)))
 
 Operation = APIOperation[Any, Any, Any, Any]
 Inputs = st.SearchStrategy[Case]

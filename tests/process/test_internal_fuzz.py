@@ -18,14 +18,17 @@ from api.internal.app import WITHOUT_CERTIFICATE
 from api.internal.pki import Authority, make_request
 from api.machines import enrolment
 from api.machines.tables import Host
+from api.object_store import ObjectStore, location_of
 from api.principal import Principal, Role
 from api.settings import Settings
 from api.tasks.tables import Task
+from api.uploads.tables import Upload
 from scheduler.states import AllocationState
 from tests.controller_socket import ControllerSocket, answering
 from tests.db.environment_world import BOOT, World
 from tests.db.fleet import Fleet
-from tests.db.task_world import TaskWorld
+from tests.db.task_world import TaskWorld, document
+from tests.db.upload_world import archive_of, digest_of
 from tests.process.api_process import running_api
 from tests.process.fuzzing import EXAMPLES, Answers, Known, fuzz, inputs, operations, unreached
 
@@ -46,6 +49,7 @@ class Fuzzed:
         self.world = World.make(Fleet(database), settings)
         self.host = host = self.world.host("h1", gpus=32, cpu=512, memory_gib=2048)  # enough for all that is started
         self.world.stop(self.world.create("stopped"))
+        self.digest = self._upload()
         self.running, self.task = self._run(), self._start(host)
         authority = Authority(settings.secrets_dir)
         self.csr = self._certify(authority, host)
@@ -66,9 +70,20 @@ class Fuzzed:
 
     def _start(self, host: Host) -> Task:
         tasks = TaskWorld(self.world, host)
-        task = tasks.one()
+        (task,) = tasks.submit(document(), working_dir=self.digest)
         tasks.start(task)
         return task
+
+    def _upload(self) -> str:
+        """What the task needs."""
+        content = archive_of(a="content")
+        row = Upload(
+            customer_id=self.world.owner[0].id, digest=digest_of(content), object_key="uploads/fuzz",
+            size_bytes=len(content),
+        )  # fmt: skip
+        ObjectStore(location_of(self.settings)).put(row.object_key, content)
+        self.database.transact(lambda session: session.add(row))
+        return row.digest
 
     def _allocation_of_task(self) -> Allocation:
         return TaskWorld(self.world, self.host).allocation(self.task)
@@ -103,7 +118,9 @@ class Fuzzed:
             "username": ["acme-owner"], "name": [self.running.name, "stopped", f"new-{uuid4().hex[:8]}"],
             "boot_id": [BOOT], "token": [self.token], "csr_pem": [self.csr],
             "allocation_uid": [str(allocation.uid), str(tasks.uid)],
-            "generation": [allocation.generation], "device_uuid": ["GPU-h1-0"], "uuid": ["GPU-h1-0"],
+            "generation": [allocation.generation], "digest": [self.digest], "rank": [0], "position": [0], "length": [0],
+            "last": [True],
+            "device_uuid": ["GPU-h1-0"], "uuid": ["GPU-h1-0"],
             "container_name": [allocation.container_name], "image": ["base"], "gpus": [1], "gpu_model": ["A100"],
             "wait_s": [0], "operation": ["inspect_container", "create_container", "logs"],
         }  # fmt: skip
@@ -125,7 +142,9 @@ def controller(scratch: Path) -> Iterator[ControllerSocket]:
 def fuzzed(database: Database, tmp_path: Path, controller: ControllerSocket) -> Iterator[Fuzzed]:
     url = database.engine.url.render_as_string(hide_password=False)
     with running_api(url, tmp_path, REMOTEGPU_HOSTLINK_SOCKET=str(controller.path)) as api:
-        settings = Settings(database_url=url, secrets_dir=api.secrets_dir)
+        settings = Settings(
+            database_url=url, secrets_dir=api.secrets_dir, object_store_url=(tmp_path / "objects").as_uri()
+        )
         yield Fuzzed(database, settings, api.internal_url, tmp_path)
 
 
