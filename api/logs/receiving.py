@@ -15,6 +15,7 @@ from api.clock import utc_now
 from api.db import Database
 from api.errors import Conflict, NotFound, Unprocessable
 from api.logs.chunks import Chunk, decompressed
+from api.logs.retention import delete_dropped
 from api.logs.tables import Log, LogChunk
 from api.object_store import ObjectStore
 from api.settings import Settings
@@ -90,14 +91,16 @@ def take(database: Database, objects: ObjectStore, settings: Settings, source: S
     if incoming.body:
         objects.put(chunk.key, incoming.body)
 
-    def record(session: Session) -> NotExpectedError | None:
+    def record(session: Session) -> NotExpectedError | int:
         return _record(session, attempt_id, source.rank, incoming, content_bytes, settings)
 
-    refused = database.transact(record)
-    if refused is not None:
+    outcome = database.transact(record)
+    if isinstance(outcome, NotExpectedError):
         if incoming.body:
             objects.delete(chunk.key)  # another one was faster, and covers other bytes: this one gets no row any more
-        raise refused
+        raise outcome
+    if outcome:
+        delete_dropped(database, objects)
 
 
 def _attempt(session: Session, source: Source) -> tuple[int, UUID]:
@@ -154,13 +157,13 @@ def _is_there(session: Session, log: Log | None, attempt_id: int, rank: int, inc
 
 def _record(
     session: Session, attempt_id: int, rank: int, incoming: Incoming, content_bytes: int, settings: Settings
-) -> NotExpectedError | None:
-    """None if it is taken now, or was before."""
+) -> NotExpectedError | int:
+    """How many old chunks are dropped, if it is taken now or was before."""
     session.execute(insert(Log).values(attempt_id=attempt_id, rank=rank).on_conflict_do_nothing())
     log = session.get_one(Log, (attempt_id, rank), with_for_update=True)
     try:
         if _is_there(session, log, attempt_id, rank, incoming):
-            return None
+            return 0
     except NotExpectedError as error:
         return error
     if incoming.length:
@@ -173,9 +176,9 @@ def _record(
         )  # fmt: skip
     _count(log, incoming, content_bytes, settings)
     session.flush()
-    _drop_oldest(session, log, settings.log_limit_bytes)
+    dropped = _drop_oldest(session, log, settings.log_limit_bytes)
     session.execute(_NOTIFY, {"channel": CHANNEL, "attempt": str(attempt_id)})
-    return None
+    return dropped
 
 
 def _count(log: Log, incoming: Incoming, content_bytes: int, settings: Settings) -> None:
@@ -188,11 +191,11 @@ def _count(log: Log, incoming: Incoming, content_bytes: int, settings: Settings)
     log.at = utc_now()
 
 
-def _drop_oldest(session: Session, log: Log, limit_bytes: int) -> None:
-    """Keep the first part, in which it is said what runs, and of the rest the newest."""
+def _drop_oldest(session: Session, log: Log, limit_bytes: int) -> int:
+    """Keep the first part, in which it is said what runs, and of the rest the newest; how many chunks go."""
     excess = log.kept_bytes - limit_bytes
     if excess <= 0:
-        return
+        return 0
     oldest = session.execute(
         select(LogChunk.position, LogChunk.content_bytes, LogChunk.length)
         .where(LogChunk.attempt_id == log.attempt_id, LogChunk.rank == log.rank, LogChunk.dropped_at.is_(None))
@@ -212,3 +215,4 @@ def _drop_oldest(session: Session, log: Log, limit_bytes: int) -> None:
         .where(LogChunk.attempt_id == log.attempt_id, LogChunk.rank == log.rank, LogChunk.position.in_(dropping))
         .values(dropped_at=func.now())
     )
+    return len(dropping)

@@ -8,6 +8,7 @@ import pytest
 
 from api.db import Database
 from api.errors import NotFound, Unprocessable
+from api.logs import receiving
 from api.logs.chunks import Chunk, compressed, decompressed
 from api.logs.receiving import Incoming, NotExpectedError, Source, Standing, standing, take
 from api.logs.tables import Log, LogChunk
@@ -143,6 +144,23 @@ def test_beyond_the_limit_the_oldest_but_the_first_goes(world: LogWorld) -> None
     assert kept == [0, 1000, *range(33_000, 40_000, 1000)]
     (log,) = world.fleet.rows(Log)
     assert log.kept_bytes == 9 * 1024 and log.position == 40_000
+    keys = {f"{position}-1000" for position in kept}
+    assert {found.key.rpartition("/")[2] for found in world.objects.list("logs")} == keys
+    assert len(world.fleet.rows(LogChunk)) == len(kept)
+
+
+def test_what_a_killed_server_left_to_delete_goes_with_what_is_dropped_next(world: LogWorld) -> None:
+    world.settings = world.settings.model_copy(update={"log_limit_bytes": 2500, "log_head_bytes": 1})
+    _, source = world.attempt(world.task())
+    for position in range(0, 4000, 1000):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(receiving, "delete_dropped", lambda *_: 0)  # it is killed before
+            world.take(source, written(position, "x" * 1000))
+    assert len(world.fleet.rows(LogChunk)) == 4
+    for chunk in list(world.objects.list("logs"))[:1]:
+        world.objects.delete(chunk.key)  # or in the middle of it
+    world.take(source, written(4000, "x" * 1000))
+    assert [row.position for row in world.fleet.rows(LogChunk)] == [0, 4000]
 
 
 def test_a_chunk_larger_than_the_limit_is_kept_all_the_same(world: LogWorld) -> None:
