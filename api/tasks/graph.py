@@ -4,7 +4,6 @@ A dependency on a task that was submitted before can't close a cycle: what a tas
 submitted, and by the id, not the name.
 """
 
-from collections import deque
 from collections.abc import Collection, Mapping
 from enum import StrEnum
 from graphlib import CycleError, TopologicalSorter
@@ -83,28 +82,3 @@ def judge(parents: Parents, states: Mapping[int, TaskState]) -> Verdict:
         return Verdict.CANCEL
     ended = {parent for parent in parents if not TASK[states[parent]]}
     return Verdict.START if len(ended) == len(parents) else Verdict.WAIT
-
-
-def consequences(ended: int, blocked: Mapping[int, Parents], states: Mapping[int, TaskState]) -> dict[int, Verdict]:
-    """Those of the `blocked` tasks that start or are cancelled now that `ended` has ended, with all that follows.
-
-    `states` names every parent of a blocked task; that of `ended` is the one in which it ended. In the order in which
-    it comes about: a task that is cancelled comes before those that are cancelled, or start, since it was.
-    """
-    children: dict[int, list[int]] = {}
-    for child, parents in blocked.items():
-        for parent in parents:
-            children.setdefault(parent, []).append(child)
-    now = dict(states)
-    decided: dict[int, Verdict] = {}
-    ahead = deque([ended])
-    while ahead:
-        for child in sorted(children.get(ahead.popleft(), ())):
-            verdict = Verdict.WAIT if child in decided else judge(blocked[child], now)
-            if verdict is Verdict.WAIT:
-                continue
-            decided[child] = verdict
-            if verdict is Verdict.CANCEL:
-                now[child] = TaskState.CANCELLED
-                ahead.append(child)
-    return decided

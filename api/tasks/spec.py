@@ -134,7 +134,9 @@ class RetryCause(StrEnum):
 class Retry(Section):
     """When it is tried again. Running out of time and being cancelled are no reasons to."""
 
-    max: Annotated[fields.Whole, Field(ge=0, le=100)] = Field(3, description="Attempts after the first, at most")
+    max: Annotated[fields.Whole, Field(ge=0, le=100)] = Field(
+        3, description="Attempts after the first, at most; giving way costs none"
+    )
     on: list[RetryCause] = Field(
         [RetryCause.PREEMPTED, RetryCause.HOST_LOST], max_length=3, description="After what it is tried again"
     )
