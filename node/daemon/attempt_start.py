@@ -181,9 +181,15 @@ class AttemptStart:
             except docker.errors.ImageNotFound:
                 raise
             except (docker.errors.APIError, NoNetworkError) as error:
-                self._parts.containers.remove(self._lease.container_name)
-                self.started = False
+                self._remove_unstarted()
                 raise StartError(AttemptEnd.START_FAILED, str(getattr(error, "explanation", None) or error)) from error
+
+    def _remove_unstarted(self) -> None:
+        """What was made of it, and nothing else of that name."""
+        found = self._found()
+        if found is not None:
+            self._parts.containers.remove(found["Id"])
+        self.started = False
 
     def _create_and_start(self, order: AttemptOrder, held: HeldLease) -> None:
         if order.gang is not None:

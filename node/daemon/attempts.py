@@ -139,6 +139,12 @@ class Attempts:
             self._refresh(kept)
             self._limit(kept, now_ms)
 
+    def volume_sizes(self, held: HeldLease) -> dict[str, int]:
+        """What each of its volumes may hold, by name."""
+        kept = self._find(held)
+        mounts = kept.order.mounts if kept is not None and kept.order is not None else ()
+        return {mount.volume: mount.size_bytes for mount in mounts}
+
     def end_because(self, held: HeldLease, end: AttemptEnd, detail: str) -> None:
         """The host ends it: what it runs is killed; the lease goes on until the platform ends it."""
         kept = self._find(held)

@@ -1,8 +1,9 @@
 """Disk limits. Docker enforces them itself on XFS with project quotas; elsewhere a watcher ends who goes over.
 
-What counts is what the tenant writes: the container's own layer and its volumes. Looking costs work that tenants decide
-about, so it is done at the lowest priority, by one process at a time, and a tree that takes long is left alone for
-ten times as long.
+What counts is what the tenant writes: the container's own layer and its volumes; of a task also what its runner writes
+for the host, while volumes that were made with a size of their own are held to that. Looking costs work that tenants
+decide about, so it is done at the lowest priority, by one process at a time, and a tree that takes long is left alone
+for ten times as long.
 """
 
 import logging
@@ -12,7 +13,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
+from node.daemon.container_spec import OUTSIDE
 from node.daemon.engine import Engine, Json
 from node.daemon.leases import HeldLease
 from node.daemon.store import Store
@@ -28,6 +31,8 @@ _REST = 10  # times as long as the look took
 _LONGEST_LOOK_S = 600.0
 _TICK_S = 1.0
 _GIB = 2**30
+_KEPT = " What is in its home directory is kept."
+_ADVICE = f"Start it again and delete files: it is given {CLEAN_UP_S / 60:.0f} minutes for that."
 
 
 def limit_kind(engine: Engine) -> str:
@@ -49,27 +54,55 @@ def _has_project_quota(root: Path) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
+class SizedVolume:
+    """A volume with a limit of its own: a customer's, for tasks."""
+
+    name: str
+    tree: str
+    path: str  # in the container
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Trees:
-    """What a container writes to. The layer goes with it, volumes stay."""
+    """What a container writes to. The layer and the `beside` directories go with it, volumes stay."""
 
     layer: str
     volumes: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
+    sized: tuple[SizedVolume, ...] = ()
 
 
-def trees_of(inspected: Json) -> Trees | None:
-    """From Docker's description of a container; None where the storage driver keeps no directory of its own for it."""
+def trees_of(inspected: Json, sizes: Mapping[str, int] = MappingProxyType({})) -> Trees | None:
+    """From Docker's description of a container; None where the storage driver keeps no directory of its own for it.
+
+    `sizes` are the limits of those volumes that have their own, by name.
+    """
     layer = (inspected.get("GraphDriver", {}).get("Data") or {}).get("UpperDir")
-    mounts = inspected.get("Mounts") or []
-    volumes = sorted({mount["Source"] for mount in mounts if mount["Type"] == "volume" and mount["RW"]})
-    return Trees(layer, tuple(volumes)) if layer else None
+    if not layer:
+        return None
+    written = [mount for mount in inspected.get("Mounts") or [] if mount["RW"]]
+    volumes = [mount for mount in written if mount["Type"] == "volume"]
+    sized = [
+        SizedVolume(mount["Name"], mount["Source"], mount["Destination"], sizes[mount["Name"]])
+        for mount in volumes
+        if mount.get("Name") in sizes
+    ]
+    return Trees(
+        layer,
+        tuple(sorted({mount["Source"] for mount in volumes} - {each.tree for each in sized})),
+        tuple(mount["Source"] for mount in written if mount.get("Destination") == OUTSIDE),
+        tuple(sized),
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """Bytes that are charged for the files of a tree."""
+    """Bytes that are charged for the files of trees; `sized` are those of volumes with their own limit, by name."""
 
-    layer: int
+    layer: int  # and what goes with it
     volumes: int
+    sized: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def total(self) -> int:
@@ -86,12 +119,16 @@ def measure(trees: Trees, *, longest_s: float = _LONGEST_LOOK_S) -> Use | None:
     Raises:
         TooManyFilesError
     """
-    paths = [trees.layer, *trees.volumes]
+    paths = [trees.layer, *trees.volumes, *trees.beside, *(each.tree for each in trees.sized)]
     sizes, files = _du(paths, "-B1", longest_s), _du(paths, "--inodes", longest_s)
     if trees.layer not in sizes:
         return None
     charged = {path: max(size, files.get(path, 0) * BYTES_PER_FILE) for path, size in sizes.items()}
-    return Use(charged.pop(trees.layer), sum(charged.values()))
+    return Use(
+        sum(charged.get(path, 0) for path in (trees.layer, *trees.beside)),
+        sum(charged.get(path, 0) for path in trees.volumes),
+        {each.name: charged.get(each.tree, 0) for each in trees.sized},
+    )
 
 
 def _du(paths: Sequence[str], unit: str, longest_s: float) -> dict[str, int]:
@@ -168,7 +205,8 @@ class DiskWatch:
         """By container. The others are forgotten."""
         now, before = time.monotonic(), self._watched
         self._watched = {
-            key: before.get(key) or _Watched(held, trees, since=now) for key, (held, trees) in running.items()
+            key: known if (known := before.get(key)) and known.trees == trees else _Watched(held, trees, since=now)
+            for key, (held, trees) in running.items()
         }
 
     def _run(self) -> None:
@@ -195,20 +233,32 @@ class DiskWatch:
             return
         if use is None:
             return
-        overrun = self._overruns.of(lease.home_volume, used=use.volumes, limit=lease.disk_bytes)
         running_s = time.monotonic() - watched.since
+        self._judge_sized(watched, use, running_s)
+        overrun = self._overruns.of(lease.home_volume, used=use.volumes, limit=lease.disk_bytes)
         if use.total > allowed_bytes(lease.disk_bytes, overrun=overrun, running_s=running_s):
-            if use.volumes + GRACE_BYTES <= lease.disk_bytes:
+            if lease.home_volume is None:
                 self._on_exceeded(watched.held, _sentence(_size(use.total), lease.disk_bytes))
+            elif use.volumes + GRACE_BYTES <= lease.disk_bytes:
+                self._on_exceeded(watched.held, _sentence(_size(use.total), lease.disk_bytes) + _KEPT)
             else:
                 self._exceeded(watched, _size(use.total))
+
+    def _judge_sized(self, watched: _Watched, use: Use, running_s: float) -> None:
+        for volume in watched.trees.sized:
+            used, limit = use.sized[volume.name], volume.size_bytes
+            overrun = self._overruns.of(volume.name, used=used, limit=limit)
+            if used > allowed_bytes(limit, overrun=overrun, running_s=running_s):
+                self._overruns.begin(volume.name)
+                held = f"The volume at {volume.path} holds {_size(used)} and may hold {_size(limit)}, so it was ended."
+                self._on_exceeded(watched.held, f"{held} {_ADVICE}")
 
     def _exceeded(self, watched: _Watched, used: str) -> None:
         lease = watched.held.lease
         if lease.home_volume:
             self._overruns.begin(lease.home_volume)
-        advice = f" Start it again and delete files: it is given {CLEAN_UP_S / 60:.0f} minutes for that."
-        self._on_exceeded(watched.held, _sentence(used, lease.disk_bytes) + advice)
+        kept = f"{_KEPT} {_ADVICE}" if lease.home_volume else ""
+        self._on_exceeded(watched.held, _sentence(used, lease.disk_bytes) + kept)
 
 
 def _size(count: int) -> str:
@@ -216,4 +266,4 @@ def _size(count: int) -> str:
 
 
 def _sentence(used: str, limit: int) -> str:
-    return f"It used {used} of disk and may use {_size(limit)}, so it was ended. What is in its home directory is kept."
+    return f"It used {used} of disk and may use {_size(limit)}, so it was ended."

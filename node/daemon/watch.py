@@ -103,7 +103,7 @@ class Watch:
         if self._attempts is not None:
             self._attempts.tick({(report.allocation_uid, report.generation) for report in reports})
         if self._disk is not None:
-            self._disk.watch(_written(found, held))
+            self._disk.watch(self._written(found, held))
 
     def _look(self, entry: Json, held: HeldLease, seen_ms: int) -> _Seen | None:
         state = _STATES.get(entry["State"], ContainerState.EXITED)
@@ -126,6 +126,17 @@ class Watch:
             finished_ms = seen.run.finished_ms if seen.run else None
             exited = seen.state == ContainerState.EXITED
             self._attempts.observe(held, seen.inspected, exited=exited, finished_ms=finished_ms)
+
+    def _written(self, found: Mapping[str, _Seen], held: Mapping[str, HeldLease]) -> dict[str, tuple[HeldLease, Trees]]:
+        """What the containers write to, where Docker says it."""
+        written = {}
+        for key, seen in found.items():
+            lease = held[seen.inspected["Config"]["Labels"][ALLOCATION_LABEL]]
+            sizes = self._attempts.volume_sizes(lease) if self._attempts is not None and seen.is_task else {}
+            trees = trees_of(seen.inspected, sizes)
+            if trees is not None:
+                written[key] = (lease, trees)
+        return written
 
     def _enforce(self) -> None:
         """End what ran out of time, and what began to end and did not: by this daemon alone, whoever else is away."""
@@ -191,13 +202,6 @@ class Watch:
 def _states(found: Mapping[str, _Seen]) -> dict[str, ContainerState]:
     """Of what is news in itself: a task's container is reported as its attempt."""
     return {key: seen.state for key, seen in found.items() if not seen.is_task}
-
-
-def _written(found: Mapping[str, _Seen], held: Mapping[str, HeldLease]) -> dict[str, tuple[HeldLease, Trees]]:
-    """What the containers write to, where Docker says it."""
-    trees = {key: trees_of(seen.inspected) for key, seen in found.items()}
-    leases = {key: held[seen.inspected["Config"]["Labels"][ALLOCATION_LABEL]] for key, seen in found.items()}
-    return {key: (leases[key], tree) for key, tree in trees.items() if tree is not None}
 
 
 def _report(entry: Json, held: HeldLease, seen: _Seen) -> ContainerReport:

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from node.daemon.container_spec import OUTSIDE
 from node.daemon.disk import (
     BYTES_PER_FILE,
     CLEAN_UP_S,
     GRACE_BYTES,
     Overruns,
+    SizedVolume,
     TooManyFilesError,
     Trees,
     allowed_bytes,
@@ -40,6 +42,25 @@ def test_layer_and_writable_volumes_count_and_nothing_else() -> None:
     inspected = {"GraphDriver": {"Data": {"UpperDir": "/u"}}, "Mounts": mounts}
     assert trees_of(inspected) == Trees("/u", ("/v/home", "/v/nameless"))
     assert trees_of({"GraphDriver": {"Data": None}}) is None
+
+
+def test_a_tasks_output_counts_and_its_volumes_have_their_own_limits(tmp_path: Path) -> None:
+    trees = {name: tmp_path / name for name in ("layer", "out", "data")}
+    for size, tree in enumerate(trees.values(), 1):
+        tree.mkdir()
+        (tree / "file").write_bytes(os.urandom(size * 1_000_000))
+    mounts = [
+        {"Type": "volume", "Name": "v-1", "Source": str(trees["data"]), "Destination": "/data", "RW": True},
+        {"Type": "bind", "Source": str(trees["out"]), "Destination": OUTSIDE, "RW": True},
+        {"Type": "bind", "Source": "/in", "Destination": "/run/remotegpu/in", "RW": False},
+    ]
+    inspected = {"GraphDriver": {"Data": {"UpperDir": str(trees["layer"])}}, "Mounts": mounts}
+    found = trees_of(inspected, {"v-1": 5})
+    assert found is not None
+    assert found.sized == (SizedVolume("v-1", str(trees["data"]), "/data", 5),)
+    use = measure(found)
+    assert use is not None and use.volumes == 0
+    assert 3_000_000 <= use.total < 3_100_000 and 3_000_000 <= use.sized["v-1"] < 3_100_000
 
 
 def test_bytes_are_measured_hard_links_once_and_deep_trees_whole(tmp_path: Path) -> None:
