@@ -136,9 +136,9 @@ class DaemonHost:
         status, answer = self.container(lease, "start")
         assert status == 200, answer
 
-    def end_lease(self, lease: Any, grace_s: float = 0) -> tuple[int, Any]:
+    def end_lease(self, lease: Any, grace_s: float = 0, reason: str = "") -> tuple[int, Any]:
         names = ("allocation_uid", "generation")
-        return self.call("end_lease", grace_s=grace_s, **{name: lease[name] for name in names})
+        return self.call("end_lease", grace_s=grace_s, reason=reason, **{name: lease[name] for name in names})
 
     def inspect(self, lease: Any) -> Any:
         try:

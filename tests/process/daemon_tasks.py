@@ -51,6 +51,3 @@ class Tasks:
     def _last(self, lease: Any, phase: str) -> Any:
         reports = self._platform.reports(lease["allocation_uid"])
         return reports[-1] if reports and reports[-1]["phase"] == phase else None
-
-    def phases(self, lease: Any) -> list[str]:
-        return [report["phase"] for report in self._platform.reports(lease["allocation_uid"])]
