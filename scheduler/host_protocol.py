@@ -234,12 +234,17 @@ class Heartbeat:
 
 @dataclass(frozen=True, slots=True)
 class LeaseVerdict:
-    """The answer for each lease that the host holds: how long it may run now, or that it must end."""
+    """The answer for each lease that the host holds: how long it may run now, or that it must end.
+
+    A task that must end is told the `reason`, and has `grace_s` from now; None: as little as the host gives.
+    """
 
     allocation_uid: str
     generation: int
     run_until_ms: int
     end: bool
+    grace_s: float | None = None
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)

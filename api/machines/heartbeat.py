@@ -135,6 +135,8 @@ def _verdict(session: Session, *, host_id: int, lease: HeldLease, actor: str, no
     allocation = session.scalar(select(Allocation).where(Allocation.uid == uid).with_for_update())
     if allocation is None or allocation.generation != lease.generation or host_id not in allocation.host_ids:
         return ended
+    if allocation.state == AllocationState.RELEASING and allocation.grace_s is not None:
+        return _leaving(session, allocation, now)
     if allocation.state not in (AllocationState.PLACING, AllocationState.ACTIVE):
         return ended
     promised = allocation.run_until or now
@@ -150,6 +152,27 @@ def _verdict(session: Session, *, host_id: int, lease: HeldLease, actor: str, no
         # Never earlier than what the host was told before: `lost` counts on it.
         allocation.run_until = promised = max(promised, renewed)
     return LeaseVerdict(lease.allocation_uid, lease.generation, run_until_ms=to_ms(promised), end=False)
+
+
+def _leaving(session: Session, allocation: Allocation, now: datetime) -> LeaseVerdict:
+    """It must end, but has its grace, in which it is renewed as before while it is paid for.
+
+    Whoever tells it first, this or the controller's order, it is told the same.
+    """
+    limit = timedelta(seconds=allocation.disconnect_s)
+    ends = (allocation.releasing_at or now) + timedelta(seconds=allocation.grace_s or 0)
+    promised = allocation.run_until or now
+    if promised > now and (len(allocation.host_ids) == 1 or _all_answer(session, allocation)):
+        paid_until = extend_hold(session, allocation, until=now + 2 * limit)
+        allocation.run_until = promised = max(promised, min(now + limit, paid_until, ends + limit))
+    return LeaseVerdict(
+        str(allocation.uid),
+        allocation.generation,
+        run_until_ms=to_ms(promised),
+        end=True,
+        grace_s=max(0.0, (ends - now).total_seconds()),
+        reason=allocation.end_reason or "",
+    )
 
 
 def _all_answer(session: Session, allocation: Allocation) -> bool:

@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable, Iterable
 
 from node.daemon.clock import ServerClock, boot_ms
-from node.daemon.leases import Leases, LeaseState
+from node.daemon.leases import HeldLease, Leases, LeaseState
 from node.platform import NotRegisteredError, Platform, PlatformUnavailableError
-from scheduler.host_protocol import AttemptReport, Heartbeat, HeartbeatReply, HostFacts, PeerList
+from scheduler.host_protocol import AttemptReport, Heartbeat, HeartbeatReply, HostFacts, LeaseVerdict, PeerList
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ class Heartbeats:
         interval_s: float,
         beat: Callable[[], Heartbeat],
         facts: Callable[[], HostFacts],
-        end: Callable[[str, int], None],
+        end: Callable[[LeaseVerdict], None],
         learn_peers: Callable[[PeerList], None],
         acknowledge: Callable[[Iterable[AttemptReport]], None],
     ) -> None:
@@ -82,9 +82,16 @@ class Heartbeats:
         held = {each.lease.allocation_uid: each for each in self._leases.held()}
         for verdict in reply.verdicts:
             mine = held.get(verdict.allocation_uid)
-            if mine is None or mine.lease.generation != verdict.generation or mine.state != LeaseState.ACTIVE:
+            if mine is None or mine.lease.generation != verdict.generation:
                 continue
             if verdict.end:
-                self._end(verdict.allocation_uid, verdict.generation)
-            else:
+                self._must_end(verdict, mine)
+            elif mine.state == LeaseState.ACTIVE:
                 self._leases.renew(verdict.allocation_uid, verdict.generation, verdict.run_until_ms)
+
+    def _must_end(self, verdict: LeaseVerdict, mine: HeldLease) -> None:
+        """A task may be given more time than its lease had."""
+        if verdict.run_until_ms > mine.run_until_ms:
+            self._leases.renew(verdict.allocation_uid, verdict.generation, verdict.run_until_ms)
+        if mine.state == LeaseState.ACTIVE:
+            self._end(verdict)

@@ -37,7 +37,16 @@ from node.gpus.provider import open_gpus
 from node.gpus.sampler import Sampler
 from node.platform import Platform
 from node.raylet import Raylet
-from scheduler.host_protocol import Heartbeat, HeldLease, HostFacts, Lease, LeaseEnd, LeaseKind, UsageBatch
+from scheduler.host_protocol import (
+    Heartbeat,
+    HeldLease,
+    HostFacts,
+    Lease,
+    LeaseEnd,
+    LeaseKind,
+    LeaseVerdict,
+    UsageBatch,
+)
 from scheduler.states import AttemptEnd
 
 log = logging.getLogger(__name__)
@@ -91,7 +100,7 @@ class Host:
             interval_s=config.heartbeat_interval_s,
             beat=self._beat,
             facts=self.facts,
-            end=self._watch.end_in_background,
+            end=self._end_by_verdict,
             learn_peers=self._peers.learn,
             acknowledge=self._attempts.acknowledge,
         )
@@ -134,6 +143,11 @@ class Host:
             grace_s=grace_s,
             on_change=self._changed,
             attempts=self._attempts,
+        )
+
+    def _end_by_verdict(self, verdict: LeaseVerdict) -> None:
+        self._watch.end_in_background(
+            verdict.allocation_uid, verdict.generation, grace_s=verdict.grace_s, reason=verdict.reason
         )
 
     def _end_over_disk(self, held: KeptLease, detail: str) -> None:

@@ -98,7 +98,7 @@ class Leases:
 
     def renew(self, allocation_uid: str, generation: int, run_until_ms: int) -> None:
         self._store.execute(
-            "update leases set run_until_ms = ? where allocation_uid = ? and generation = ? and state = 'active'",
+            "update leases set run_until_ms = ? where allocation_uid = ? and generation = ? and state != 'ended'",
             run_until_ms,
             allocation_uid,
             generation,

@@ -5,6 +5,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy.orm import Session
 
+from api.allocations.tables import Allocation
 from api.clock import from_ms, to_ms, utc_now
 from api.db import Database
 from api.errors import Conflict
@@ -87,6 +88,26 @@ def test_a_lease_that_ends_is_not_renewed(world: World) -> None:
     world.stop(lab)
     (verdict,) = world.beat(host, world.allocation(lab)).verdicts
     assert verdict.end
+
+
+def test_what_has_a_grace_is_renewed_within_it_and_told_why_it_ends(world: World) -> None:
+    host, lab = world.host(), world.create()
+    world.place()
+    world.stop(lab)
+    with world.fleet.database.session() as session, session.begin():
+        session.get_one(Allocation, world.allocation(lab).id).grace_s = 120
+    left = world.allocation(lab)
+    assert left.releasing_at is not None
+    began, limit = left.releasing_at, timedelta(seconds=left.disconnect_s)
+    for passed_s in (10, 100):
+        now = began + timedelta(seconds=passed_s)
+        (verdict,) = world.beat(host, left, now=now).verdicts
+        assert verdict.end and verdict.reason == left.end_reason
+        assert verdict.grace_s == pytest.approx(120 - passed_s, abs=0.01)
+        assert verdict.run_until_ms == pytest.approx(to_ms(now + limit), abs=1100)
+    for passed_s in (150, 150 + left.disconnect_s):
+        (verdict,) = world.beat(host, left, now=began + timedelta(seconds=passed_s)).verdicts
+    assert verdict.grace_s == 0 and verdict.run_until_ms <= to_ms(began + timedelta(seconds=120) + limit) + 1100
 
 
 def test_the_lease_stands_still_when_the_money_ends_and_then_the_allocation_ends(
