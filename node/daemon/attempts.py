@@ -139,6 +139,14 @@ class Attempts:
             self._refresh(kept)
             self._limit(kept, now_ms)
 
+    def command_began(self, held: HeldLease) -> int | None:
+        """When, in server time and by its container's word; None: not yet."""
+        kept = self._find(held)
+        if kept is None:
+            return None
+        self._refresh(kept)
+        return kept.report.running_at_ms
+
     def volume_sizes(self, held: HeldLease) -> dict[str, int]:
         """What each of its volumes may hold, by name."""
         kept = self._find(held)

@@ -68,7 +68,9 @@ class Host:
         self._store = Store(directory.database)
         self._clock = ServerClock(self._store, self.boot_id)
         self._leases, self._spool = Leases(self._store), Spool(self._store, self.boot_id)
-        self._meter = Meter(self._store, self._spool, self._clock, self._leases)
+        self._meter = Meter(
+            self._store, self._spool, self._clock, self._leases, lambda held: self._attempts.command_began(held)
+        )
         self._disk_limit = limit_kind(self._engine)
         self._firewall = Firewall(config, known_peers(self._store).addresses)
         self._peers = Peers(self._store, self._firewall)

@@ -3,18 +3,22 @@
 A run is one start of one container. Its first window begins at Docker's own start time, its last ends at Docker's own
 finish time. What is billed is kept with the windows in one transaction, so a `kill -9` at any point loses and doubles
 nothing: the next daemon goes on from there, and the same container still running proves the time between.
+
+A task's run has a free time at its beginning, which leaves a gap there; what of it is owed after all comes last.
 """
 
 import logging
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from node.daemon.clock import ServerClock
 from node.daemon.engine import Json, docker_time_ms
+from node.daemon.free_setup import Span, free_until, owed_at_end
 from node.daemon.leases import HeldLease, Leases
 from node.daemon.spool import Spool, SpoolFullError
 from node.daemon.store import Store
-from scheduler.host_protocol import UsageWindow
+from scheduler.host_protocol import LeaseKind, UsageWindow
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +40,17 @@ class Run:
 class Meter:
     """Safe to use from many threads."""
 
-    def __init__(self, store: Store, spool: Spool, clock: ServerClock, leases: Leases) -> None:
+    def __init__(
+        self,
+        store: Store,
+        spool: Spool,
+        clock: ServerClock,
+        leases: Leases,
+        command_began: Callable[[HeldLease], int | None] = lambda _: None,
+    ) -> None:
+        """`command_began` says of a task when its command did, by its container's word; None: not yet."""
         self._store, self._spool, self._clock, self._leases = store, spool, clock, leases
+        self._command_began = command_began
         self._lock = threading.RLock()
 
     def observe(self, inspected: Json, seen_ms: int, held: HeldLease) -> Run | None:
@@ -106,16 +119,22 @@ class Meter:
             started,
         )
         self._store.execute("delete from runs where billed_to_ms < ?", started - _KEEP_RUNS_MS)
+        self._store.execute("delete from free_setups where to_ms < ?", started - _KEEP_RUNS_MS)
         return Run(container_id, state["StartedAt"], lease.allocation_uid, lease.generation, started, started, None)
 
     def _prove(self, run: Run, seen_ms: int, held: HeldLease, *, final: bool) -> Run:
         to_ms = min(seen_ms, held.run_until_ms)
-        if not final and to_ms - run.billed_to_ms < FLUSH_MS:
+        free_ms = self._free_ms(run, to_ms, held, final=final)
+        if free_ms is None:
             return run
+        spans = [(max(run.billed_to_ms, free_ms), to_ms)]
+        if not final and to_ms - spans[0][0] < FLUSH_MS:
+            return run
+        if final and (owed := owed_at_end(started_ms=run.started_ms, free_ms=free_ms, ended_ms=max(to_ms, free_ms))):
+            spans.append(owed)
         try:
             with self._store.transaction():
-                if to_ms > run.billed_to_ms:
-                    self._spool.add(self._windows(run, to_ms, held), last=final)
+                self._write(run, spans, free_ms, held, final=final)
                 self._store.execute(
                     "update runs set billed_to_ms = ?, finished_ms = ? where container_id = ? and started_at = ?",
                     max(to_ms, run.billed_to_ms),
@@ -128,7 +147,30 @@ class Meter:
             return run
         return self.find(run.container_id, run.started_at) or run
 
-    def _windows(self, run: Run, to_ms: int, held: HeldLease) -> list[UsageWindow]:
+    def _free_ms(self, run: Run, to_ms: int, held: HeldLease, *, final: bool) -> int | None:
+        """Up to when the run is free; its start for all but tasks. None: nothing is billed yet."""
+        if held.lease.kind != LeaseKind.TASK:
+            return run.started_ms
+        row = self._store.one(
+            "select to_ms from free_setups where container_id = ? and started_at = ?", run.container_id, run.started_at
+        )
+        if row is not None:
+            return int(row[0])
+        command_ms = self._command_began(held)
+        return free_until(started_ms=run.started_ms, now_ms=to_ms, command_ms=command_ms, over=final)
+
+    def _write(self, run: Run, spans: list[Span], free_ms: int, held: HeldLease, *, final: bool) -> None:
+        windows = [
+            window for from_ms, to_ms in spans if from_ms < to_ms for window in self._windows(run, from_ms, to_ms, held)
+        ]
+        if windows:
+            self._spool.add(windows, last=final)
+        if free_ms > run.started_ms:
+            self._store.execute(
+                "insert or ignore into free_setups values (?, ?, ?)", run.container_id, run.started_at, free_ms
+            )
+
+    def _windows(self, run: Run, from_ms: int, to_ms: int, held: HeldLease) -> list[UsageWindow]:
         return [
             UsageWindow(
                 boot_id=self._clock.boot_id,
@@ -138,7 +180,7 @@ class Meter:
                 container_id=run.container_id,
                 device_uuid=share.uuid,
                 milli=share.milli,
-                from_ms=run.billed_to_ms,
+                from_ms=from_ms,
                 to_ms=to_ms,
             )
             for share in held.lease.devices

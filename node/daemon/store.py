@@ -20,6 +20,10 @@ create table if not exists runs (
   generation integer not null, started_ms integer not null, billed_to_ms integer not null,
   finished_ms integer, primary key (container_id, started_at)
 );
+-- of tasks' runs: up to when their setup was free
+create table if not exists free_setups (
+  container_id text not null, started_at text not null, to_ms integer not null, primary key (container_id, started_at)
+);
 create table if not exists sequences (boot_id text primary key, next integer not null);
 create table if not exists windows (
   boot_id text not null, sequence integer not null, window text not null, primary key (boot_id, sequence)
