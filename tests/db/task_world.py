@@ -19,7 +19,7 @@ from api.tasks.submission import Submission, Wanted
 from api.tasks.tables import Task, TaskAttempt
 from scheduler.host_protocol import AttemptOrder, AttemptPhase, AttemptReport, HeartbeatReply
 from scheduler.ports import Eviction
-from scheduler.states import EndReason, TaskState
+from scheduler.states import AllocationState, EndReason, TaskState
 from tests.db.environment_world import Owner, World
 from tests.db.fleet import Fleet
 
@@ -124,7 +124,11 @@ class TaskWorld:
         self.settle()
 
     def settle(self) -> None:
-        assert not settle(self.database)
+        """Until nothing is due: one call takes a bounded time only."""
+        for _ in range(100):
+            if not settle(self.database):
+                return
+        raise AssertionError("what is due is not led on")
 
     def pass_backoff(self, task: Task) -> None:
         """The time until it is queued again."""
@@ -155,3 +159,9 @@ class TaskWorld:
         with self.database.session() as session:
             query = select(TaskAttempt).where(TaskAttempt.task_id == task.id).order_by(TaskAttempt.number)
             return session.scalars(query).all()
+
+    def allocation_states(self, task: Task) -> set[AllocationState]:
+        """Of all that it ever had, by the names of their containers."""
+        with self.database.session() as session:
+            query = select(Allocation.state).where(Allocation.container_name.startswith(f"rg-task-{task.uid}"))
+            return {AllocationState(state) for state in session.scalars(query)}

@@ -71,6 +71,9 @@ class Lives(RuleBasedStateMachine):
         name = f"life-{uuid4().hex[:8]}"
         world = World(self.first.fleet, self.first.settings, self.first.fleet.customer(name))
         self.world = TaskWorld(world, world.host(name))
+        for number in range(3):
+            self.world.one(f"t{number}", retry={"max": 1, "on": ["error", "preempted"], "backoff": "1h"})
+        self.world.place()
 
     @rule(
         parents=st.dictionaries(st.integers(0, MAX_TASKS), CONDITIONS, max_size=2),

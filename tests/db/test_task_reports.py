@@ -10,7 +10,9 @@ from sqlalchemy import event
 
 from api.clock import to_ms, utc_now
 from api.db import Database
+from api.machines.tables import Host
 from api.settings import Settings
+from api.tasks import observation
 from api.tasks.observation import MAX_TEXT, see
 from scheduler.host_protocol import AttemptPhase, AttemptReport, EndNotice, Heartbeat, TaskProgress
 from scheduler.states import AttemptEnd, AttemptState, EndReason, TaskState
@@ -108,6 +110,23 @@ def test_reports_of_others_or_of_older_generations_change_nothing(world: TaskWor
     world.report(allocation, end="exited", exit_code=1)
     world.settle()
     assert (world.state(task), world.task(task).exit_code) == (TaskState.SUCCEEDED, 0)
+
+
+def test_what_has_changed_since_the_look_without_locks_is_seen_under_them(world: TaskWorld) -> None:
+    task = world.one()
+    allocation = world.run(task)
+    other = world.world.host("h2")
+
+    def take(host: Host, generation: int) -> None:
+        report = AttemptReport(str(allocation.uid), generation, AttemptPhase.ENDED, end="exited", exit_code=0)
+        seen = see(report, now=utc_now())
+        world.database.transact(lambda session: observation.take(session, host_id=host.id, seen=seen, actor="host"))
+
+    for host, generation in ((world.host, 0), (world.host, 2), (other, 1)):
+        take(host, generation)
+        assert world.state(task) is TaskState.RUNNING
+    take(world.host, 1)
+    assert world.state(task) is TaskState.STOPPING
 
 
 def test_a_late_report_of_a_start_is_still_the_start(world: TaskWorld) -> None:

@@ -1,5 +1,7 @@
 """A task's course: queued, started at its host's question, observed, and settled once its allocation is released."""
 
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -10,7 +12,8 @@ from api.db import Database
 from api.errors import ApiError, Conflict, NotFound
 from api.settings import Settings
 from api.tasks.orders import Over
-from api.tasks.tables import TaskAttemptEvent, TaskEvent
+from api.tasks.settling import settle
+from api.tasks.tables import Task, TaskAttemptEvent, TaskEvent
 from scheduler.host_protocol import AttemptOrder, AttemptPhase, LeaseKind
 from scheduler.ports import Admitted, Placed
 from scheduler.states import AllocationState, AttemptEnd, AttemptState, EndReason, TaskState
@@ -315,3 +318,38 @@ def test_a_task_without_gpus_costs_nothing(world: TaskWorld) -> None:
     world.finish()
     assert world.state(task) is TaskState.SUCCEEDED
     assert world.fleet.rows(Hold) == []
+
+
+def test_a_parent_that_ends_while_its_child_is_submitted_is_not_missed(world: TaskWorld) -> None:
+    for number in range(8):
+        parent = world.one(f"parent-{number}")
+        allocation = world.run(parent)
+        world.report(allocation, end="exited", exit_code=0)
+        world.world.release()
+        with ThreadPoolExecutor(2) as pool:
+            child = pool.submit(world.one, f"child-{number}", depends_on=[parent.name])
+            pool.submit(settle, world.database).result()
+        world.settle()
+        assert world.state(parent) is TaskState.SUCCEEDED
+        assert world.state(child.result()) is TaskState.QUEUED
+        world.cancel(child.result())
+
+
+def test_cancelling_while_it_is_led_on_ends_it_once(world: TaskWorld) -> None:
+    for number in range(6):
+        task = world.one(f"task-{number}", retry={"max": 3, "on": ["error"], "backoff": "0s"})
+        allocation = world.run(task)
+        world.report(allocation, end="exited", exit_code=1)
+        world.world.release()
+
+        def cancel(task: Task = task) -> None:
+            with suppress(Conflict):  # it was queued again at that very moment
+                world.cancel(task)
+
+        with ThreadPoolExecutor(3) as pool:
+            for work in (lambda: settle(world.database), cancel, lambda: settle(world.database)):
+                pool.submit(work)
+        cancel()
+        world.settle()
+        assert world.state(task) is TaskState.CANCELLED
+        assert world.allocation_states(task) <= {AllocationState.RELEASED}
