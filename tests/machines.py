@@ -54,9 +54,8 @@ def machines(directory: Path, count: int, images: Sequence[str]) -> Iterator[lis
         _run("iptables", "-I", *accept)
         cleanup.callback(_run, "iptables", "-D", *accept)
         found = [_machine(directory / f"m{number}", label, number, cleanup, engines) for number in range(count)]
-        cleanup.callback(lambda: [process.terminate() for process in engines])  # all, before any is waited for
-        with ThreadPoolExecutor(count) as pool:
-            list(pool.map(lambda machine: _copy(images, machine.engine), found))
+        cleanup.callback(_end, found, engines)
+        _copy(images, [machine.engine for machine in found], directory / "images.tar")
         yield found
 
 
@@ -90,14 +89,30 @@ def _machine(
     return machine
 
 
-def _copy(images: Sequence[str], engine: Engine) -> None:
-    ready = ["docker", "--host", engine.host, "info"]
+def _end(found: Sequence[Machine], engines: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Every engine is told before any is waited for; one without containers ends at once."""
+    for machine, process in zip(found, engines, strict=True):
+        docker = ["docker", "--host", machine.engine.host]
+        left = subprocess.run([*docker, "ps", "--all", "--quiet"], capture_output=True, text=True, check=True)
+        if left.stdout:
+            _run(*docker, "rm", "--force", *left.stdout.split())
+        process.terminate()
+
+
+def _copy(images: Sequence[str], engines: Sequence[Engine], archive: Path) -> None:
+    _run("docker", "save", "--output", str(archive), *images)
+    with ThreadPoolExecutor(len(engines)) as pool:
+        list(pool.map(lambda engine: _load(engine, archive), engines))
+    archive.unlink()
+
+
+def _load(engine: Engine, archive: Path) -> None:
+    docker = ["docker", "--host", engine.host]
     wait_for(
-        lambda: subprocess.run(ready, capture_output=True, check=False).returncode == 0,
+        lambda: subprocess.run([*docker, "info"], capture_output=True, check=False).returncode == 0,
         timeout_s=60, what=f"the engine at {engine.host}",
     )  # fmt: skip
-    with subprocess.Popen(["docker", "save", *images], stdout=subprocess.PIPE) as save:
-        _run("docker", "--host", engine.host, "load", stdin=save.stdout)
+    _run(*docker, "load", "--input", str(archive))
 
 
 def _ip(*arguments: str) -> None:

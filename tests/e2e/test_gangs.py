@@ -41,7 +41,7 @@ def hosts(platform: Platform, operator: Person, scratch: Path) -> Iterator[list[
     directory.mkdir()
     image = ensure_torch_image(directory)
     with operator.rest() as rest:
-        offered = {"name": "torch", "framework": "pytorch", "version": "2", "reference": image, "ports": []}
+        offered = {"name": "torch", "framework": "pytorch", "version": "2", "reference": image, "ports": [8888]}
         rest.post("/admin/images", json=offered).raise_for_status()
     with ExitStack() as cleanup:
         found = cleanup.enter_context(machines(directory, 2, [image]))
