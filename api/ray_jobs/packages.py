@@ -34,9 +34,8 @@ def find_package(
 ) -> Response:
     """Whether one's customer has it. If so, it stays for an hour at least: time enough to submit what needs it."""
     name = f"{protocol}/{package_name}"
-    if not _is_package(protocol, package_name) or not database.transact(
-        lambda session: service.find_package(session, customer_id=principal.tenant_id, name=name)
-    ):
+    find = partial(service.find_package, customer_id=principal.tenant_id, name=name)
+    if not _is_package(protocol, package_name) or database.transact(find) is None:
         raise NotFound(f"Package {package_uri(name)} does not exist")
     return Response()
 
@@ -54,14 +53,18 @@ async def put_package(
     principal: PrincipalDep,
     receiver: ReceiverDep,
 ) -> Response:
-    """Upload a zip archive, or a wheel, which is one."""
+    """Upload a zip archive, or a wheel, which is one. One that is there is not looked at again: names are hashes."""
+    name = f"{protocol}/{package_name}"
     if not _is_package(protocol, package_name):
-        raise BadRequest(f"{package_uri(f'{protocol}/{package_name}')}: only zip archives and wheels are taken")
+        raise BadRequest(f"{package_uri(name)}: only zip archives and wheels are taken")
+    find = partial(service.find_package, customer_id=principal.tenant_id, name=name)
+    if await run_in_threadpool(database.transact, find) is not None:
+        return Response()
     body = receiver.receive(request.stream(), customer_id=principal.tenant_id, max_bytes=settings.max_upload_bytes)
     async with body as received:
         await run_in_threadpool(service.store, database, objects, settings, principal, received)
-        name = partial(service.name_package, customer_id=principal.tenant_id, digest=received.digest)
-        await run_in_threadpool(database.transact, partial(name, name=f"{protocol}/{package_name}"))
+        keep = partial(service.name_package, customer_id=principal.tenant_id, name=name, digest=received.digest)
+        await run_in_threadpool(database.transact, keep)
     return Response()
 
 

@@ -199,6 +199,7 @@ def test_packages_are_a_customers_own(owner: Client, member: Client, rival: Clie
     assert (answer.status_code, answer.content) == (200, b"")
     refused(rival.ask("GET", PACKAGE), 404)
     refused(rival.ask("POST", "/api/jobs/", json=job), 400)
+    assert owner.ask("PUT", PACKAGE, content=b"another").status_code == 200  # which is not looked at
     owner.submit(runtime_env={"working_dir": uri, "py_modules": [uri]})
     with tasks.database.session() as session:
         task = session.scalars(select(Task)).one()

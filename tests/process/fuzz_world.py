@@ -49,6 +49,7 @@ _EXISTING = {
     "allocation_id": "select uid from allocations where state <> 'released'",
     "environment_id": "select uid from environments where desired <> 'deleted'",
     "task_id": "select uid from tasks",
+    "job_id": "select coalesce(submission_id, uid::text) from tasks where more ->> 'ray_deleted' is null",
     "machine_id": "select uid from hosts",
     "host": "select uid from hosts",
     "token_id": "select uid from enrolment_tokens",
@@ -80,6 +81,8 @@ _MENDING = (
     " from workspaces w join users u on u.username = 'acme-owner' on conflict do nothing",
     "insert into uploads (customer_id, digest, object_key, size_bytes) select customer_id, repeat('0', 64), 'x', 1"
     " from users where username = 'acme-owner' on conflict do nothing",
+    "insert into packages (customer_id, name, digest) select customer_id, 'gcs/kept.zip', digest from uploads"
+    " where object_key = 'x' on conflict do nothing",
     "insert into volumes (uid, customer_id, workspace_id, user_id, name, size_bytes)"
     " select gen_random_uuid(), w.customer_id, w.id, u.id, 'kept', 1 from workspaces w join users u"
     " on u.username = 'acme-member' and u.customer_id = w.customer_id where w.is_default on conflict do nothing",
@@ -140,6 +143,10 @@ class FuzzWorld:
             "gpu_models": [["A100"]], "selectors": [[]], "gpu_memory_bytes": [0], "cpu_milli": [None],
             "memory_bytes": [None], "cpus": [None], "memory": [None], "shm": [None], "labels": [{}], "array": [None],
             "mounts": [[]], "secrets": [[]], "depends_on": [[]], "working_dir": [None],
+            "protocol": ["gcs"], "package_name": ["kept.zip"], "entrypoint": ["true"], "submission_id": [None],
+            "entrypoint_num_gpus": [1], "entrypoint_num_cpus": [None], "entrypoint_memory": [None],
+            **{f"entrypoint_{name}": [{}] for name in ("resources", "label_selector")}, "runtime_env": [{}],
+            "metadata": [{}],
             "currency": ["USD"], "email": [f"{name}@example.test" for name in new_names], "customer_name": new_names,
         }  # fmt: skip
 
