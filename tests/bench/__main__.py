@@ -3,13 +3,23 @@
 import argparse
 from collections.abc import Callable
 
-from tests.bench import api_list, decision_cycle, end_estimate, environment_start, launcher, queue_sets, scheduler
+from tests.bench import (
+    api_list,
+    decision_cycle,
+    end_estimate,
+    environment_start,
+    launcher,
+    log_follow,
+    queue_sets,
+    scheduler,
+)
 from tests.bench.figures import Figure, report
 
 BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
     "environment-start": environment_start.run,
     "launcher": launcher.run,
     "api-list": api_list.run,
+    "log-follow": log_follow.run,
     "scheduler": scheduler.run,
     "end-estimate": end_estimate.run,
     "decision-cycle": decision_cycle.run,
