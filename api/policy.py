@@ -141,6 +141,7 @@ POLICY: dict[tuple[str, str], Rule] = {
     ("POST", "/api/v1/customer/tasks"): Rule(CUSTOMER, scope="tasks:write"),
     ("POST", "/api/v1/customer/tasks/plan"): Rule(CUSTOMER, scope="tasks:read"),
     ("GET", "/api/v1/customer/tasks/{task_id}"): Rule(CUSTOMER, scope="tasks:read"),
+    ("GET", "/api/v1/customer/tasks/{task_id}/elements"): Rule(CUSTOMER, scope="tasks:read"),
     ("POST", "/api/v1/customer/tasks/{task_id}/cancel"): Rule(CUSTOMER, scope="tasks:write"),
     ("POST", "/api/v1/customer/tasks/{task_id}/retry"): Rule(CUSTOMER, scope="tasks:write"),
     ("GET", "/api/v1/customer/environments"): Rule(CUSTOMER, scope="environments:read"),

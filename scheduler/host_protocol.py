@@ -138,6 +138,58 @@ class AttemptOrder:
     nodes: int = 1
     gang: GangNetwork | None = None  # where its nodes meet, if it has several
     log_limit_bytes: int = 2**30  # of output that is kept
+    array: bool = False  # a worker: its command runs once for each element that it is given
+
+
+@dataclass(frozen=True, slots=True)
+class ElementRun:
+    """An element of an array that a worker is given. `place` counts those of this worker, from 0."""
+
+    place: int
+    index: int
+    number: int  # of the try, from 1
+
+
+@dataclass(frozen=True, slots=True)
+class ElementStart:
+    place: int
+    at_ms: int
+    log_from: int
+
+
+@dataclass(frozen=True, slots=True)
+class ElementResult:
+    """`end` is one of `scheduler.states.AttemptEnd`. Its output is from `log_from` to `log_to` in the attempt's."""
+
+    place: int
+    end: str
+    exit_code: int | None
+    signal: int | None
+    started_at_ms: int
+    ended_at_ms: int
+    log_from: int
+    log_to: int
+
+
+@dataclass(frozen=True, slots=True)
+class ElementsAsked:
+    """What became of a worker's elements, and how many it takes more. Repeatable.
+
+    `have` is how many it was given in all: what it was given beyond, in an answer that was lost, it is given again.
+    """
+
+    have: int
+    take: int
+    started: tuple[ElementStart, ...] = ()
+    results: tuple[ElementResult, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ElementsGiven:
+    """`over`: there are no more for this worker; it ends when it has run what it has."""
+
+    runs: tuple[ElementRun, ...]
+    over: bool
 
 
 class AttemptPhase(StrEnum):

@@ -42,7 +42,7 @@ _COLUMNS = (
 _INSERT = text(
     f"insert into holds ({', '.join(_COLUMNS)}, environment_id, task_id) select {', '.join(_COLUMNS)},"
     " (select e.id from environments e where e.allocation_id = r.allocation_id limit 1),"
-    " (select t.id from tasks t where t.allocation_id = r.allocation_id limit 1)"
+    " (select coalesce(t.array_id, t.id) from tasks t where t.allocation_id = r.allocation_id limit 1)"
     f" from {recordset(**types_of(Hold, _COLUMNS))}"
 )
 

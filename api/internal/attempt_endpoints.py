@@ -9,8 +9,8 @@ from api.deps import DatabaseDep, SettingsDep
 from api.errors import Conflict
 from api.internal.peer import HostPeer
 from api.problems import problems
-from api.tasks import orders
-from scheduler.host_protocol import AttemptOrder
+from api.tasks import elements, orders
+from scheduler.host_protocol import AttemptOrder, ElementsAsked, ElementsGiven
 
 router = APIRouter(prefix="/internal/attempts", tags=["hosts"])
 
@@ -40,3 +40,23 @@ def get_order(
     if isinstance(answer, orders.Over):
         raise Conflict(answer.detail, code="attempt_over")
     return answer
+
+
+@router.post("/{allocation_uid}/{generation}/elements", responses=problems(404, 409))
+def exchange_elements(
+    allocation_uid: UidPath, generation: GenerationPath, asked: ElementsAsked, peer: HostPeer, database: DatabaseDep
+) -> ElementsGiven:
+    """What became of the elements that a worker of an array has, and others for it. Repeatable.
+
+    409 `attempt_over`: nothing more is taken from it, nor given to it.
+    """
+    assert peer.host_id is not None
+    return database.transact(
+        partial(
+            elements.exchange,
+            host_id=peer.host_id,
+            allocation_uid=allocation_uid,
+            generation=generation,
+            asked=asked,
+        )
+    )

@@ -17,7 +17,7 @@ from api.db import Database
 from api.deps import DatabaseDep, ObjectsDep, PrincipalDep
 from api.errors import ApiError
 from api.logs import connection
-from api.logs.attempts import NoAttempt, Wanted, find_log
+from api.logs.attempts import NoAttempt, Wanted, find_element, find_log
 from api.logs.connection import AGAIN, DONE
 from api.logs.entries import STREAMS, Entry
 from api.logs.following import Following
@@ -61,6 +61,7 @@ class Follower:
 
 
 AttemptNumber = Annotated[int | None, Query(ge=1, le=2**31 - 1)]
+ElementIndex = Annotated[int | None, Query(ge=0, le=10**9)]
 Rank = Annotated[int, Query(ge=0, le=9999)]
 Position = Annotated[int, Query(ge=0, le=MAX_POSITION)]
 Limit = Annotated[int, Query(ge=1, le=4 * 2**20)]
@@ -84,17 +85,24 @@ async def read_logs(
     position: Position = 0,
     limit: Limit = 2**18,
     stream: Literal["stdout", "stderr"] | None = None,
+    element: ElementIndex = None,
 ) -> Response:
     """The output of an attempt, by default the newest, from `position` on.
 
     It goes through about `limit` bytes of output, of which it shows those of `stream`. What is no UTF-8 is replaced.
+    Of an `element` of an array it is what its last try wrote, at its positions in the attempt that it was in.
     """
+    until = MAX_POSITION
+    if element is not None:
+        span = await find_element(database, principal, task_id, element)
+        attempt, position = span.attempt, max(position, span.begin)
+        until = until if span.end is None else span.end
     log = await find_log(database, principal, Wanted(task_id, attempt, rank))
     if isinstance(log, NoAttempt):
         return _reply(None, "", position, log.over)
     known = await extent(database, log)
     entries: list[Entry] = []
-    while (end := entries[-1].end if entries else position) < position + limit:
+    while (end := entries[-1].end if entries else position) < min(position + limit, until):
         chunks = await chunks_from(database, log, end, most=_CHUNKS_AT_ONCE)
         if not chunks:
             break
@@ -103,10 +111,10 @@ async def read_logs(
             if end >= position + limit:
                 break
             entries += await asyncio.to_thread(entries_from, objects, chunk, end)
-    entries = cut(entries, limit)
+    entries = [entry for entry in cut(entries, limit) if entry.position < until]
     end = entries[-1].end if entries else position
     shown = [entry.json for entry in entries if stream in (None, STREAMS.get(entry.stream, stream))]
-    return _reply(log.number, ",".join(shown), end, known.ended and end >= known.position)
+    return _reply(log.number, ",".join(shown), end, end >= until or (known.ended and end >= known.position))
 
 
 @router.websocket("/follow")

@@ -62,7 +62,7 @@ def _jobs(principal: Principal) -> Select[Task, TaskAttempt | None, Allocation |
         select(Task, TaskAttempt, Allocation)
         .outerjoin(TaskAttempt, and_(TaskAttempt.task_id == Task.id, TaskAttempt.number == Task.attempts))
         .outerjoin(Allocation, waits)
-        .where(Task.customer_id == principal.tenant_id)
+        .where(Task.customer_id == principal.tenant_id, Task.array_id.is_(None))
         .where(Task.more[DELETED].astext.is_distinct_from(cast(Task.uid, Text)))
     )
     return query if principal.role is Role.OWNER else query.where(Task.user_id == principal.user_id)

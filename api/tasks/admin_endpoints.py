@@ -20,6 +20,8 @@ from api.tenants.tables import Customer
 
 router = APIRouter(prefix="/admin/tasks", tags=["tasks"])
 
+_TASKS = select(Task).where(Task.array_id.is_(None))
+
 
 @router.get("", responses=problems(400))
 def list_all_tasks(
@@ -30,7 +32,7 @@ def list_all_tasks(
     customer: Annotated[UUID | None, Query(description="Only this customer's")] = None,
 ) -> Page[AdminTaskOut]:
     """Newest first."""
-    query = select(Task)
+    query = _TASKS
     if state is not None:
         query = query.where(Task.state == state)
     if customer is not None:
@@ -46,7 +48,7 @@ def cancel_any_task(task_id: UUID, database: DatabaseDep, principal: PrincipalDe
     """Ask for its end, as its owner may. Asking again changes nothing."""
 
     def work(session: Session) -> TaskDetail:
-        found = repository.find(session, select(Task), task_id)
+        found = repository.find(session, _TASKS, task_id)
         caller = Caller(principal.user_id, found.customer_id, principal.actor, principal.address)
         task = service.cancel(session, caller, task_id, reason="It was cancelled by an administrator.")
         session.flush()

@@ -31,7 +31,9 @@ def find_parents(session: Session, workspace_id: int, names: Collection[str]) ->
     if not names:
         return {}
     newest = (
-        select(func.max(Task.id)).where(Task.workspace_id == workspace_id, Task.name.in_(names)).group_by(Task.name)
+        select(func.max(Task.id))
+        .where(Task.workspace_id == workspace_id, Task.name.in_(names), Task.array_id.is_(None))
+        .group_by(Task.name)
     )
     locked = select(Task).where(Task.id.in_(newest)).order_by(Task.id).with_for_update(read=True)
     found = session.scalars(locked.execution_options(populate_existing=True))
@@ -70,8 +72,8 @@ def check_document(session: Session, customer_id: int, workspace_id: int, wanted
         Unprocessable: `unknown_image`, `unknown_secret`, `unknown_upload`, `not_supported`, and those of volumes.
     """
     spec = wanted.spec
-    if spec.array:
-        raise Unprocessable("`array` is not supported yet.", code="not_supported")
+    if spec.array and spec.nodes > 1:
+        raise Unprocessable("An array's elements run on one host each: `nodes` is 1.", code="not_supported")
     image = session.scalar(select(Image).where(Image.name == spec.image, Image.enabled))
     if image is None:
         raise Unprocessable(f"There is no image {spec.image!r}; see /customer/images.", code="unknown_image")

@@ -11,15 +11,15 @@ from sqlalchemy.orm import Session
 
 from api.deps import DatabaseDep, PlannerDep, PrincipalDep, SettingsDep
 from api.idempotency.once import OnceDep
-from api.pagination import CursorQuery, LimitQuery, Page, page_rows
+from api.pagination import CursorQuery, LimitQuery, Page, decode_cursor, encode_cursor, page_rows
 from api.principal import Caller, Principal
 from api.problems import problems
 from api.tasks import planning, repository, service
 from api.tasks.schema import task_schema
-from api.tasks.schemas import TaskDetail, TaskOut, TasksOut, TasksPlan, TasksSubmit
+from api.tasks.schemas import ElementOut, TaskDetail, TaskOut, TasksOut, TasksPlan, TasksSubmit
 from api.tasks.submission import Submission, Wanted
 from api.tasks.tables import Task
-from api.tasks.views import detail, task_out
+from api.tasks.views import detail, element_out, task_out
 from api.tenants.tables import Workspace
 from scheduler.states import TaskState
 
@@ -95,6 +95,24 @@ def list_tasks(
 def get_task(task_id: UUID, database: DatabaseDep, principal: PrincipalDep) -> TaskDetail:
     with database.session() as session:
         return detail(session, repository.find(session, repository.visible_to(principal), task_id))
+
+
+@router.get("/customer/tasks/{task_id}/elements", responses=problems(400, 404))
+def list_elements(
+    task_id: UUID,
+    database: DatabaseDep,
+    principal: PrincipalDep,
+    limit: LimitQuery = 50,
+    cursor: CursorQuery = None,
+    state: StateQuery = None,
+) -> Page[ElementOut]:
+    """Those elements of an array that have started, or were about to, by their indices."""
+    after = -1 if cursor is None else decode_cursor(cursor)
+    with database.session() as session:
+        task = repository.find(session, repository.visible_to(principal), task_id)
+        rows = repository.elements_of(session, task, state, after=after, most=limit + 1)
+        items = [element_out(row) for row in rows[:limit]]
+    return Page(items=items, next_cursor=encode_cursor(items[-1].index) if len(rows) > limit else None)
 
 
 @router.post("/customer/tasks/{task_id}/cancel", responses=problems(404, 409))

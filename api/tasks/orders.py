@@ -82,9 +82,10 @@ def _order(session: Session, settings: Settings, current: Current, attempt: Task
     assert allocation is not None
     spec = TaskSpec.model_validate(task.spec)
     gang = gangs.network_of(session, settings, allocation)
-    told = {"TASK_ID": str(task.uid), "TASK_NAME": task.name, "ATTEMPT": str(attempt.number)}
+    task_uid = str(task.uid if task.array_id is None else session.get_one(Task, task.array_id).uid)
+    told = {"TASK_ID": task_uid, "TASK_NAME": task.name, "ATTEMPT": str(attempt.number)}
     return AttemptOrder(
-        task_uid=str(task.uid),
+        task_uid=task_uid,
         attempt_uid=str(attempt.uid),
         number=attempt.number,
         command=spec.command,
@@ -98,6 +99,7 @@ def _order(session: Session, settings: Settings, current: Current, attempt: Task
         grace_s=spec.checkpoint.grace_s,
         nodes=spec.nodes,
         gang=gang,
+        array=task.array_id is not None,
     )
 
 

@@ -39,11 +39,16 @@ def plan(
                 name=spec.name,
                 plan=planned,
                 currency=planned.costs[0].currency if planned.costs else None,
-                ceiling_micro=max(ceilings, default=None) if spec.resources.gpus else 0,
+                ceiling_micro=_of_all(spec, max(ceilings, default=None)) if spec.resources.gpus else 0,
                 depends_on=[depends.task for depends in spec.depends_on],
             )
         )
     return TasksPlan(tasks=plans)
+
+
+def _of_all(spec: TaskSpec, ceiling_micro: int | None) -> int | None:
+    """Of all elements of an array."""
+    return None if ceiling_micro is None else ceiling_micro * len(spec.elements or (0,))
 
 
 def _request(spec: TaskSpec, workspace: str | None) -> PlanIn:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, Select, and_, select
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, Row, Select, and_, or_, select
+from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
 from api.allocations.tables import Allocation, AllocationDevice
 from api.environments.schemas import DeviceOut
@@ -16,8 +16,9 @@ from api.identity.tables import User
 from api.images.tables import Image
 from api.machines.tables import Gpu, Host
 from api.principal import Principal, Role
-from api.tasks.tables import Task, TaskAttempt, TaskDependency, TaskEvent
+from api.tasks.tables import Task, TaskArray, TaskAttempt, TaskDependency, TaskElement, TaskEvent
 from api.tenants.tables import Customer, Workspace
+from scheduler.states import TaskState
 
 MAX_SHOWN = 200  # attempts and events of one task
 
@@ -33,11 +34,12 @@ class Loaded:
     image: str
     allocation: Allocation | None
     host: str | None
+    array: TaskArray | None
 
 
 def visible_to(principal: Principal) -> Select[Any]:
     """Members see their own tasks, owners their customer's."""
-    query = select(Task).where(Task.customer_id == principal.tenant_id)
+    query = select(Task).where(Task.customer_id == principal.tenant_id, Task.array_id.is_(None))
     return query if principal.role is Role.OWNER else query.where(Task.user_id == principal.user_id)
 
 
@@ -64,13 +66,16 @@ def load(session: Session, tasks: Sequence[Task]) -> list[Loaded]:
             Image.name.label("image"),
             Allocation,
             Host.name.label("host"),
+            TaskArray,
         )
+        .select_from(Task)
         .join(User, User.id == Task.user_id)
         .join(Customer, Customer.id == Task.customer_id)
         .join(Workspace, Workspace.id == Task.workspace_id)
         .join(Image, Image.id == Task.image_id)
         .outerjoin(Allocation, Allocation.id == Task.allocation_id)
         .outerjoin(Host, Host.id == Allocation.host_id)
+        .outerjoin(TaskArray, TaskArray.task_id == Task.id)
         .where(Task.id.in_([task.id for task in tasks]))
     )
     rows = {row.id: row for row in session.execute(query)}
@@ -78,20 +83,43 @@ def load(session: Session, tasks: Sequence[Task]) -> list[Loaded]:
 
 
 def _loaded(task: Task, row: Row[*tuple[Any, ...]]) -> Loaded:
-    return Loaded(task, row.username, row.customer, row.workspace, row.image, row.Allocation, row.host)
+    return Loaded(task, row.username, row.customer, row.workspace, row.image, row.Allocation, row.host, row.TaskArray)
 
 
 def attempts_of(session: Session, task: Task) -> Sequence[Row[*tuple[Any, ...]]]:
-    """The last ones, in their order: rows of `TaskAttempt`, `allocation_uid` and `host`."""
+    """The last ones, of an array its workers', in their order: rows of `TaskAttempt`, `allocation_uid` and `host`."""
     query = (
         select(TaskAttempt, Allocation.uid.label("allocation_uid"), Host.name.label("host"))
         .join(Allocation, Allocation.id == TaskAttempt.allocation_id)
         .outerjoin(Host, Host.id == Allocation.host_id)
-        .where(TaskAttempt.task_id == task.id)
+        .where(attempt_of(task.id))
         .order_by(TaskAttempt.number.desc())
         .limit(MAX_SHOWN)
     )
     return session.execute(query).all()[::-1]
+
+
+def attempt_of(task_id: int | InstrumentedAttribute[int]) -> ColumnElement[bool]:
+    """The condition that an attempt is this task's, or a worker's of this array."""
+    workers = aliased(Task)
+    return or_(
+        TaskAttempt.task_id == task_id,
+        TaskAttempt.task_id.in_(select(workers.id).where(workers.array_id == task_id)),
+    )
+
+
+def elements_of(
+    session: Session, task: Task, state: TaskState | None, *, after: int, most: int
+) -> Sequence[Row[*tuple[Any, ...]]]:
+    """Those that have started, by their indices: rows of `TaskElement` and `attempt`, the number of that."""
+    query = (
+        select(TaskElement, TaskAttempt.number.label("attempt"))
+        .join(TaskAttempt, TaskAttempt.id == TaskElement.attempt_id)
+        .where(TaskElement.task_id == task.id, TaskElement.index > after)
+    )
+    if state is not None:
+        query = query.where(TaskElement.state == state)
+    return session.execute(query.order_by(TaskElement.index).limit(most)).all()
 
 
 def devices_of(session: Session, attempts: Iterable[TaskAttempt]) -> Mapping[int, list[DeviceOut]]:

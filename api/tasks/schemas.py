@@ -51,6 +51,33 @@ class ProgressOut(BaseModel):
     at: datetime
 
 
+class ElementsOut(BaseModel):
+    """How many elements of an array wait (also to be tried again), are with a worker, and have ended."""
+
+    total: int
+    pending: int
+    running: int
+    succeeded: int
+    failed: int
+
+
+class ElementOut(BaseModel):
+    """An element that a worker was given. Its output is from `log_from` to `log_to` in that of the attempt."""
+
+    index: int
+    state: TaskState
+    tries: int = Field(description="Those that count against `retry.max`")
+    attempt: int
+    end: AttemptEnd | None
+    exit_code: int | None
+    signal: int | None
+    log_from: int | None
+    log_to: int | None
+    started_at: datetime | None
+    ended_at: datetime | None
+    due_at: datetime | None = Field(description="It is tried again then")
+
+
 class TaskOut(BaseModel):
     """`detail` is why it is in this state, `wait` why it waits for devices. `due_at`: it is queued again then."""
 
@@ -69,6 +96,7 @@ class TaskOut(BaseModel):
     attempts: int
     exit_code: int | None
     progress: ProgressOut | None
+    elements: ElementsOut | None = Field(description="Of an array")
     host: str | None
     wait: WaitOut | None
     due_at: datetime | None
@@ -135,7 +163,8 @@ class TasksOut(BaseModel):
 
 
 class TaskPlan(BaseModel):
-    """`ceiling_micro` is what an attempt costs that runs for its whole timeout; null: it has none. Without GPUs: 0."""
+    """`ceiling_micro` is what an attempt, or a try of each element, costs that takes its whole timeout; null: it has
+    none. Without GPUs: 0."""
 
     name: str
     plan: PlanOut

@@ -11,6 +11,7 @@ from api.clock import utc_now
 from api.errors import Conflict, NotFound
 from api.principal import Caller
 from api.tasks import checks
+from api.tasks.arrays import is_array
 from api.tasks.checks import Parent
 from api.tasks.current import lock
 from api.tasks.settling import advance
@@ -69,6 +70,11 @@ def cancel(session: Session, caller: Caller, uid: UUID, *, reason: str = "It was
     if task.cancelled_at is not None or not TASK[TaskState(task.state)]:
         return task
     task.cancelled_at, task.detail = utc_now(), reason
+    if is_array(task) and task.state != TaskState.BLOCKED:  # its workers end first
+        task.due_at = task.cancelled_at
+        notify(session)
+        record(session, caller, task, "cancel")
+        return task
     if current.allocation is not None:
         request_end(session, current.allocation, end_reason=EndReason.CANCELLED, actor=caller.actor, reason=reason)
     advance(session, current, actor=caller.actor)

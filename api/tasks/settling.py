@@ -13,10 +13,11 @@ from functools import partial
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from api.allocations.service import request_end
 from api.clock import utc_now
 from api.db import Database
 from api.errors import ApiError, Conflict
-from api.tasks import graph, words
+from api.tasks import arrays, elements, graph, words
 from api.tasks.attempts import begin, end_attempt, stop
 from api.tasks.current import Current, lock
 from api.tasks.graph import Condition, Verdict
@@ -68,14 +69,25 @@ def _settle_one(database: Database, task_id: int) -> None:
 
 def _lead_on(session: Session, task_id: int) -> None:
     task = session.get_one(Task, task_id)
-    if to_be_queued(task) and task.cancelled_at is None:
+    if arrays.is_array(task) and task.state != TaskState.BLOCKED:
+        arrays.advance(session, task_id, actor=ACTOR)
+    elif to_be_queued(task) and task.cancelled_at is None:
         _queue(session, task)
     else:
-        advance(session, lock(session, task_id), actor=ACTOR)
+        current = lock(session, task_id)
+        _stop_worker(session, current)
+        advance(session, current, actor=ACTOR)
+
+
+def _stop_worker(session: Session, current: Current) -> None:
+    """Its array needs it no more, or somebody wants the array's end."""
+    task, allocation = current.task, current.allocation
+    if task.array_id is not None and task.cancelled_at is not None and allocation is not None:
+        request_end(session, allocation, end_reason=EndReason.CANCELLED, actor=ACTOR, reason=task.detail)
 
 
 def to_be_queued(task: Task) -> bool:
-    return task.state == TaskState.QUEUED and task.allocation_id is None
+    return task.state == TaskState.QUEUED and task.allocation_id is None and not arrays.is_array(task)
 
 
 def advance(session: Session, current: Current, *, actor: str) -> None:
@@ -137,7 +149,7 @@ def _queue(session: Session, task: Task) -> None:
         raise Conflict("It was changed at this very moment.", code="task_changed")
     task.due_at = None
     if allocation_id is None:
-        move(session, task, TaskState.FAILED, actor=ACTOR, detail=detail)
+        _close(session, task, TaskState.FAILED, None, actor=ACTOR, detail=detail)
     else:
         task.allocation_id = allocation_id
 
@@ -162,9 +174,9 @@ def _end_unstarted(session: Session, current: Current, *, actor: str) -> None:
     reason = EndReason(allocation.end_reason or EndReason.HOST_LOST)
     detail = words.of_unstarted(allocation)
     if task.cancelled_at is not None or reason is EndReason.CANCELLED:
-        move(session, task, TaskState.CANCELLED, actor=actor, detail=task.detail or detail)
+        _close(session, task, TaskState.CANCELLED, None, actor=actor, detail=task.detail or detail)
     elif reason is EndReason.UNPAID:
-        move(session, task, TaskState.FAILED, actor=actor, detail=detail)
+        _close(session, task, TaskState.FAILED, None, actor=actor, detail=detail)
     elif reason is EndReason.FAILED:
         begin(session, current, actor=actor)  # its host says that it can't: so much is an attempt
     else:
@@ -184,6 +196,16 @@ def _conclude(session: Session, task: Task, attempt: TaskAttempt, *, actor: str)
     )
     task.exit_code = attempt.exit_code
     detail = words.of_attempt(attempt)
-    move(session, task, outcome.state, actor=actor, detail=detail)
+    _close(session, task, outcome.state, attempt, actor=actor, detail=detail)
     if outcome.state is TaskState.QUEUED:
         task.allocation_id, task.due_at = None, utc_now() + timedelta(seconds=outcome.wait_s)
+
+
+def _close(
+    session: Session, task: Task, state: TaskState, attempt: TaskAttempt | None, *, actor: str, detail: str
+) -> None:
+    """Where it goes once nothing of it runs. What a worker had of its array goes back first."""
+    if task.array_id is not None:
+        task.detail = detail
+        elements.give_back(session, task, attempt)
+    move(session, task, state, actor=actor, detail=detail)

@@ -10,9 +10,10 @@ from api.audit import service as audit
 from api.errors import Unprocessable
 from api.ids import new_uid
 from api.principal import Caller
-from api.tasks import checks, graph
+from api.tasks import arrays, checks, graph
 from api.tasks.checks import Parent
 from api.tasks.queueing import Queue
+from api.tasks.spec import TaskSpec
 from api.tasks.submission import Wanted
 from api.tasks.tables import Task, TaskDependency, TaskEvent
 from scheduler.states import TASK, TaskState
@@ -96,16 +97,26 @@ class _Accepting:
         if any(TASK[parent.state] for parent in parents):
             task.state = TaskState.BLOCKED
             self.queue.check(task, spec)
-        else:
+        elif spec.array is None:
             task.allocation_id = self.queue.add(task, spec, actor=self.caller.actor).id
         session.add(task)
         session.flush()
+        if spec.array is not None:
+            self._make_array(task, spec)
         for parent, depends in zip(parents, spec.depends_on, strict=True):
             session.add(TaskDependency(task_id=task.id, parent_id=parent.id, condition=depends.condition))
         session.add(TaskEvent(task_id=task.id, actor=self.caller.actor, to_state=task.state, reason="submitted"))
         record(session, self.caller, task, "submit")
         self.known[task.name] = Parent(task.id, TaskState(task.state))
         return task
+
+    def _make_array(self, task: Task, spec: TaskSpec) -> None:
+        """With its first worker, which a full queue refuses; the others come with the controller's next look."""
+        arrays.make(self.session, task, spec)
+        if task.state == TaskState.QUEUED:
+            worker = arrays.new_worker(self.session, task, actor=self.caller.actor)
+            worker.allocation_id = self.queue.add(worker, spec, actor=self.caller.actor).id
+            worker.due_at = None
 
     def _task(self, wanted: Wanted) -> Task:
         customer_id = self.caller.customer_id

@@ -16,6 +16,7 @@ def move(session: Session, task: Task, target: TaskState, *, actor: str, detail:
     """Apply a transition to a row that the caller has locked. `detail` is why, in words for its owner.
 
     A task that ends makes those due that wait for it: their rows are locked, which are below it in the order of ids.
+    A worker makes its array due, whose row comes after its workers' in the order of locks.
 
     Raises:
         scheduler.states.TransitionError: the transition table has no such step.
@@ -26,6 +27,9 @@ def move(session: Session, task: Task, target: TaskState, *, actor: str, detail:
     if not TASK[target]:
         task.ended_at = utc_now()
         _wake_children(session, task, now=task.ended_at)
+    if task.array_id is not None:
+        session.execute(update(Task).where(Task.id == task.array_id).values(due_at=utc_now()))
+        notify(session)
 
 
 def move_attempt(

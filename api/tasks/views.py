@@ -5,21 +5,26 @@ from typing import Any
 from sqlalchemy import Row
 from sqlalchemy.orm import Session
 
+from api.clock import utc_now
 from api.environments.schemas import DeviceOut, WaitOut
 from api.tasks import repository
+from api.tasks.arrays import remaining
 from api.tasks.repository import Loaded
 from api.tasks.schemas import (
     AdminTaskOut,
     AttemptOut,
     DependencyOut,
+    ElementOut,
+    ElementsOut,
     ProgressOut,
     TaskDetail,
     TaskEventOut,
     TaskOut,
 )
 from api.tasks.service import retried_from
+from api.tasks.settling import to_be_queued
 from api.tasks.spec import TaskSpec
-from api.tasks.tables import Task, TaskEvent
+from api.tasks.tables import Task, TaskArray, TaskEvent
 from scheduler.states import AllocationState, AttemptEnd, AttemptState, TaskState
 
 _HOLDS = (AllocationState.PLACING, AllocationState.ACTIVE, AllocationState.RELEASING)
@@ -53,7 +58,7 @@ def _fields(loaded: Loaded) -> dict[str, Any]:  # Any: fields of `TaskOut`
     task, allocation = loaded.task, loaded.allocation
     spec = TaskSpec.model_validate(task.spec)
     holds = allocation is not None and allocation.state in _HOLDS
-    waits_to_be_queued = task.state == TaskState.QUEUED and allocation is None
+    waits_to_be_queued = to_be_queued(task)
     return {
         "id": task.uid,
         "name": task.name,
@@ -69,7 +74,8 @@ def _fields(loaded: Loaded) -> dict[str, Any]:  # Any: fields of `TaskOut`
         "priority": spec.priority,
         "attempts": task.attempts,
         "exit_code": task.exit_code,
-        "progress": ProgressOut(**task.progress) if task.progress is not None else None,
+        "progress": ProgressOut(**progress) if (progress := _progress(loaded)) is not None else None,
+        "elements": _elements(loaded.array) if loaded.array is not None else None,
         "host": loaded.host if holds else None,
         "wait": WaitOut.of(allocation.wait_reason) if _waits(loaded) and allocation is not None else None,
         "due_at": task.due_at if waits_to_be_queued else None,
@@ -77,6 +83,45 @@ def _fields(loaded: Loaded) -> dict[str, Any]:  # Any: fields of `TaskOut`
         "started_at": task.started_at,
         "ended_at": task.ended_at,
     }
+
+
+def _progress(loaded: Loaded) -> dict[str, Any] | None:  # Any: as `Task.progress`
+    """Of an array, how many of its elements have ended."""
+    array = loaded.array
+    if array is None:
+        return loaded.task.progress
+    done = array.succeeded + array.failed
+    at = loaded.task.ended_at or utc_now()
+    return {"fraction": done / array.total, "line": f"{done} of {array.total} elements", "at": at} if done else None
+
+
+def _elements(array: TaskArray) -> ElementsOut:
+    pending, ended = remaining(array), array.succeeded + array.failed
+    return ElementsOut(
+        total=array.total,
+        pending=pending,
+        running=array.total - pending - ended,
+        succeeded=array.succeeded,
+        failed=array.failed,
+    )
+
+
+def element_out(row: Row[Any]) -> ElementOut:
+    element = row.TaskElement
+    return ElementOut(
+        index=element.index,
+        state=TaskState(element.state),
+        tries=element.tries,
+        attempt=row.attempt,
+        end=AttemptEnd(element.end) if element.end is not None else None,
+        exit_code=element.exit_code,
+        signal=element.signal,
+        log_from=element.log_from,
+        log_to=element.log_to,
+        started_at=element.started_at,
+        ended_at=element.ended_at,
+        due_at=element.due_at,
+    )
 
 
 def _waits(loaded: Loaded) -> bool:

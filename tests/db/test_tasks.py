@@ -272,7 +272,7 @@ def test_a_name_is_the_newest_task_of_it(world: TaskWorld) -> None:
         ([document("a", secrets=["KEY"])], "unknown_secret"),
         ([document("a", priority=900)], "priority_too_high"),
         ([document("a", depends_on=["b"], resources={"gpus": 64}), document("b")], "too_many_gpus"),
-        ([document("a", array="0-9")], "not_supported"),
+        ([document("a", array="0-9", nodes=2)], "not_supported"),
     ],
 )
 def test_what_can_not_be_is_refused_with_all_that_came_with_it(

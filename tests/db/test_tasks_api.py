@@ -17,7 +17,7 @@ from api.db import Database
 from api.metering.service import ingest
 from api.settings import Settings
 from api.tasks.tables import Task
-from scheduler.host_protocol import AttemptPhase, UsageBatch, UsageWindow
+from scheduler.host_protocol import AttemptPhase, ElementStart, UsageBatch, UsageWindow
 from scheduler.plan_protocol import PlanAnswer, When
 from scheduler.states import TaskState
 from tests.db.conftest import Person, Tenant
@@ -25,6 +25,7 @@ from tests.db.environment_world import BOOT
 from tests.db.fleet import DOLLAR
 from tests.db.task_world import TaskWorld, document
 from tests.db.test_plan_api import AnsweringPlanner
+from tests.db.test_task_arrays import ArrayWorld, result
 
 PATH = "/api/v1/customer/tasks"
 Ask = Callable[..., httpx.Response]
@@ -218,3 +219,32 @@ def test_usage_is_billed_with_its_task(world: TaskWorld, tenant: Tenant, app_cli
     assert (line["duration_ms"], line["amount_micro"]) == (1000, round(2 * DOLLAR / 3600))
     (usage,) = app_client.get(f"{billing}/usage", headers=tenant.member.headers).json()["items"]
     assert usage["task_id"] == str(task.uid)
+
+
+def test_an_array_shows_its_elements_and_nobody_sees_its_workers(
+    world: TaskWorld, app_client: TestClient, tenant: Tenant, other_tenant: Tenant
+) -> None:
+    array = ArrayWorld(world.world, world.host)
+    task = array.one(array="0-4%1")
+    (worker,) = array.workers(task)
+    array.exchange(worker, take=3)
+    array.exchange(worker, have=3, results=(result(0), result(1, code=1)), started=(ElementStart(2, 5, 20),))
+    headers = tenant.member.headers
+    (listed,) = app_client.get(PATH, headers=headers).json()["items"]
+    assert listed["elements"] == {"total": 5, "pending": 2, "running": 1, "succeeded": 1, "failed": 1}
+    assert (listed["progress"]["fraction"], listed["progress"]["line"]) == (0.4, "2 of 5 elements")
+    elements = f"{PATH}/{task.uid}/elements"
+    first = app_client.get(f"{elements}?limit=2", headers=headers).json()
+    rest = app_client.get(f"{elements}?limit=2&cursor={first['next_cursor']}", headers=headers).json()
+    shown = [(each["index"], each["state"], each["attempt"]) for each in first["items"] + rest["items"]]
+    assert shown == [(0, "succeeded", 1), (1, "failed", 1), (2, "running", 1)]
+    (failed,) = app_client.get(f"{elements}?state=failed", headers=headers).json()["items"]
+    assert (failed["exit_code"], failed["log_from"], failed["log_to"]) == (1, 10, 15)
+    assert app_client.get(elements, headers=other_tenant.member.headers).status_code == 404
+    detail = app_client.get(f"{PATH}/{task.uid}", headers=headers).json()
+    assert [attempt["number"] for attempt in detail["attempt_list"]] == [1]
+    workers = select(Task.uid).where(Task.array_id.is_not(None))
+    for uid in world.database.transact(lambda session: session.scalars(workers).all()):
+        assert app_client.get(f"{PATH}/{uid}", headers=headers).status_code == 404
+        assert app_client.post(f"{PATH}/{uid}/cancel", headers=headers).status_code == 404
+        assert app_client.get(f"{PATH}/{uid}/logs", headers=headers).status_code == 404
