@@ -22,9 +22,11 @@ class Paths:
         self.secrets = f"{inside}/secrets"
         self.archives = f"{inside}/archives"
         self.notice = f"{inside}/notice.json"
+        self.given = f"{inside}/elements"
         self.claim = f"{outside}/claim"
         self.status = f"{outside}/status.json"
         self.progress = f"{outside}/progress.json"
+        self.told = f"{outside}/elements"
         self.log = f"{outside}/log"
 
 

@@ -44,11 +44,18 @@ class Attempt:
             if ended.code != 0:
                 return self._finish(SETUP_FAILED, ended, "")
         self._tell(phase=RUNNING, running_at_ms=now_ms())
-        timeout_s = self._order.get("timeout_s")
-        ended = self._supervisor.run(
-            _shell(str(self._order["command"])), environment, None if timeout_s is None else float(str(timeout_s))
-        )
+        command, given = _shell(str(self._order["command"])), self._order.get("timeout_s")
+        timeout_s = None if given is None else float(str(given))
+        if self._order.get("array"):
+            return self._run_elements(command, environment, timeout_s)
+        ended = self._supervisor.run(command, environment, timeout_s)
         return self._finish(TIMED_OUT if ended.timed_out else EXITED, ended, "")
+
+    def _run_elements(self, command: list[str], environment: dict[str, str], timeout_s: float | None) -> int:
+        from .array import run_elements  # most tasks are none
+
+        failure = run_elements(self._paths, self._supervisor, self._output, command, environment, timeout_s)
+        return self._finish(EXITED, Ended(_FAILED << 8 if failure else 0, timed_out=False), failure)
 
     def _tell(self, **changes: object) -> None:
         self._status.update(changes)

@@ -20,6 +20,8 @@ _SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT)
 _LOOK_S = 1.0  # how often the notice is looked for when no signal tells of it
 _READ_BYTES = 2**20
 _F_SETPIPE_SZ = 1031
+_PR_SET_CHILD_SUBREAPER = 36
+_CLEAR_S = 5.0
 _PREEMPTED = "preempted"
 _OOM_SCORE = "/proc/self/oom_score_adj"
 _OOM_FIRST = "1000"
@@ -66,6 +68,8 @@ class Supervisor:
         self._asked_to_end = False
         self._kill_at: float | None = None
         self._group: int | None = None
+        self._looked_at = 0.0
+        self._adopts = False
         self.notice: Notice | None = None
         self.checkpoint_at_ms: int | None = None
         signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
@@ -83,20 +87,18 @@ class Supervisor:
         process = self._spawn(command, environment)
         self._group, self._kill_at = process, None
         ends_at = None if timeout_s is None else time.monotonic() + timeout_s
-        timed_out, looked_at = False, 0.0
+        timed_out = False
         while True:
             self._wait(ends_at)
-            done, status = os.waitpid(process, os.WNOHANG)
-            if done:
+            status = self._reap(process)
+            if status is not None:
                 break
             now = time.monotonic()
             if ends_at is not None and now >= ends_at:
                 timed_out, ends_at = True, None
                 self._send(signal.SIGTERM)
                 self._kill_by(now + TERM_S)
-            if self._asked_to_end or now - looked_at >= _LOOK_S:
-                looked_at = now
-                self._look_for_notice()
+            self._look_around(now)
             if self._kill_at is not None and now >= self._kill_at:
                 self._send(signal.SIGKILL)
                 self._kill_at = None
@@ -104,6 +106,35 @@ class Supervisor:
         self._group = None
         self._drain()
         return Ended(status, timed_out=timed_out)
+
+    def adopt(self) -> None:
+        """From now on processes that a command leaves become children of this one, wherever they went, for `clear`."""
+        import ctypes
+
+        self._adopts = ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+
+    def clear(self) -> bool:
+        """End all processes that the last command left, and give out what they and it wrote. Whether all are gone."""
+        until = time.monotonic() + _CLEAR_S
+        while self._adopts and _reap_one():
+            if time.monotonic() > until:
+                return False
+            for child in _children():
+                try:
+                    os.kill(child, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass  # it is gone
+            time.sleep(0.001)
+        self._drain()
+        for stream, masking in self._streams.values():
+            self._output.write(stream, masking.rest(), now_ms())
+        return True
+
+    def idle(self, longest_s: float) -> None:
+        """Wait for a while, or less if the end is asked for."""
+        now = time.monotonic()
+        self._wait(now + longest_s)
+        self._look_around(now)
 
     def say(self, text: str) -> None:
         """A line of the runner's own, in the command's output."""
@@ -146,6 +177,18 @@ class Supervisor:
             )
         finally:
             _set_oom_score(own)
+
+    def _reap(self, process: int) -> int | None:
+        """The command's status if it has ended. Others that end are its children's, or theirs."""
+        while True:
+            done, status = os.waitpid(-1 if self._adopts else process, os.WNOHANG)
+            if done in (0, process):
+                return status if done else None
+
+    def _look_around(self, now: float) -> None:
+        if self._asked_to_end or now - self._looked_at >= _LOOK_S:
+            self._looked_at = now
+            self._look_for_notice()
 
     def _wait(self, ends_at: float | None) -> None:
         now = time.monotonic()
@@ -225,6 +268,29 @@ class Supervisor:
             os.write(self._waker, b"\0")
         except BlockingIOError:
             pass  # it is awake
+
+
+def _reap_one() -> bool:
+    """Whether there are children still."""
+    try:
+        os.waitpid(-1, os.WNOHANG)
+    except ChildProcessError:
+        return False
+    return True
+
+
+def _children() -> list[int]:
+    own, found = os.getpid(), []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                with open(f"/proc/{name}/stat", "rb") as file:
+                    parent = int(file.read().rpartition(b")")[2].split()[1])
+            except (OSError, IndexError):
+                continue  # it is gone
+            if parent == own:
+                found.append(int(name))
+    return found
 
 
 def _read_notice(path: str) -> Notice | None:

@@ -61,6 +61,23 @@ class Runner:
     def run(self) -> int:
         return self.start().code()
 
+    def give(self, *indices: int, number: int = 1, over: bool = True) -> "Runner":
+        """Elements of an array, after those given before."""
+        path = self.inside / "elements"
+        first = path.read_text().count("\n") if path.exists() else 0
+        lines: list[dict[str, Any]] = [
+            {"place": first + place, "index": index, "number": number} for place, index in enumerate(indices)
+        ]
+        with path.open("a") as file:
+            file.writelines(f"{json.dumps(line)}\n" for line in [*lines, *([{"over": True}] if over else [])])
+        return self
+
+    def told(self) -> list[dict[str, Any]]:
+        """What became of elements, by the order of their ends."""
+        path = self.outside / "elements"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [document for line in lines if "end" in (document := json.loads(line))]
+
     def notice(self, reason: str, grace_s: float) -> None:
         """As the host gives it: the file, and a signal that tells of it."""
         assert self.process is not None
