@@ -10,11 +10,20 @@ import httpx
 from pydantic import TypeAdapter
 
 from node.daemon.config import HostConfig, HostDirectory
-from scheduler.host_protocol import AttemptOrder, Heartbeat, HeartbeatReply, HostFacts, UsageBatch, UsageReceipt
+from scheduler.host_protocol import (
+    AttemptOrder,
+    ElementsAsked,
+    ElementsGiven,
+    Heartbeat,
+    HeartbeatReply,
+    HostFacts,
+    UsageBatch,
+    UsageReceipt,
+)
 
 _TIMEOUT_S = 10.0
 _REPLY, _RECEIPT = TypeAdapter(HeartbeatReply), TypeAdapter(UsageReceipt)
-_ORDER = TypeAdapter(AttemptOrder)
+_ORDER, _ASKED, _GIVEN = TypeAdapter(AttemptOrder), TypeAdapter(ElementsAsked), TypeAdapter(ElementsGiven)
 _BEAT, _FACTS, _BATCH = TypeAdapter(Heartbeat), TypeAdapter(HostFacts), TypeAdapter(UsageBatch)
 
 
@@ -79,6 +88,18 @@ class Platform:
         if reply.status_code == httpx.codes.NOT_FOUND or _problem_code(reply) == "attempt_over":
             raise AttemptOverError(reply.text[:300])
         return _ORDER.validate_json(_usable(path, reply))
+
+    def elements(self, allocation_uid: str, generation: int, asked: ElementsAsked) -> ElementsGiven:
+        """Tell what became of a worker's elements, and get others.
+
+        Raises:
+            AttemptOverError, PlatformUnavailableError
+        """
+        path = f"/internal/attempts/{allocation_uid}/{generation}/elements"
+        reply = self._exchange("POST", path, _ASKED.dump_json(asked))
+        if reply.status_code == httpx.codes.NOT_FOUND or _problem_code(reply) == "attempt_over":
+            raise AttemptOverError(reply.text[:300])
+        return _GIVEN.validate_json(_usable(path, reply))
 
     def archive(self, allocation_uid: str, generation: int, digest: str, take: Callable[[bytes], None]) -> None:
         """Give an upload of a task to `take`, in pieces; what it is has to be checked by the caller.

@@ -14,6 +14,7 @@ from node.daemon.attempt_directory import AttemptDirectories, AttemptDirectory
 from node.daemon.attempt_ends import AttemptOutcome, early_outcome, exit_of, outcome
 from node.daemon.attempt_start import AttemptStart, LeaseGoneError, Parts, StartError
 from node.daemon.attempt_status import RunnerPhase, RunnerStatus, read_progress, read_status
+from node.daemon.elements import ElementFeed
 from node.daemon.engine import DOCKER_ERRORS, Json, docker_time_ms
 from node.daemon.file_events import FileEvents
 from node.daemon.leases import HeldLease
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 _MARGIN_MS = 3_000  # what the runner has beyond its own deadlines, before the container is killed
 _TERM_MS = 10_000  # as the runner gives after a timeout
 _RETRY_S = 1.0
+_LAST_TELLING_S = 2.0
 _MISSED = 3  # looks without the container, until it counts as gone
 _PHASES = {
     RunnerPhase.SETTING_UP: AttemptPhase.SETTING_UP,
@@ -46,6 +48,7 @@ class _Kept:
     kill_at_ms: int | None = None  # server time; set by a notice
     missed: int = 0
     lease_over: bool = False
+    feed: ElementFeed | None = None  # of a worker that runs or has run
     done: threading.Event = field(default_factory=threading.Event)  # its end is known, or nothing will run
     lock: threading.Lock = field(default_factory=threading.Lock)  # of the report
 
@@ -190,6 +193,8 @@ class Attempts:
         if kept is None:
             return
         self._refresh(kept)
+        if kept.feed is not None:
+            kept.feed.stop(_LAST_TELLING_S)
         if held.lease.nodes > 1:
             self._parts.gangs.leave(kept.key)
         kept.lease_over = True
@@ -253,6 +258,8 @@ class Attempts:
         if early is not None:
             self._end(kept, early, status)
             return
+        if status is not None and status.phase != RunnerPhase.SETTING_UP:
+            self._feed(kept)
         progress = read_progress(kept.directory.progress)
         with kept.lock:
             before = kept.report
@@ -290,6 +297,14 @@ class Attempts:
             ended = outcome(status, exited, memory_bytes=memory_bytes, timeout_s=_timeout_s(kept))
         self._end(kept, ended, status, finished_ms)
 
+    def _feed(self, kept: _Kept) -> ElementFeed | None:
+        """What a worker is given its elements by, from when it may run them; None: it is none, or never was to run."""
+        with kept.lock:
+            if kept.feed is None and kept.order is not None and kept.order.array and not kept.done.is_set():
+                kept.feed = ElementFeed(self._parts.platform, *kept.key, kept.directory)
+                kept.feed.start()
+            return kept.feed
+
     def _end(
         self,
         kept: _Kept,
@@ -297,7 +312,14 @@ class Attempts:
         status: RunnerStatus | None = None,
         finished_ms: int | None = None,
     ) -> None:
-        """The first end stays."""
+        """The first end stays. What became of a worker's elements is told before."""
+        feed = self._feed(kept) if kept.started else None
+        if feed is None:
+            self._ended(kept, ended, status, finished_ms)
+        else:
+            feed.close(lambda: self._ended(kept, ended, status, finished_ms))
+
+    def _ended(self, kept: _Kept, ended: AttemptOutcome, status: RunnerStatus | None, finished_ms: int | None) -> None:
         told_ms = self._moment(status.ended_at_ms if status else None)
         with kept.lock:
             if kept.report.phase == AttemptPhase.ENDED:
@@ -348,7 +370,8 @@ class Attempts:
 
 
 def _timeout_s(kept: _Kept) -> int | None:
-    return kept.order.timeout_s if kept.order is not None else None
+    """None for a worker too: each of its elements has that time."""
+    return kept.order.timeout_s if kept.order is not None and not kept.order.array else None
 
 
 def _notice(kept: _Kept, status: RunnerStatus | None) -> str:

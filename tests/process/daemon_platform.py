@@ -39,6 +39,8 @@ class FakePlatform:
         self.peers: dict[str, Any] | None = None
         self.orders: dict[str, dict[str, Any]] = {}  # of tasks, by allocation
         self.orders_asked: list[tuple[str, int]] = []
+        self.elements: dict[str, int] = {}  # of workers, by allocation: how many there are, places being indices
+        self.elements_asked: dict[str, list[dict[str, Any]]] = {}
         self.output: dict[str, list[Record]] = {}  # of tasks, by allocation
         self.whole: set[str] = set()  # allocations of which all output has come in
         self.away = False
@@ -55,6 +57,7 @@ class FakePlatform:
                     Route("/internal/usage", self._usage, methods=["POST"]),
                     Route("/internal/certificate", self._certificate, methods=["POST"]),
                     Route("/internal/attempts/{uid}/{generation:int}", self._order, methods=["GET"]),
+                    Route("/internal/attempts/{uid}/{generation:int}/elements", self._elements, methods=["POST"]),
                     Route("/internal/attempts/{uid}/{generation:int}/log/0/{position:int}", self._log, methods=["PUT"]),
                 ]
             ),
@@ -132,6 +135,17 @@ class FakePlatform:
             return JSONResponse({"code": "attempt_over"}, status_code=409)
         return JSONResponse(order)
 
+    async def _elements(self, request: Request) -> Response:
+        uid, asked = request.path_params["uid"], await self._read(request)
+        if self.away:
+            return Response(status_code=503)
+        if uid not in self.elements:
+            return JSONResponse({"code": "attempt_over"}, status_code=409)
+        self.elements_asked.setdefault(uid, []).append(asked)
+        end = min(asked["have"] + asked["take"], self.elements[uid])
+        runs = [{"place": place, "index": place, "number": 1} for place in range(asked["have"], end)]
+        return JSONResponse({"runs": runs, "over": not runs and end == self.elements[uid]})
+
     async def _log(self, request: Request) -> Response:
         uid, position = request.path_params["uid"], request.path_params["position"]
         body, kept = await request.body(), self.output.setdefault(uid, [])
@@ -149,6 +163,14 @@ class FakePlatform:
     def text(self, uid: str) -> str:
         """What has come in of an attempt's output."""
         return b"".join(record.data for record in self.output.get(uid, ())).decode()
+
+    def results(self, uid: str) -> dict[int, dict[str, Any]]:
+        """What became of a worker's elements, by their places: as it was told first."""
+        found: dict[int, dict[str, Any]] = {}
+        for asked in list(self.elements_asked.get(uid, ())):
+            for result in asked["results"]:
+                found.setdefault(result["place"], result)
+        return found
 
     def reports(self, uid: str) -> list[dict[str, Any]]:
         """What was told of the attempts of an allocation."""
