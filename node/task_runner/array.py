@@ -15,7 +15,7 @@ from .supervisor import Ended, Supervisor
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.002, 0.1
 _READ_BYTES = 65_536
-_MEMORY_EVENTS = "/sys/fs/cgroup/memory.events"
+_MEMORY_EVENTS = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")  # control groups 2 and 1
 EXITED, TIMED_OUT, OUT_OF_MEMORY = "exited", "timed_out", "out_of_memory"
 _LIMITS = sorted({getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")})
 
@@ -120,12 +120,14 @@ def _end_of(ended: Ended, kills: int) -> str:
 
 def _memory_kills() -> int:
     """How often the kernel has ended something in this container for its memory limit, where that can be seen."""
-    try:
-        with open(_MEMORY_EVENTS, encoding="ascii") as file:
-            counts = dict(line.split() for line in file)
-        return int(counts.get("oom_kill", 0))
-    except (OSError, ValueError):
-        return 0
+    for path in _MEMORY_EVENTS:
+        try:
+            with open(path, encoding="ascii") as file:
+                counts = dict(line.split() for line in file)
+            return int(counts["oom_kill"])
+        except (OSError, ValueError, KeyError):
+            continue
+    return 0
 
 
 def _restore(limits: list[tuple[int, tuple[int, int]]]) -> None:
