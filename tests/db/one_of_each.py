@@ -20,7 +20,7 @@ from api.tables import metadata
 from tests.db.conftest import PASSWORD, Person, Tenant
 from tests.db.environment_world import RecordingHosts, RecordingHub, World
 from tests.db.fleet import DOLLAR, Fleet
-from tests.db.task_world import TaskWorld, document
+from tests.db.task_world import TaskWorld
 from tests.db.upload_world import archive_of
 
 TOMORROW = (datetime.now(UTC) + timedelta(days=1)).isoformat()
@@ -100,14 +100,14 @@ def _make_things(platform: Platform, database: Database, settings: Settings, ten
     world.place()
     world.stop(stopped)
     world.release()
-    (task,) = TaskWorld(world, host).submit(document("waits", resources={"gpus": 8}))
+    task, other = (TaskWorld(world, host).one(name, resources={"gpus": 8}) for name in ("waits", "waits-too"))
     reconciler = EnvironmentReconciler(database, settings, RecordingHub(), RecordingHosts())
     reconciler.run_once()
     assert reconciler.wait_idle(30)
     reconciler.close()
     platform.of |= {
         "machine": str(host.uid), "image": str(image.uid), "environment": str(runs.uid), "stopped": str(stopped.uid),
-        "allocation": str(world.allocation(runs).uid), "task": str(task.uid),
+        "allocation": str(world.allocation(runs).uid), "task": str(task.uid), "other_task": str(other.uid),
     }  # fmt: skip
 
 

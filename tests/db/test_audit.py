@@ -17,13 +17,16 @@ from api.policy import PAGE, POLICY
 from api.settings import Settings
 from tests.db.conftest import PASSWORD, Person, Tenant
 from tests.db.one_of_each import GROUP, OTHER_ARCHIVE, RESERVATION, Platform, contents, filled, make_platform
+from tests.db.task_world import document
 
 REFUSING = """
 create function refuse() returns trigger language plpgsql as $$ begin raise exception 'no audit'; end $$;
 create trigger refuse before insert on audit_entries for each row execute function refuse();
 """
 # A token that is renewed changes nothing that anybody sees, and a plan nothing at all.
-NOT_CHANGES = {("POST", "/auth/refresh"), ("POST", "/customer/allocations/plan")}
+NOT_CHANGES = {
+    ("POST", "/auth/refresh"), ("POST", "/customer/allocations/plan"), ("POST", "/customer/tasks/plan"),
+}  # fmt: skip
 NEW_PASSWORD = "a-long-pass-phrase"
 ENVIRONMENT = {"name": "new", "image": "base", "gpus": 1, "gpu_model": "A100"}
 
@@ -43,6 +46,10 @@ CHANGES: tuple[Change, ...] = (
     ("owner", "POST", "/customer/allocations/{allocation}/checkpoint", None),
     ("owner", "POST", "/customer/environments/{environment}/stop", None),
     ("owner", "DELETE", "/customer/environments/{environment}", None),
+    ("owner", "POST", "/customer/tasks", {"tasks": [{"task": document("new")}]}),
+    ("owner", "POST", "/customer/tasks/{task}/cancel", None),
+    ("owner", "POST", "/customer/tasks/{task}/retry", None),
+    ("admin", "POST", "/admin/tasks/{other_task}/cancel", None),
     ("owner", "POST", "/customer/reservations", RESERVATION),
     ("owner", "DELETE", "/customer/reservations/{reservation}", None),
     ("owner", "POST", "/customer/members", {"username": "colleague", "email": "colleague@example.test"}),
@@ -94,7 +101,7 @@ def test_every_endpoint_that_changes_something_is_here() -> None:
     changing = {
         (method, path.removeprefix(API))
         for (method, path), rule in POLICY.items()
-        if method not in ("GET", "HEAD") and path.startswith(API) and rule is not PAGE
+        if method not in ("GET", "HEAD", "WS") and path.startswith(API) and rule is not PAGE
     }
     assert {_shape(*each) for each in changing - NOT_CHANGES} == {_shape(each[1], each[2]) for each in CHANGES}
     assert len(CHANGES) == len(changing - NOT_CHANGES)
