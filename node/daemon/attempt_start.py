@@ -81,11 +81,11 @@ class AttemptStart:
             StartError, LeaseGoneError
             docker.errors.DockerException, requests.RequestException: Docker is away; call it again.
         """
-        found = self._found()
+        known = self._directory.known_order()  # written before anything is asked of Docker
+        found = self._found() if known is not None else None
         if found is None and self._directory.begun:
             raise StartError(AttemptEnd.HOST_LOST, "its container is gone from the host")
-        known = self._directory.known_order()
-        if found is not None and known is not None and _was_started(found):
+        if known is not None and found is not None and _was_started(found):
             self.started = True
             return known
         if found is not None:  # made and never started: an order is asked for anew, which may be over

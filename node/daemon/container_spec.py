@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from docker.types import DeviceRequest, LogConfig, Mount, Ulimit
 from pydantic import Field
 
-from node.daemon.engine import ALLOCATION_LABEL, GENERATION_LABEL, Engine
+from node.daemon.engine import ALLOCATION_LABEL, GENERATION_LABEL, TASK_LABEL, Engine
 from node.daemon.gang_networks import GangEndpoint
 from scheduler.host_protocol import Lease, VolumeMount
 
@@ -134,7 +134,7 @@ def task_config(
         "name": lease.container_name,
         "entrypoint": list(_RUNNER_COMMAND),
         "environment": _own_environment(lease, [share.uuid for share in lease.devices], simulated),
-        "labels": _labels(engine, lease, HubPart()),
+        "labels": {**_labels(engine, lease, HubPart()), TASK_LABEL: ""},
         "host_config": engine.api.create_host_config(
             **_confinement(lease, simulated=simulated, quota=quota),
             mounts=[*_mounts(engine, lease, metadata), *_task_mounts(engine, task)],

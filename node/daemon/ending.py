@@ -82,8 +82,8 @@ class Ending:
             if held.state == LeaseState.ENDED:
                 return self._told(held, _Ended(held.ended_at_ms or self._clock.now_ms(), held.exit_code))
             ended = _Ended(self._clock.now_ms(), None)
-            for entry in self._containers.of_lease(allocation_uid, generation):
-                ended = self._end_container(entry["Id"], held, grace_s)
+            for container_id in self._containers_of(held):
+                ended = self._end_container(container_id, held, grace_s)
             self._containers.forget(allocation_uid)
             self._leases.finish_end(allocation_uid, ended.at_ms, ended.exit_code)
             if held.network:
@@ -118,6 +118,17 @@ class Ending:
         for held in self._leases.held():
             if held.state == LeaseState.ENDING and held.lease.kind != LeaseKind.TASK:
                 self.end(held.lease.allocation_uid, held.lease.generation, grace_s=0)
+
+    def _containers_of(self, held: HeldLease) -> list[str]:
+        """Of a task there is one, by its name. What an environment's lease has, its labels say."""
+        if held.lease.kind != LeaseKind.TASK:
+            return [
+                entry["Id"] for entry in self._containers.of_lease(held.lease.allocation_uid, held.lease.generation)
+            ]
+        try:
+            return [self._containers.inspect(held.lease)["Id"]]
+        except docker.errors.NotFound:
+            return []
 
     def _told(self, held: HeldLease, ended: _Ended) -> LeaseEnd:
         last = self._spool.last_of(held.lease.allocation_uid, held.lease.generation)

@@ -1,20 +1,32 @@
 """The connection to Docker and the labels by which things are known as this host's."""
 
+import time
 from datetime import datetime
 from typing import Any
 
 import docker
 import requests
+from docker.transport import UnixHTTPAdapter
 
 HOST_LABEL = "remotegpu.host"
 ALLOCATION_LABEL = "remotegpu.allocation"
 GENERATION_LABEL = "remotegpu.generation"
+TASK_LABEL = "remotegpu.task"  # on containers that are reported as attempts
 _CONNECTIONS = 32  # calls go side by side: DockerSpawner's own single thread is what makes many starts slow
 _TIMEOUT_S = 90
+_UNIX = "unix://"
+_ANSWERED_S = 1.0  # for so long an answer stands for the next ones
 
 DOCKER_ERRORS = (docker.errors.DockerException, requests.RequestException)
 
 Json = dict[str, Any]  # Any: Docker's JSON
+
+
+class _OneSocket(UnixHTTPAdapter):
+    """Connections are used again: Docker's own adapter has a pool, and so a new connection, for each URL."""
+
+    def get_connection(self, url: str | bytes, proxies: Any = None) -> Any:  # Any: as the base class has them
+        return super().get_connection("http+docker://localhost", proxies)
 
 
 class Engine:
@@ -25,6 +37,10 @@ class Engine:
         self.api = docker.APIClient(
             base_url=base_url, version="auto", timeout=_TIMEOUT_S, num_pools=4, max_pool_size=_CONNECTIONS
         )
+        if base_url.startswith(_UNIX):
+            socket = base_url.replace(_UNIX, "http+unix://", 1)
+            self.api.mount("http+docker://", _OneSocket(socket, _TIMEOUT_S, max_pool_size=_CONNECTIONS))
+        self._answered_at = 0.0
 
     @property
     def filters(self) -> dict[str, str]:
@@ -39,10 +55,16 @@ class Engine:
         return found
 
     def answers(self) -> bool:
+        """Now, or a second ago: each heartbeat asks."""
+        now = time.monotonic()
+        if now - self._answered_at < _ANSWERED_S:
+            return True
         try:
-            return bool(self.api.ping())
+            answered = bool(self.api.ping())
         except DOCKER_ERRORS:
             return False
+        self._answered_at = now
+        return answered
 
 
 def docker_time_ms(text: str) -> float | None:

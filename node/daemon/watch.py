@@ -10,7 +10,7 @@ from node.daemon.attempts import Attempts
 from node.daemon.clock import ServerClock
 from node.daemon.disk import DiskWatch, Trees, trees_of
 from node.daemon.ending import Ending
-from node.daemon.engine import ALLOCATION_LABEL, DOCKER_ERRORS, GENERATION_LABEL, Engine, Json
+from node.daemon.engine import ALLOCATION_LABEL, DOCKER_ERRORS, GENERATION_LABEL, TASK_LABEL, Engine, Json
 from node.daemon.leases import HeldLease, Leases, LeaseState
 from node.daemon.meter import Meter, Run
 from scheduler.host_protocol import ContainerReport, ContainerState, LeaseKind
@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 _TICK_S = 1.0
 _EVENTS = ("start", "die", "pause", "unpause", "destroy")
+_TASK_EVENTS = ("die",)  # its runner tells of the rest, and looking costs as much as a start does
 _RETRY_S = 1.0
 _CUT_OFF = "cut_off"  # the reason that a task is told when its lease ran out
 _STATES = {
@@ -191,6 +192,8 @@ class Watch:
         while not self._stopped.is_set():
             try:
                 for event in self._engine.api.events(decode=True, filters=dict(filters)):
+                    if TASK_LABEL in event["Actor"]["Attributes"] and event["Action"] not in _TASK_EVENTS:
+                        continue
                     if event["Action"] == "start":
                         self._seen.pop(event["id"], None)  # a new run: its start time must be read again
                     self._wake.set()
