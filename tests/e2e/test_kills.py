@@ -1,6 +1,6 @@
 """Each process of the platform dies once in mid-life: nothing is lost, nothing happens twice, nothing is left over.
 
-One environment runs all the time, one waits in the queue behind another that fills a host.
+One environment and one task run all the time, one environment waits in the queue behind another that fills a host.
 """
 
 import os
@@ -22,7 +22,7 @@ from deploy.health import call_daemon
 from deploy.instance import Instance, load
 from deploy.programs import daemon_name, database_url
 from deploy.supervisor import Supervisor
-from node.daemon.engine import HOST_LABEL
+from node.daemon.engine import ALLOCATION_LABEL, HOST_LABEL
 from tests.e2e.books import assert_books
 from tests.e2e.commands import Customer, Person
 from tests.e2e.conftest import Platform
@@ -31,6 +31,8 @@ from tests.e2e.visitor import Visitor, sign_in
 from tests.waiting import wait_for
 
 Json = dict[str, Any]
+Run = tuple[str, str]  # a container's id, and when it was started
+_STEADY = "i=0; while true; do echo $i; i=$((i+1)); sleep 0.2; done"
 _BACK_S = 180.0
 _START_S = 240.0
 _MICRO_PER_MS = 1000  # at the fixtures' price, one unit of currency per second
@@ -38,7 +40,8 @@ _MICRO_PER_MS = 1000  # at the fixtures' price, one unit of currency per second
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """What must come through: `lab` runs, `queued` waits behind `wide`, and the owner is signed in everywhere."""
+    """What must come through: `lab` and the task `steady` run, `queued` waits behind `wide`, and the owner is signed in
+    everywhere."""
 
     platform: Platform
     owner: Person
@@ -47,6 +50,7 @@ class World:
     container: TenantContainer
     container_id: str
     started_at: str
+    task_runs: Run
     visitor: Visitor
     dead: set[int] = field(default_factory=set)
 
@@ -101,15 +105,34 @@ def world(platform: Platform, lovelace: Customer) -> Iterator[World]:
     names = ["lab", "wide", "queued"]
     try:
         lab, _ = start(owner, "lab", 1), start(owner, "wide", 4)
-        queued = start(owner, "queued", 4, wait=False)
         container = container_of(lab)
         seen = container.inspect()
+        size = ("--gpus", "1", "--cpus", "0.25", "--memory", "1GiB")
+        owner.run("run", "--detach", "--name", "steady", *size, "--", "sh", "-c", _STEADY)
+        wait_for(lambda: "3" in output(owner, "steady"), timeout_s=60, what="the task's output")
+        queued = start(owner, "queued", 4, wait=False)  # from now on what has no time limit would overtake it
         with sign_in(platform, owner) as visitor:
-            yield World(platform, owner, lab, queued, container, seen["Id"], seen["State"]["StartedAt"], visitor)
+            yield World(
+                platform, owner, lab, queued, container, seen["Id"], seen["State"]["StartedAt"],
+                run_of_task(owner, "steady"), visitor,
+            )  # fmt: skip
     finally:
+        owner.run("task", "cancel", "steady", check=False)
         for name in names:
             owner.run("env", "stop", name, "--wait", check=False)
             owner.run("env", "rm", name, "--yes", check=False)
+
+
+def output(owner: Person, task: str) -> list[str]:
+    return owner.run("task", "logs", task).stdout.splitlines()
+
+
+def run_of_task(owner: Person, name: str) -> Run:
+    """Of the one container there is of a task."""
+    prefix = f"rg-task-{owner.json('task', 'show', name)['id']}"
+    command = ["docker", "ps", "--all", "--quiet", "--no-trunc", "--filter", f"name={prefix}"]
+    (only,) = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    return only, str(TenantContainer(only).inspect()["State"]["StartedAt"])
 
 
 def supervised(name: str, world: World) -> list[int]:
@@ -188,6 +211,8 @@ def nothing_lost(world: World) -> None:
         "running", "running", world.lab["allocation"]["id"],
     )  # fmt: skip
     assert shown["allocation"]["devices"] == world.lab["allocation"]["devices"]
+    task = world.owner.json("task", "show", "steady")
+    assert (task["state"], task["attempts"], run_of_task(world.owner, "steady")) == ("running", 1, world.task_runs)
     assert world.owner.json("whoami")["username"] == world.owner.username
     assert world.visitor.signed_in()
     assert_books(world.instance)
@@ -260,6 +285,19 @@ def test_killed_between_effect_and_record(world: World, victim: str, moments: se
     assert containers_of(running) == []
 
 
+def test_the_task_ran_once_and_none_of_its_output_is_lost(world: World) -> None:
+    world.owner.run("task", "cancel", "steady")
+    ended = wait_for(
+        lambda: (task := world.owner.json("task", "show", "steady"))["state"] == "cancelled" and task,
+        timeout_s=60, what="the task's end",
+    )  # fmt: skip
+    (attempt,) = ended["attempt_list"]
+    assert attempt["end"] == "cancelled"
+    numbers = output(world.owner, "steady")
+    assert len(numbers) > 100
+    assert numbers == [str(number) for number in range(len(numbers))]
+
+
 def test_the_bill_is_the_run_time_over_all_of_it(world: World) -> None:
     """After the last stop: usage without overlap or gap, a bill that is exactly that, and nothing left anywhere."""
     for name in ("queued", "lab", "wide"):
@@ -285,7 +323,10 @@ def nothing_left(world: World) -> None:
     hosts = [uid for (uid,) in rows(instance, "select uid::text from hosts")]
     for uid in hosts:
         done = subprocess.run(
-            ["docker", "ps", "--all", "--quiet", "--filter", f"label={HOST_LABEL}={uid}"],
+            [
+                "docker", "ps", "--all", "--quiet", "--filter", f"label={HOST_LABEL}={uid}",
+                "--filter", f"label={ALLOCATION_LABEL}",
+            ],
             capture_output=True, text=True, check=True,
         )  # fmt: skip
         assert done.stdout == ""
