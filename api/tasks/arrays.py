@@ -53,11 +53,10 @@ def new_worker(session: Session, task: Task, *, actor: str) -> Task:
         working_dir=task.working_dir,
         more=task.more,
         state=TaskState.QUEUED,
-        attempts=task.attempts,  # so that the number of its only attempt is its own number
+        attempts=0,
         retries=0,
         due_at=utc_now(),
     )
-    task.attempts += 1
     session.add(worker)
     session.flush()
     session.add(TaskEvent(task_id=worker.id, actor=actor, to_state=worker.state, reason=f"works for task {task.uid}"))
@@ -81,6 +80,13 @@ def advance(session: Session, task_id: int, *, actor: str) -> None:
         _wake(session, array, now)
         _add_workers(session, task, array, workers, now, actor=actor)
         task.due_at = _due(session, array, now)
+
+
+def number_attempt(session: Session, task_id: int) -> int:
+    """Of the next attempt of its workers, as they begin."""
+    task, _ = lock(session, task_id)
+    task.attempts += 1
+    return task.attempts
 
 
 def lock(session: Session, task_id: int) -> tuple[Task, TaskArray]:

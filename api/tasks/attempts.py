@@ -4,7 +4,7 @@ from datetime import datetime
 
 from sqlalchemy.orm import Session
 
-from api.tasks import words
+from api.tasks import arrays, words
 from api.tasks.current import Current
 from api.tasks.tables import TaskAttempt, TaskAttemptEvent
 from api.tasks.transitions import move, move_attempt
@@ -23,7 +23,7 @@ def begin(session: Session, current: Current, *, actor: str) -> TaskAttempt:
     """The next attempt, under the allocation's generation: the task, which was queued, starts."""
     task, allocation = current.task, current.allocation
     assert allocation is not None
-    task.attempts += 1
+    task.attempts = arrays.number_attempt(session, task.array_id) if task.array_id is not None else task.attempts + 1
     attempt = TaskAttempt(
         task_id=task.id, number=task.attempts, allocation_id=allocation.id, generation=allocation.generation
     )
