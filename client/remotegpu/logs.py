@@ -29,11 +29,20 @@ _batches = msgspec.json.Decoder(LogBatch)
 
 
 def read(
-    transport: Transport, path: str, *, attempt: int | None, rank: int, position: int, stream: str | None
+    transport: Transport,
+    path: str,
+    *,
+    attempt: int | None,
+    rank: int,
+    position: int,
+    stream: str | None,
+    element: int | None = None,
 ) -> Iterator[LogBatch]:
-    """What there is now of an attempt's output, from `position`. `stream`: of one of the two only."""
+    """What there is now of an attempt's output, or of an element's, from `position`. `stream`: of one of them only."""
     while True:
-        batch = transport.get(path, LogBatch, attempt=attempt, rank=rank, position=position, stream=stream)
+        batch = transport.get(
+            path, LogBatch, attempt=attempt, rank=rank, position=position, stream=stream, element=element
+        )
         yield batch
         if batch.ended or batch.next_position <= position:
             return

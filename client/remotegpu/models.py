@@ -173,6 +173,33 @@ class TaskEvent(msgspec.Struct, frozen=True):
     reason: str = ""
 
 
+class ElementCounts(msgspec.Struct, frozen=True):
+    """Of an array: how many elements wait, also to be tried again, how many are with a worker, and have ended."""
+
+    total: int
+    pending: int
+    running: int
+    succeeded: int
+    failed: int
+
+
+class Element(msgspec.Struct, frozen=True, kw_only=True):
+    """An element of an array that has started. Its output is from `log_from` to `log_to` in that of the attempt."""
+
+    index: int
+    state: str
+    tries: int
+    attempt: int
+    end: str | None = None
+    exit_code: int | None = None
+    signal: int | None = None
+    log_from: int | None = None
+    log_to: int | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    due_at: datetime | None = None
+
+
 class Task(msgspec.Struct, frozen=True, kw_only=True):
     """`attempts` counts those that have begun; `detail` says why it is in its state, `wait` why it waits.
 
@@ -195,6 +222,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     attempts: int = 0
     exit_code: int | None = None
     progress: TaskProgress | None = None
+    elements: ElementCounts | None = None
     host: str | None = None
     wait: Wait | None = None
     due_at: datetime | None = None

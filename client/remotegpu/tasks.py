@@ -16,7 +16,7 @@ from typing import Any
 from remotegpu import logs
 from remotegpu.environments import WaitTimeout
 from remotegpu.errors import NotFound, Refused
-from remotegpu.models import LogBatch, LogRecord, Task, TaskDetail, TaskPlan
+from remotegpu.models import Element, LogBatch, LogRecord, Task, TaskDetail, TaskPlan
 from remotegpu.transport import Transport
 from remotegpu.uploads import OnSent, Uploads
 
@@ -119,6 +119,10 @@ class Tasks:
         detail = f"There is no task {name_or_id!r}; `remotegpu task list` shows yours."
         raise NotFound(status=404, code="not_found", detail=detail)
 
+    def elements(self, task_id: str, *, state: str | None = None) -> Iterator[Element]:
+        """Those of an array that have started, by their indices."""
+        return self._transport.pages(f"{_PATH}/{task_id}/elements", Element, state=state, limit=100)
+
     def cancel(self, task_id: str) -> Task:
         """Ask for its end. If it runs it is told, and has its grace."""
         return self._transport.post(f"{_PATH}/{task_id}/cancel", Task)
@@ -167,26 +171,38 @@ class Tasks:
         rank: int = 0,
         position: int = 0,
         stream: str | None = None,
+        element: int | None = None,
     ) -> Iterator[LogRecord]:
         """Its output: of `attempt`, or of the newest; from `position`, in bytes; of `stream` "stdout" or "stderr" only.
 
         With `follow`, until it has ended; without an `attempt` those that are begun after a preemption come as well.
+        Of an array's `element` it is what its last try has written up to now, without `follow`.
         """
         if follow:
             batches = self.follow(task_id, attempt=attempt, rank=rank, position=position)
         else:
-            batches = self.output(task_id, attempt=attempt, rank=rank, position=position, stream=stream)
+            batches = self.output(
+                task_id, attempt=attempt, rank=rank, position=position, stream=stream, element=element
+            )
         for batch in batches:
             for record in batch.records:
                 if stream in (None, record.stream) or record.dropped is not None:
                     yield record
 
     def output(
-        self, task_id: str, *, attempt: int | None = None, rank: int = 0, position: int = 0, stream: str | None = None
+        self,
+        task_id: str,
+        *,
+        attempt: int | None = None,
+        rank: int = 0,
+        position: int = 0,
+        stream: str | None = None,
+        element: int | None = None,
     ) -> Iterator[LogBatch]:
-        """What there is of an attempt's output, in batches."""
+        """What there is of an attempt's output, or of an element's of an array, in batches."""
         path = f"{_PATH}/{task_id}/logs"
-        return logs.read(self._transport, path, attempt=attempt, rank=rank, position=position, stream=stream)
+        read = partial(logs.read, self._transport, path, rank=rank, position=position, stream=stream)
+        return read(attempt=attempt, element=element)
 
     def follow(
         self,

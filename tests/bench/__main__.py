@@ -12,6 +12,7 @@ from tests.bench import (
     log_follow,
     queue_sets,
     scheduler,
+    task_array,
 )
 from tests.bench.figures import Figure, report
 
@@ -20,6 +21,7 @@ BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
     "launcher": launcher.run,
     "api-list": api_list.run,
     "log-follow": log_follow.run,
+    "task-array": task_array.run,
     "scheduler": scheduler.run,
     "end-estimate": end_estimate.run,
     "decision-cycle": decision_cycle.run,

@@ -67,6 +67,7 @@ class TaskPlatform:
     uploads: dict[str, bytes] = field(default_factory=dict)
     secrets: dict[str, str] = field(default_factory=dict)
     volumes: list[Json] = field(default_factory=list)
+    elements: list[Json] = field(default_factory=list)  # of whichever array
     asked: list[tuple[str, str]] = field(default_factory=list)
     bodies: list[Json] = field(default_factory=list)
     breaks: list[int] = field(default_factory=list)
@@ -146,7 +147,15 @@ class _Endpoints:
     async def act(self, request: Request) -> Response:
         return JSONResponse(self.platform.steps[request.path_params["task_id"]][0])
 
+    async def elements(self, request: Request) -> Response:
+        state = request.query_params.get("state")
+        return _page([each for each in self.platform.elements if state in (None, each["state"])])
+
     async def logs(self, request: Request) -> Response:
+        element = request.query_params.get("element")
+        if element is not None:
+            (row,) = (each for each in self.platform.elements if each["index"] == int(element))
+            return JSONResponse(_batch(row["attempt"], self.platform.output[row["attempt"]], 0) | {"ended": True})
         number, position = int(request.query_params.get("attempt", "1")), int(request.query_params["position"])
         records = [each for each in self.platform.output[number] if each["position"] >= position][:2]
         return JSONResponse(_batch(number, records, position))
@@ -239,6 +248,7 @@ def _application(platform: TaskPlatform) -> Starlette:
             Route(f"{TASKS}/{{task_id}}", ends.one),
             Route(f"{TASKS}/{{task_id}}/cancel", ends.act, methods=["POST"]),
             Route(f"{TASKS}/{{task_id}}/retry", ends.act, methods=["POST"]),
+            Route(f"{TASKS}/{{task_id}}/elements", ends.elements),
             Route(f"{TASKS}/{{task_id}}/logs", ends.logs),
             WebSocketRoute(f"{TASKS}/{{task_id}}/logs/follow", ends.follow),
             Route(f"{customer}/uploads/{{digest}}", ends.upload, methods=["HEAD", "PUT"]),

@@ -291,3 +291,20 @@ def test_volumes_are_made_listed_and_deleted(run: Run, platform: TaskPlatform) -
     assert "46.6 GiB" in run("volume", "list").stdout
     assert run("volume", "rm", "data", given="n\n").exit_code == 1 and platform.volumes
     assert run("volume", "rm", "data", "--yes").exit_code == 0 and not platform.volumes
+
+
+def test_an_array_shows_counts_failures_and_the_output_of_an_element(run: Run, platform: TaskPlatform) -> None:
+    counts = {"total": 9, "pending": 3, "running": 0, "succeeded": 4, "failed": 2}
+    platform.add("a", {**RUNNING, "elements": counts})
+    ended = {"index": 3, "state": "succeeded", "attempt": 2, "tries": 1, "end": "exited", "exit_code": 0}
+    failures = [{**ended, "index": n, "state": "failed", "exit_code": None, "signal": 9} for n in (5, 7)]
+    platform.elements += [ended, *failures]
+    platform.output[2] = written(("stdout", "seven\n"))
+    shown = run("task", "show", "a").stdout
+    assert "9: 4 succeeded, 2 failed, 3 pending" in shown
+    assert shown.count("exited, SIGKILL") == 2
+    listed = json.loads(run("task", "elements", "a", "--state", "failed", "--json").stdout)
+    assert [each["index"] for each in listed] == [5, 7]
+    assert "exit code 0" in run("task", "elements", "a").stdout
+    assert run("task", "logs", "a", "--element", "7").stdout == "seven\n"
+    assert run("task", "logs", "a", "--element", "7", "-f").exit_code == 2

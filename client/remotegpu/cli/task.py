@@ -11,11 +11,13 @@ import typer
 
 from remotegpu.cli.output import JsonFlag, console, print_fields, print_json, print_json_line, print_rows
 from remotegpu.cli.session import connected
-from remotegpu.cli.task_output import LogOutput, described, ended, exit_code, leaving_it_running, note
+from remotegpu.cli.task_output import LogOutput, described, ended, ended_element, exit_code, leaving_it_running, note
 from remotegpu.cli.units import gpus, moment, now_here
-from remotegpu.models import Attempt, Task, TaskDetail
+from remotegpu.models import Attempt, Element, ElementCounts, Task, TaskDetail
 
 app = typer.Typer(help="Commands that run to their end on rented GPUs; see also `remotegpu run`.", no_args_is_help=True)
+
+_FAILURES_SHOWN = 5
 
 Name = Annotated[str, typer.Argument(help="The task's name (the newest of that name), its id, or how its id begins.")]
 
@@ -47,7 +49,11 @@ def list_tasks(
 def show(context: typer.Context, name: Name, as_json: JsonFlag = False) -> None:
     """Show one task with its attempts, and what it waits for."""
     with connected(context) as client:
-        _show(client.tasks.find(name), as_json=as_json)
+        task = client.tasks.find(name)
+        _show(task, as_json=as_json)
+        if task.elements is not None and task.elements.failed and not as_json:
+            console.print()
+            _print_elements(islice(client.tasks.elements(task.id, state="failed"), _FAILURES_SHOWN))
 
 
 def _show(task: TaskDetail, *, as_json: bool) -> None:
@@ -62,6 +68,7 @@ def _show(task: TaskDetail, *, as_json: bool) -> None:
             ("id", task.id),
             ("state", task.state.replace("_", " ")),
             ("note", note(task) or None),
+            ("elements", _counts(task.elements) if task.elements is not None else None),
             ("command", task.spec.get("command")),
             ("image", task.image),
             ("GPUs", _gpus(task)),
@@ -77,6 +84,45 @@ def _show(task: TaskDetail, *, as_json: bool) -> None:
         console.print()
         titles = ["ATTEMPT", "STATE", "HOST", "GPUS", "STARTED", "ENDED", "NOTE"]
         print_rows(titles, [_row(attempt) for attempt in task.attempt_list], empty="")
+
+
+@app.command("elements")
+def elements(
+    context: typer.Context,
+    name: Name,
+    state: Annotated[str | None, typer.Option("--state", help="Only those in this state, as failed.")] = None,
+    limit: Annotated[int, typer.Option("--limit", help="How many at most.", min=1)] = 100,
+    as_json: JsonFlag = False,
+) -> None:
+    """Show the elements of an array that have started, by their indices."""
+    with connected(context) as client:
+        found = islice(client.tasks.elements(client.tasks.find(name).id, state=state), limit)
+        print_json(list(found)) if as_json else _print_elements(found)
+
+
+def _print_elements(found: Iterable[Element]) -> None:
+    now = now_here()
+    rows = [
+        (
+            each.index, each.state.replace("_", " "), each.attempt, each.tries,
+            moment(each.started_at, now=now) if each.started_at is not None else None, ended_element(each),
+        )
+        for each in found
+    ]  # fmt: skip
+    titles = ["ELEMENT", "STATE", "ATTEMPT", "TRIES", "STARTED", "NOTE"]
+    print_rows(titles, rows, empty="No such element has started.")
+
+
+def _counts(counts: ElementCounts) -> str:
+    told = (
+        f"{number} {word}"
+        for number, word in (
+            (counts.succeeded, "succeeded"), (counts.failed, "failed"), (counts.running, "running"),
+            (counts.pending, "pending"),
+        )
+        if number
+    )  # fmt: skip
+    return f"{counts.total}: {', '.join(told)}"
 
 
 def _gpus(task: Task) -> str:
@@ -104,6 +150,7 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Until it has ended, over all attempts.")] = False,
     attempt: Annotated[int | None, typer.Option("--attempt", help="Of that attempt; default: the newest.")] = None,
     rank: Annotated[int, typer.Option("--rank", help="Of that node.", min=0)] = 0,
+    element: Annotated[int | None, typer.Option("--element", help="Of that element of an array.", min=0)] = None,
     position: Annotated[int, typer.Option("--since-position", help="From that byte on.", min=0)] = 0,
     stdout: Annotated[bool, typer.Option("--stdout", help="Only what it wrote to stdout.")] = False,
     stderr: Annotated[bool, typer.Option("--stderr", help="Only what it wrote to stderr.")] = False,
@@ -113,11 +160,17 @@ def logs(
     """Print a task's output as it was written: its stdout to stdout, its stderr to stderr."""
     if stdout and stderr:
         raise typer.BadParameter("give --stdout or --stderr; without them, both are printed")
+    if element is not None and (follow or attempt is not None):
+        raise typer.BadParameter(
+            "an element's output is of its last try, up to now: give neither --follow nor --attempt"
+        )
     only = "stdout" if stdout else "stderr" if stderr else None
     with connected(context) as client:
         task = client.tasks.find(name)
         output = LogOutput(only=only, timestamps=timestamps)
-        found = client.tasks.logs(task.id, follow=follow, attempt=attempt, rank=rank, position=position, stream=only)
+        found = client.tasks.logs(
+            task.id, follow=follow, attempt=attempt, rank=rank, position=position, stream=only, element=element
+        )
         with leaving_it_running([task] if follow else []):
             for record in found:
                 print_json_line(record) if as_json else output.write(record)

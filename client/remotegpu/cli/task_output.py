@@ -15,7 +15,7 @@ from remotegpu.cli.session import errors
 from remotegpu.cli.telling import waiting
 from remotegpu.cli.units import moment, now_here
 from remotegpu.client import Client
-from remotegpu.models import Attempt, LogRecord, Task, TaskDetail
+from remotegpu.models import Attempt, Element, LogRecord, Task, TaskDetail
 
 TIMED_OUT = 124  # as of timeout(1)
 INTERRUPTED = 130  # as a shell tells of SIGINT
@@ -101,6 +101,18 @@ def ended(attempt: Attempt) -> str:
     if attempt.signal is not None:
         parts.append(_signal_name(attempt.signal))
     parts += [said for said in (attempt.limit_hit, attempt.detail, attempt.notice) if said]
+    return ", ".join(parts)
+
+
+def ended_element(element: Element) -> str:
+    """How the last try of an element ended, as `ended` has it."""
+    if element.end is None:
+        return ""
+    parts = [element.end.replace("_", " ")]
+    if element.exit_code is not None:
+        parts.append(f"exit code {element.exit_code}")
+    if element.signal is not None:
+        parts.append(_signal_name(element.signal))
     return ", ".join(parts)
 
 
