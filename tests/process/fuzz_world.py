@@ -48,7 +48,7 @@ _EXISTING = {
     "invitation_id": "select uid from invitations",
     "allocation_id": "select uid from allocations where state <> 'released'",
     "environment_id": "select uid from environments where desired <> 'deleted'",
-    "task_id": "select uid from tasks",
+    "task_id": "select uid from tasks where array_id is null",
     "job_id": "select coalesce(submission_id, uid::text) from tasks where more ->> 'ray_deleted' is null",
     "machine_id": "select uid from hosts",
     "host": "select uid from hosts",

@@ -28,6 +28,7 @@ from tests.controller_socket import ControllerSocket, answering
 from tests.db.environment_world import BOOT, World
 from tests.db.fleet import Fleet
 from tests.db.task_world import TaskWorld, document
+from tests.db.test_task_arrays import ArrayWorld
 from tests.db.upload_world import archive_of, digest_of
 from tests.process.api_process import running_api
 from tests.process.fuzzing import EXAMPLES, Answers, Known, fuzz, inputs, operations, unreached
@@ -42,7 +43,7 @@ _MENDING = (
 
 
 class Fuzzed:
-    """A host with an environment and a task that run on it, a stopped environment, and certificates for everybody."""
+    """A host on which an environment, a task and a worker of an array run, one that is stopped, and certificates."""
 
     def __init__(self, database: Database, settings: Settings, url: str, directory: Path) -> None:
         self.database, self.settings, self.url, self.directory = database, settings, url, directory
@@ -50,7 +51,7 @@ class Fuzzed:
         self.host = host = self.world.host("h1", gpus=32, cpu=512, memory_gib=2048)  # enough for all that is started
         self.world.stop(self.world.create("stopped"))
         self.digest = self._upload()
-        self.running, self.task = self._run(), self._start(host)
+        self.running, self.task, self.array = self._run(), self._start(host), self._start_array()
         authority = Authority(settings.secrets_dir)
         self.csr = self._certify(authority, host)
         self.token = database.transact(lambda session: _token(session, authority))
@@ -74,6 +75,15 @@ class Fuzzed:
         tasks.start(task)
         return task
 
+    def _start_array(self) -> Task:
+        """With one worker, and so many elements that there are some left."""
+        tasks = ArrayWorld(self.world, self.host)
+        (array,) = tasks.submit(document("many", array="0-9999%1", resources={"gpus": 0}))
+        tasks.place()
+        (worker,) = tasks.allocations(array)
+        tasks.order(worker)
+        return array
+
     def _upload(self) -> str:
         """What the task needs."""
         content = archive_of(a="content")
@@ -87,6 +97,10 @@ class Fuzzed:
 
     def _allocation_of_task(self) -> Allocation:
         return TaskWorld(self.world, self.host).allocation(self.task)
+
+    def _worker(self) -> Allocation | None:
+        found = ArrayWorld(self.world, self.host).allocations(self.array)
+        return next((each for each in found if each.state == AllocationState.ACTIVE), None)
 
     def mend(self) -> None:
         """Take back what would make the rest of the run vacuous: the host as it was, and something that runs on it."""
@@ -102,6 +116,8 @@ class Fuzzed:
         if self._allocation_of_task().state != AllocationState.ACTIVE:
             self.world.release()
             self.task = self._start(self.host)
+        if self._worker() is None:
+            self.array = self._start_array()
 
     def connection(self, who: str) -> requests.Session:
         connection = requests.Session()
@@ -114,10 +130,12 @@ class Fuzzed:
 
     def known(self) -> Known:
         allocation, tasks = self.world.allocation(self.running), self._allocation_of_task()
+        worker = self._worker()
+        assert worker is not None
         return {
             "username": ["acme-owner"], "name": [self.running.name, "stopped", f"new-{uuid4().hex[:8]}"],
             "boot_id": [BOOT], "token": [self.token], "csr_pem": [self.csr],
-            "allocation_uid": [str(allocation.uid), str(tasks.uid)],
+            "allocation_uid": [str(each.uid) for each in (allocation, tasks, worker)],
             "generation": [allocation.generation], "digest": [self.digest], "rank": [0], "position": [0], "length": [0],
             "last": [True],
             "device_uuid": ["GPU-h1-0"], "uuid": ["GPU-h1-0"],
