@@ -1,7 +1,7 @@
 # Everything is done by remotegpud; ARGS are passed on, e.g. `make up ARGS="--simulate 4x8:H100-80GB"`.
 REMOTEGPUD := deploy/remotegpud
 
-.PHONY: up down status doctor test lint lock bench bench-scheduler
+.PHONY: up down status doctor test lint lock bench bench-tasks bench-scheduler
 
 up: ## set up what is missing, start everything, print where to go
 	@$(REMOTEGPUD) up $(ARGS)
@@ -26,6 +26,9 @@ lock: ## write the requirement locks again after a change of pyproject.toml
 
 bench: ## measure the platform: starting environments, `up`, the API; JSON and a table
 	@REMOTEGPU_DEV=1 $(REMOTEGPUD) bench $(ARGS)
+
+bench-tasks: ## measure tasks: one, many, arrays, a long queue, Ray's own client, output that is followed
+	@REMOTEGPU_DEV=1 $(REMOTEGPUD) bench tasks ray-jobs log-follow
 
 bench-scheduler: ## measure the scheduler: make bench-scheduler TRACES=DIR; packing a trace, decision cycles, queue sets
 	@REMOTEGPU_DEV=1 TRACES="$(TRACES)" $(REMOTEGPUD) bench scheduler end-estimate decision-cycle queue-sets

@@ -11,8 +11,10 @@ from tests.bench import (
     launcher,
     log_follow,
     queue_sets,
+    ray_jobs,
     scheduler,
     task_array,
+    tasks,
 )
 from tests.bench.figures import Figure, report
 
@@ -20,6 +22,8 @@ BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
     "environment-start": environment_start.run,
     "launcher": launcher.run,
     "api-list": api_list.run,
+    "tasks": tasks.run,
+    "ray-jobs": ray_jobs.run,
     "log-follow": log_follow.run,
     "task-array": task_array.run,
     "scheduler": scheduler.run,
