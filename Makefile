@@ -28,7 +28,7 @@ bench: ## measure the platform: starting environments, `up`, the API; JSON and a
 	@REMOTEGPU_DEV=1 $(REMOTEGPUD) bench $(ARGS)
 
 bench-tasks: ## measure tasks: one, many, arrays, a long queue, Ray's own client, output that is followed
-	@REMOTEGPU_DEV=1 $(REMOTEGPUD) bench tasks ray-jobs log-follow
+	@REMOTEGPU_DEV=1 $(REMOTEGPUD) bench tasks task-array ray-jobs log-follow
 
 bench-scheduler: ## measure the scheduler: make bench-scheduler TRACES=DIR; packing a trace, decision cycles, queue sets
 	@REMOTEGPU_DEV=1 TRACES="$(TRACES)" $(REMOTEGPUD) bench scheduler end-estimate decision-cycle queue-sets

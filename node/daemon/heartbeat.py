@@ -13,6 +13,7 @@ from scheduler.host_protocol import AttemptReport, Heartbeat, HeartbeatReply, Ho
 log = logging.getLogger(__name__)
 
 _SOON_S = 0.02  # changes that come together make one heartbeat
+_APART_S = 0.1  # from the begin of one to the next: a host on which much happens tells it in fewer
 
 
 class Heartbeats:
@@ -49,6 +50,7 @@ class Heartbeats:
     def _run(self) -> None:
         while not self._stopped.is_set():
             self._wake.clear()
+            began = time.monotonic()
             try:
                 self._exchange()
                 self.problem = None
@@ -62,7 +64,7 @@ class Heartbeats:
                 log.exception("the heartbeat failed")
                 self.problem = f"heartbeat: {error}"
             if self._wake.wait(self._interval_s):
-                time.sleep(_SOON_S)
+                time.sleep(max(_SOON_S, began + _APART_S - time.monotonic()))
 
     def _exchange(self) -> None:
         if not self._registered:

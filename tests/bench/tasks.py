@@ -1,4 +1,4 @@
-"""Tasks of `true` against `docker run --rm` of the same image: one, many at once, arrays, and a long queue."""
+"""Tasks of `true` against `docker run --rm` of the same image: one, many at once, and a long queue."""
 
 import subprocess
 import time
@@ -17,7 +17,6 @@ from tests.bench.world import World, world
 
 _ROUNDS = 30
 _MANY = 500
-_ELEMENTS = 1000
 _QUEUED = 10_000
 _SUBMITTED_TOGETHER = 100
 _IMAGE = "remotegpu/base:1"
@@ -34,7 +33,7 @@ def run() -> list[Figure]:
     with world("--simulate", "2x8:A100-80GB") as here:
         (customer,) = (each for each in here.admin.admin.list("customers") if each["name"] == "bench")
         here.admin.admin.set_quota(customer["id"], _UNLIMITED)
-        return [_one(here), _many(here), _array(here), *_queue(here)]
+        return [_one(here), _many(here), *_queue(here)]
 
 
 def _one(here: World) -> Figure:
@@ -59,18 +58,6 @@ def _many(here: World) -> Figure:
         f"{_MANY} tasks at once over a loop of docker run", ours / max(bare.values()), "x", 0.8, False,
         {"ours_per_s": [ours], "bare_per_s": list(bare.values())},
     )  # fmt: skip
-
-
-def _array(here: World) -> Figure:
-    began = time.monotonic()
-    (task,) = here.owner.tasks.submit(
-        {**_document(), "name": "array", "command": "true", "array": f"0-{_ELEMENTS - 1}"}
-    )
-    ended = here.owner.tasks.wait(task.id, timeout_s=_TIMEOUT_S)
-    rate = _ELEMENTS / (time.monotonic() - began)
-    if ended.state != "succeeded":
-        raise RuntimeError(f"the array {ended.state}: {ended.detail}")
-    return Figure(f"array of {_ELEMENTS} elements", rate, "/s", 50, False, {"elements_per_s": [rate]})
 
 
 def _queue(here: World) -> list[Figure]:
