@@ -22,12 +22,14 @@ _NAMED_S = 1080
 _PREPARATION_S = 600  # the first one on a machine bootstraps an image
 _TOTAL_S = 2400
 _TEARDOWN_S = 60
-# With platforms of their own, or with long waits: where the other suites leave room.
+# With platforms of their own, or with long waits.
 _APART = ("tests/e2e/test_external_parts.py", "tests/e2e/test_api_outage.py")
+_TASKS = tuple(f"tests/e2e/test_{name}.py" for name in ("tasks", "ray_jobs", "gangs"))
 _SUITES = {
     "unit, db": (("-n", "2", "tests/unit", "tests/db"), 900),
     "process": (("tests/process",), 1200),
-    "e2e": (("tests/e2e", *(f"--ignore={file}" for file in _APART)), 1500),
+    "e2e": (("tests/e2e", *(f"--ignore={file}" for file in (*_APART, *_TASKS))), 1500),
+    "e2e, tasks": (_TASKS, 1200),
     "e2e, apart": (_APART, 600),
     "gpu": (("tests/gpu",), 60),
 }
@@ -57,14 +59,16 @@ def preparation() -> Check:
 def test_lanes(arguments: tuple[str, ...] = ()) -> list[list[Check]]:
     """Linters and the whole test suite, or what `arguments` name.
 
-    The suites that start whole systems wait more than they compute, so two of them run side by side.
+    The suites that start whole systems wait more than they compute, so they run side by side; what computes on every
+    core comes when most of them are done.
     """
     if arguments:
         return [[*lint_checks(), Check("pytest", (*_PYTEST, *arguments), _NAMED_S)]]
     suites = {name: Check(f"pytest: {name}", (*_PYTEST, *options), limit) for name, (options, limit) in _SUITES.items()}
     return [
-        [suites["unit, db"], suites["e2e"]],
-        [*lint_checks(), suites["process"], suites["gpu"], suites["e2e, apart"]],
+        [suites["e2e"]],
+        [*lint_checks(), suites["process"], suites["gpu"], suites["unit, db"]],
+        [suites["e2e, apart"], suites["e2e, tasks"]],
     ]
 
 
