@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import hmac
 
 from cryptography.fernet import Fernet
 
@@ -13,3 +14,9 @@ def sealer(settings: Settings, *, purpose: str) -> Fernet:
     secret = settings.secret("signing_key_secret")
     digest = hashlib.sha256(f"{purpose}:{secret}".encode()).digest()
     return Fernet(base64.urlsafe_b64encode(digest))
+
+
+def derived_token(settings: Settings, *, purpose: str, name: str) -> str:
+    """A token that is kept nowhere: the same for the same name, and not to be guessed from another one."""
+    secret = settings.secret("signing_key_secret")
+    return hmac.digest(secret.encode(), f"{purpose}:{name}".encode(), "sha256").hex()

@@ -139,6 +139,9 @@ class AttemptOrder:
     gang: GangNetwork | None = None  # where its nodes meet, if it has several
     log_limit_bytes: int = 2**30  # of output that is kept
     array: bool = False  # a worker: its command runs once for each element that it is given
+    ray: bool = (
+        False  # a Ray spans its nodes; its token is the secret RAY_AUTH_TOKEN, its command runs on the first alone
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,6 +74,8 @@ def check_document(session: Session, customer_id: int, workspace_id: int, wanted
     spec = wanted.spec
     if spec.array and spec.nodes > 1:
         raise Unprocessable("An array's elements run on one host each: `nodes` is 1.", code="not_supported")
+    if spec.array and spec.ray:
+        raise Unprocessable("An array's elements can't have a Ray of their own: leave `ray` out.", code="not_supported")
     image = session.scalar(select(Image).where(Image.name == spec.image, Image.enabled))
     if image is None:
         raise Unprocessable(f"There is no image {spec.image!r}; see /customer/images.", code="unknown_image")

@@ -9,12 +9,13 @@ from api.allocations.service import request_end
 from api.allocations.tables import Allocation
 from api.errors import ApiError, Conflict, NotFound
 from api.ids import parse_uid
+from api.seal import derived_token
 from api.secrets import service as secrets
 from api.settings import Settings
 from api.tasks import attempts, gangs
 from api.tasks.current import Current, lock_of_allocation
 from api.tasks.queueing import KIND
-from api.tasks.spec import TaskSpec
+from api.tasks.spec import RAY_TOKEN, TaskSpec
 from api.tasks.tables import Task, TaskAttempt
 from api.uploads.references import archives_of
 from api.uploads.tables import Upload
@@ -91,7 +92,10 @@ def _order(session: Session, settings: Settings, current: Current, attempt: Task
         command=spec.command,
         setup=spec.setup,
         environment={**spec.env, **told, **gangs.environment(gang, rank)},
-        secrets=secrets.reveal(session, settings, workspace_id=task.workspace_id, names=spec.secrets),
+        secrets={
+            **secrets.reveal(session, settings, workspace_id=task.workspace_id, names=spec.secrets),
+            **_ray_token(settings, spec, attempt),
+        },
         archives=_archives(session, task),
         mounts=volumes.mounts(session, task),
         timeout_s=spec.timeout_s,
@@ -100,7 +104,13 @@ def _order(session: Session, settings: Settings, current: Current, attempt: Task
         nodes=spec.nodes,
         gang=gang,
         array=task.array_id is not None,
+        ray=spec.ray,
     )
+
+
+def _ray_token(settings: Settings, spec: TaskSpec, attempt: TaskAttempt) -> dict[str, str]:
+    """All of its nodes get the same one, and as the secrets do: in a file and a variable, hidden in its output."""
+    return {RAY_TOKEN: derived_token(settings, purpose="task-ray", name=str(attempt.uid))} if spec.ray else {}
 
 
 def _archives(session: Session, task: Task) -> tuple[Archive, ...]:

@@ -37,6 +37,10 @@ from api.tasks.graph import Condition
 from api.tasks.mistakes import explain
 from scheduler.money import MILLI_PER_GPU
 
+RAY_TOKEN = "RAY_AUTH_TOKEN"
+RAY_VARIABLES = ("RAY_ADDRESS", "RAY_AUTH_MODE", RAY_TOKEN)
+"""What a task with a Ray of its own is told about it."""
+
 
 class Section(BaseModel):
     """A part of the document: unknown keys are refused, and what was read stays as it is."""
@@ -200,6 +204,9 @@ class TaskSpec(Section):
     nodes: Annotated[fields.Whole, Field(ge=1, le=MAX_NODES)] = Field(
         1, description="Hosts: one container on each, started together"
     )
+    ray: fields.Flag = Field(
+        False, description="A Ray of its own spans the nodes; the command runs on the first alone, and finds it"
+    )
     working_dir: fields.Directory | None = Field(
         None, description="A folder, relative to the file, that is uploaded and is the command's", examples=["."]
     )
@@ -255,6 +262,14 @@ class TaskSpec(Section):
             if name in info.data.get("env", {}):
                 raise ValueError(f"{name!r} is in `env` as well")
         return secrets
+
+    @field_validator("env", "secrets")
+    @classmethod
+    def _not_of_its_ray(cls, given: dict[str, str] | list[str], info: ValidationInfo) -> dict[str, str] | list[str]:
+        taken = [name for name in RAY_VARIABLES if info.data.get("ray") and name in given]
+        if taken:
+            raise ValueError(f"with `ray` the platform sets {', '.join(taken)}")
+        return given
 
     @field_validator("mounts")
     @classmethod

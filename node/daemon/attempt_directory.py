@@ -16,7 +16,8 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 import node.task_runner
-from scheduler.host_protocol import AttemptOrder
+from node.daemon.task_nodes import hosts_file, ray_node
+from scheduler.host_protocol import AttemptOrder, Lease
 
 _ORDER = TypeAdapter(AttemptOrder)
 _OPEN_TO_ALL = 0o777  # the user of an image can be any; the host's directory around it is root's alone
@@ -66,14 +67,16 @@ class AttemptDirectory:
             directory.chmod(_ENTERABLE)
         self.outside.chmod(_OPEN_TO_ALL)
 
-    def write(self, order: AttemptOrder, *, rank: int, disk_bytes: int, archives: dict[str, Path]) -> None:
+    def write(self, order: AttemptOrder, lease: Lease, *, archives: dict[str, Path]) -> None:
         """All that the container reads, whole before it is made. Raises: OSError."""
         for name, value in order.secrets.items():
             _write(self.secrets / name, value)
         for digest, path in archives.items():
             _link(path, self.inside / "archives" / f"{digest}.zip")
-        _write(self.path / "rank", str(rank))  # outlives what is inside
-        document = asdict(order) | {"disk_bytes": disk_bytes}
+        _write(self.path / "rank", str(lease.rank))  # outlives what is inside
+        _write(self.inside / "hosts", hosts_file(order, lease))
+        node = ray_node(order, lease)
+        document = asdict(order) | {"disk_bytes": lease.disk_bytes, "ray_node": None if node is None else asdict(node)}
         del document["secrets"]
         _write(self.order, json.dumps(document))  # the last: with it, all is there
 

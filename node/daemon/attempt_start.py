@@ -115,7 +115,7 @@ class AttemptStart:
             for each in order.archives:
                 self._tell(AttemptPhase.FETCHING, f"{each.size_bytes / 2**20:.0f} MiB of uploads")
                 archives[each.digest] = self._fetch_archive(each)
-            self._directory.write(order, rank=lease.rank, disk_bytes=lease.disk_bytes, archives=archives)
+            self._directory.write(order, lease, archives=archives)
             for mount in order.mounts:
                 self._parts.volumes.ensure(mount.volume, mount.size_bytes, for_any_user=True)
         except (AttemptOverError, ForeignVolumeError, OSError) as error:

@@ -192,8 +192,7 @@ def _limits(lease: Lease, *, quota: bool) -> dict[str, Any]:
         "nano_cpus": lease.cpu_milli * _NANO_PER_MILLI,
         "mem_limit": lease.memory_bytes,
         "memswap_limit": lease.memory_bytes,  # memory and swap together: none of it is swap
-        # Part of that memory; data loaders need more than Docker's 64 MB.
-        "shm_size": lease.memory_bytes // 2 if lease.shm_bytes is None else lease.shm_bytes,
+        "shm_size": shared_memory_bytes(lease),
         "oom_score_adj": _OOM_SCORE,
         "ulimits": [_NO_CORE_DUMPS],
         "pids_limit": lease.pids,
@@ -207,9 +206,19 @@ def _own_environment(lease: Lease, uuids: Sequence[str], simulated: bool) -> dic
         "REMOTEGPU_DEVICES": ",".join(uuids),
         "NVIDIA_VISIBLE_DEVICES": "void" if simulated or not uuids else ",".join(uuids),
         "NVIDIA_DRIVER_CAPABILITIES": ",".join(_DRIVER_CAPABILITIES),
-        # What a Ray that is started in there finds: by itself it takes no part of a core, and no simulated GPU.
-        "RAY_OVERRIDE_RESOURCES": json.dumps({"CPU": max(1, lease.cpu_milli // 1000), "GPU": len(uuids)}),
+        # What a Ray that is started in there finds: by itself it would find no simulated GPU.
+        "RAY_OVERRIDE_RESOURCES": json.dumps({"CPU": whole_cpus(lease), "GPU": len(uuids)}),
     }
+
+
+def whole_cpus(lease: Lease) -> int:
+    """Ray takes no part of a core."""
+    return max(1, lease.cpu_milli // 1000)
+
+
+def shared_memory_bytes(lease: Lease) -> int:
+    """/dev/shm, part of the memory: data loaders need more than Docker's 64 MB."""
+    return lease.memory_bytes // 2 if lease.shm_bytes is None else lease.shm_bytes
 
 
 def _devices(uuids: list[str], simulated: bool) -> list[DeviceRequest] | None:

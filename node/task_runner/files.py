@@ -23,11 +23,13 @@ class Paths:
         self.archives = f"{inside}/archives"
         self.notice = f"{inside}/notice.json"
         self.given = f"{inside}/elements"
+        self.hosts = f"{inside}/hosts"
         self.claim = f"{outside}/claim"
         self.status = f"{outside}/status.json"
         self.progress = f"{outside}/progress.json"
         self.told = f"{outside}/elements"
         self.log = f"{outside}/log"
+        self.ray_log = f"{outside}/ray-start.log"
 
 
 def now_ms() -> int:

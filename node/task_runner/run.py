@@ -15,6 +15,7 @@ SETTING_UP, RUNNING, ENDED = "setting_up", "running", "ended"
 EXITED, TIMED_OUT, SETUP_FAILED = "exited", "timed_out", "setup_failed"
 TWICE = 125  # what a second start of the same container exits with
 _FAILED = 1
+_NOT_BEGUN = "its end was asked for before its command began"
 
 
 class Attempt:
@@ -40,12 +41,15 @@ class Attempt:
         if setup:
             ended = self._supervisor.run(_shell(str(setup)), environment)
             if self._supervisor.notice is not None:
-                return self._finish(EXITED, ended, "its end was asked for before its command began")
+                return self._finish(EXITED, ended, _NOT_BEGUN)
             if ended.code != 0:
                 return self._finish(SETUP_FAILED, ended, "")
-        self._tell(phase=RUNNING, running_at_ms=now_ms())
         command, given = _shell(str(self._order["command"])), self._order.get("timeout_s")
         timeout_s = None if given is None else float(str(given))
+        node = self._order.get("ray_node")
+        if isinstance(node, dict):
+            return self._run_in_ray(node, command, environment, timeout_s)
+        self._tell(phase=RUNNING, running_at_ms=now_ms())
         if self._order.get("array"):
             return self._run_elements(command, environment, timeout_s)
         ended = self._supervisor.run(command, environment, timeout_s)
@@ -56,6 +60,23 @@ class Attempt:
 
         failure = run_elements(self._paths, self._supervisor, self._output, command, environment, timeout_s)
         return self._finish(EXITED, Ended(_FAILED << 8 if failure else 0, timed_out=False), failure)
+
+    def _run_in_ray(
+        self, node: dict[str, object], command: list[str], environment: dict[str, str], timeout_s: float | None
+    ) -> int:
+        from .ray_cluster import RayCluster  # most tasks have none
+
+        cluster = RayCluster(self._supervisor, node, environment, self._paths.ray_log)
+        if not cluster.start():
+            if not cluster.failure:
+                return self._finish(EXITED, None, _NOT_BEGUN)
+            self._supervisor.say(cluster.failure)
+            return self._finish(SETUP_FAILED, None, cluster.failure)
+        self._tell(phase=RUNNING, running_at_ms=now_ms())
+        ended = cluster.run(command, environment, timeout_s) if cluster.leads else cluster.lend()
+        if cluster.failure:
+            self._supervisor.say(cluster.failure)
+        return self._finish(TIMED_OUT if ended.timed_out else EXITED, ended, cluster.failure)
 
     def _tell(self, **changes: object) -> None:
         self._status.update(changes)
@@ -86,6 +107,7 @@ class Attempt:
             "REMOTEGPU_ENDPOINT": self._supervisor.listen(),
             "REMOTEGPU_NOTICE_FILE": self._paths.notice,
             "REMOTEGPU_SECRETS_DIR": self._paths.secrets,
+            "REMOTEGPU_HOSTS_FILE": self._paths.hosts,
         }
         given = self._order["environment"]
         assert isinstance(given, dict)

@@ -28,12 +28,15 @@ _OOM_FIRST = "1000"
 
 
 class Ended:
-    """How a command ended: `signal` is the one that ended it, `code` what it exited with otherwise."""
+    """How a command ended: `signal` is the one that ended it, `code` what it exited with otherwise.
 
-    def __init__(self, status: int, *, timed_out: bool) -> None:
+    `process` was its process, and the id of the session that it began.
+    """
+
+    def __init__(self, status: int, *, timed_out: bool, process: int = 0) -> None:
         self.signal = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
         self.code = None if self.signal is not None else os.WEXITSTATUS(status)
-        self.timed_out = timed_out
+        self.timed_out, self.process = timed_out, process
 
 
 class Notice:
@@ -82,8 +85,19 @@ class Supervisor:
         self._poll.register(self._listener, select.POLLIN)
         return f"http://127.0.0.1:{self._listener.getsockname()[1]}"
 
-    def run(self, command: list[str], environment: dict[str, str], timeout_s: float | None = None) -> Ended:
-        """Run it to its end, and end with it what it leaves in its process group."""
+    def run(
+        self,
+        command: list[str],
+        environment: dict[str, str],
+        timeout_s: float | None = None,
+        *,
+        goes_on: Callable[[], bool] | None = None,
+        leave: bool = False,
+    ) -> Ended:
+        """Run it to its end, and end with it what it leaves in its process group; with `leave`, only if it failed.
+
+        It is ended too when `goes_on`, which is asked at least once a second, says that what it needs is gone.
+        """
         process = self._spawn(command, environment)
         self._group, self._kill_at = process, None
         ends_at = None if timeout_s is None else time.monotonic() + timeout_s
@@ -98,14 +112,19 @@ class Supervisor:
                 timed_out, ends_at = True, None
                 self._send(signal.SIGTERM)
                 self._kill_by(now + TERM_S)
+            if goes_on is not None and not goes_on():
+                goes_on = None
+                self._send(signal.SIGTERM)
+                self._kill_by(now + TERM_S)
             self._look_around(now)
             if self._kill_at is not None and now >= self._kill_at:
                 self._send(signal.SIGKILL)
                 self._kill_at = None
-        self._send(signal.SIGKILL)
+        if not leave or status != 0:
+            self._send(signal.SIGKILL)
         self._group = None
         self._drain()
-        return Ended(status, timed_out=timed_out)
+        return Ended(status, timed_out=timed_out, process=process)
 
     def adopt(self) -> None:
         """From now on processes that a command leaves become children of this one, wherever they went, for `clear`."""
@@ -149,7 +168,7 @@ class Supervisor:
     def checkpointed(self) -> None:
         """The command says that its state is written. Called by the endpoint's threads."""
         self.checkpoint_at_ms = now_ms()
-        self._wake()
+        self.wake()
 
     def _open(self, stream: int, hidden: list[bytes]) -> int:
         """A pipe for one stream; the end that the command writes to."""
@@ -263,7 +282,8 @@ class Supervisor:
         if number != signal.SIGCHLD:
             self._asked_to_end = True
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """From a wait, in another thread."""
         try:
             os.write(self._waker, b"\0")
         except BlockingIOError:
