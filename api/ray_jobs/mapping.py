@@ -70,13 +70,16 @@ def task_of(job: JobSubmit) -> JobTask:
     env = runtime_env.read(job.runtime_env or {})
     submission_id = job.submission_id or job.job_id or new_submission_id()
     image = wishes.image or env.image or DEFAULT_IMAGE
+    over_nodes = wishes.fields.get("nodes", 1) > 1
     document = {
         "name": _name(wishes.name or submission_id),
         "image": image if _IMAGE.fullmatch(image) else DEFAULT_IMAGE,
         "resources": resources.read(job, models=wishes.models),
-        "command": script.command(job.entrypoint, env),
+        "command": script.command(job.entrypoint, env, over_nodes=over_nodes),
         **wishes.fields,
     }
+    if over_nodes:
+        document["ray"] = True
     if (setup := script.setup(env)) is not None:
         document["setup"] = setup
     if variables := script.plain(env.env_vars):

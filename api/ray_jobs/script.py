@@ -11,6 +11,12 @@ from api.ray_jobs.runtime_env import RuntimeEnv
 
 FETCHED_DIR = "/tmp/ray_job/working_dir"
 _MODULES_DIR = "/tmp/ray_job/py_modules"
+# What `ray job submit` does on a cluster: where Ray starts processes for this job, it gives them this.
+_JOB_CONFIG = """import json, os, sys
+env = {"env_vars": {name: os.environ[name] for name in sys.argv[2:]}}
+if sys.argv[1]:
+    env["py_executable"] = sys.argv[1]
+print(json.dumps({"runtime_env": env}))"""
 _REFERENCE = re.compile(r"\$(?:\{([A-Za-z_][A-Za-z0-9_]*)\}|([A-Za-z_][A-Za-z0-9_]*))")
 
 
@@ -34,12 +40,17 @@ def setup(env: RuntimeEnv) -> str | None:
     return "\n".join(["set -e", "mkdir -p /tmp/ray_job", *lines]) if lines else None
 
 
-def command(entrypoint: str, env: RuntimeEnv) -> str:
-    """The entrypoint in its directory, with its modules, its packages and its variables."""
+def command(entrypoint: str, env: RuntimeEnv, *, over_nodes: bool = False) -> str:
+    """The entrypoint in its directory, with its modules, its packages and its variables.
+
+    `over_nodes`: what it has its Ray do runs with these as well, on all of its nodes.
+    """
     lines = _surroundings(env)
     if env.installation is not None:
         venv = python_packages.VENV
         lines.append(f'export VIRTUAL_ENV={venv} PATH="{venv}/bin:$PATH"')
+    if over_nodes and lines:
+        lines.append(_job_config(env))
     return "\n".join([*lines, entrypoint])
 
 
@@ -54,11 +65,23 @@ def _surroundings(env: RuntimeEnv) -> list[str]:
     lines = [f"export {name}={_expanding(value)}" for name, value in sorted(env.env_vars.items()) if _refers(value)]
     if env.working_dir is not None and env.working_dir.url is not None:
         lines.append(f"cd {FETCHED_DIR}")
-    path = ["$PWD"] if env.working_dir is not None else []
-    path += [module_dir(number) for number in range(len(env.py_modules))]
-    if path:
+    if path := _python_path(env):
         lines.append(f'export PYTHONPATH="{":".join(path)}${{PYTHONPATH:+:$PYTHONPATH}}"')
     return lines
+
+
+def _python_path(env: RuntimeEnv) -> list[str]:
+    path = ["$PWD"] if env.working_dir is not None else []
+    return path + [module_dir(number) for number in range(len(env.py_modules))]
+
+
+def _job_config(env: RuntimeEnv) -> str:
+    names = sorted(name for name, value in env.env_vars.items() if _refers(value))
+    if _python_path(env):
+        names.append("PYTHONPATH")
+    python = f"{python_packages.VENV}/bin/python" if env.installation is not None else ""
+    made = shlex.join(["python3", "-c", _JOB_CONFIG, python, *names])
+    return f'export RAY_JOB_CONFIG_JSON_ENV_VAR="$({made})"'
 
 
 def _refers(value: str) -> bool:

@@ -11,6 +11,7 @@ resources: {gpus: 2, gpu_model: [A100, H100], cpus: 8, memory: 32GB, shm: 8GB,
   labels: {region: eu}, selectors: ["!spot"]}
 disconnect: 60s
 nodes: 1
+ray: false
 working_dir: .
 env: {EPOCHS: "3"}
 secrets: [WANDB_KEY]

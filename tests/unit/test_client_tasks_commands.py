@@ -117,7 +117,7 @@ def test_a_shell_reads_the_same_words(words: list[str]) -> None:
 
 def test_every_option_is_one_of_the_document(run: Run, platform: TaskPlatform) -> None:
     options = (
-        "--name x --image base --gpus 2 --gpu-model A100 --cpus 4 --memory 32GB --shm 8GiB --nodes 2 --env A=1 "
+        "--name x --image base --gpus 2 --gpu-model A100 --cpus 4 --memory 32GB --shm 8GiB --nodes 2 --ray --env A=1 "
         "--secret K --mount data:/data --setup true --priority 5 --preemptible --timeout 1h --array 0-9%2 "
         "--depends-on y --workspace w"
     )

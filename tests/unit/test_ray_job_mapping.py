@@ -85,7 +85,7 @@ def test_metadata() -> None:
     job = task_of(JobSubmit(entrypoint="true", metadata=wishes))
     assert job.document == {
         "name": "fine-tune", "image": "torch", "priority": 200, "nodes": 2, "preemptible": True, "timeout": "6h",
-        "command": "true", "resources": {"gpus": 1, "gpu_model": ["A100", "H100"]},
+        "command": "true", "ray": True, "resources": {"gpus": 1, "gpu_model": ["A100", "H100"]},
     }  # fmt: skip
     assert (job.workspace, job.given["metadata"]) == ("lab", wishes)
 

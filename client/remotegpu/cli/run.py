@@ -47,6 +47,7 @@ def run(
     memory: told.Memory = None,
     shm: told.Shm = None,
     nodes: told.Nodes = None,
+    ray: told.Ray = None,
     working_dir: told.WorkingDir = None,
     env: told.Env = None,
     secret: told.Secret = None,
@@ -68,7 +69,7 @@ def run(
     """
     described = told.Described(
         name=name, image=image, gpus=gpus, gpu_model=gpu_model, cpus=cpus, memory=memory, shm=shm, nodes=nodes,
-        working_dir=working_dir, env=env, secret=secret, mount=mount, setup=setup, priority=priority,
+        ray=ray, working_dir=working_dir, env=env, secret=secret, mount=mount, setup=setup, priority=priority,
         preemptible=preemptible, timeout=timeout, array=array, depends_on=depends_on,
     )  # fmt: skip
     documents = _documents(context, files or [], described)

@@ -7,13 +7,15 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import Annotated
 
+import msgspec
 import typer
 
+from remotegpu.cli.node_output import NodesOutput
 from remotegpu.cli.output import JsonFlag, console, print_fields, print_json, print_json_line, print_rows
 from remotegpu.cli.session import connected
 from remotegpu.cli.task_output import LogOutput, described, ended, ended_element, exit_code, leaving_it_running, note
 from remotegpu.cli.units import gpus, moment, now_here
-from remotegpu.models import Attempt, Element, ElementCounts, Task, TaskDetail
+from remotegpu.models import Attempt, Element, ElementCounts, LogRecord, Task, TaskDetail
 
 app = typer.Typer(help="Commands that run to their end on rented GPUs; see also `remotegpu run`.", no_args_is_help=True)
 
@@ -149,7 +151,7 @@ def logs(
     name: Name,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Until it has ended, over all attempts.")] = False,
     attempt: Annotated[int | None, typer.Option("--attempt", help="Of that attempt; default: the newest.")] = None,
-    rank: Annotated[int, typer.Option("--rank", help="Of that node.", min=0)] = 0,
+    rank: Annotated[int | None, typer.Option("--rank", help="Of that node alone; default: of all.", min=0)] = None,
     element: Annotated[int | None, typer.Option("--element", help="Of that element of an array.", min=0)] = None,
     position: Annotated[int, typer.Option("--since-position", help="From that byte on.", min=0)] = 0,
     stdout: Annotated[bool, typer.Option("--stdout", help="Only what it wrote to stdout.")] = False,
@@ -157,7 +159,10 @@ def logs(
     timestamps: Annotated[bool, typer.Option("--timestamps", "-t", help="When each line was written.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Print a task's output as it was written: its stdout to stdout, its stderr to stderr."""
+    """Print a task's output as it was written: its stdout to stdout, its stderr to stderr.
+
+    Of several nodes' output, each line of the others than the first says whose it is.
+    """
     if stdout and stderr:
         raise typer.BadParameter("give --stdout or --stderr; without them, both are printed")
     if element is not None and (follow or attempt is not None):
@@ -165,15 +170,29 @@ def logs(
             "an element's output is of its last try, up to now: give neither --follow nor --attempt"
         )
     only = "stdout" if stdout else "stderr" if stderr else None
+    output = LogOutput(only=only, timestamps=timestamps)
     with connected(context) as client:
         task = client.tasks.find(name)
-        output = LogOutput(only=only, timestamps=timestamps)
+        if rank is None and task.nodes > 1 and not position:  # a position is one node's
+            nodes = NodesOutput(client, task.id, range(task.nodes), attempt)
+            with leaving_it_running([task] if follow else []):
+                _print_nodes(nodes.follow() if follow else nodes.read(), output, as_json=as_json)
+            return
         found = client.tasks.logs(
-            task.id, follow=follow, attempt=attempt, rank=rank, position=position, stream=only, element=element
+            task.id, follow=follow, attempt=attempt, rank=rank or 0, position=position, stream=only, element=element
         )
         with leaving_it_running([task] if follow else []):
             for record in found:
                 print_json_line(record) if as_json else output.write(record)
+
+
+def _print_nodes(records: Iterable[tuple[int, LogRecord]], output: LogOutput, *, as_json: bool) -> None:
+    if not as_json:
+        output.write_nodes(records)
+        return
+    for rank, record in records:
+        if output.only in (None, record.stream) or record.dropped is not None:
+            print_json_line({"rank": rank, **msgspec.structs.asdict(record)})
 
 
 @app.command("cancel")

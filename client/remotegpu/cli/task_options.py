@@ -31,6 +31,10 @@ Cpus = Annotated[float | None, typer.Option("--cpus", help="How many CPUs.", ric
 Memory = Annotated[str | None, typer.Option("--memory", help="For example 32GB.", rich_help_panel=_PANEL)]
 Shm = Annotated[str | None, typer.Option("--shm", help="/dev/shm, part of the memory.", rich_help_panel=_PANEL)]
 Nodes = Annotated[int | None, typer.Option("--nodes", help="Hosts, started together.", rich_help_panel=_PANEL)]
+Ray = Annotated[
+    bool | None,
+    typer.Option("--ray/--no-ray", help="A Ray of its own over its hosts.", rich_help_panel=_PANEL),
+]
 WorkingDir = Annotated[
     str | None,
     typer.Option("--working-dir", help="A folder that is uploaded, and is the command's.", rich_help_panel=_PANEL),
@@ -99,6 +103,7 @@ class Described:
     memory: str | None
     shm: str | None
     nodes: int | None
+    ray: bool | None
     working_dir: str | None
     env: list[str] | None
     secret: list[str] | None
@@ -129,6 +134,7 @@ class Described:
             "image": self.image,
             "resources": given(resources),
             "nodes": self.nodes,
+            "ray": self.ray,
             "working_dir": self.working_dir,
             "env": dict(_pair(each, "=", "--env NAME=VALUE") for each in self.env or ()) or None,
             "secrets": list(self.secret or ()) or None,

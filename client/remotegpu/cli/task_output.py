@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
 from rich.markup import escape
 
+from remotegpu.cli.node_output import FIRST, NodeLines, NodesOutput
 from remotegpu.cli.session import errors
 from remotegpu.cli.telling import waiting
 from remotegpu.cli.units import moment, now_here
@@ -44,6 +45,18 @@ class LogOutput:
             target.write(text.encode())
             target.flush()
 
+    def write_nodes(self, records: Iterable[tuple[int, LogRecord]]) -> None:
+        """Records with the nodes that wrote them: of all but the first, whole lines that say which it was."""
+        lines = NodeLines()
+        for rank, record in records:
+            for each in lines.take(rank, record):
+                if rank != FIRST:
+                    self._end_line(each.stream or "stdout")
+                self.write(each)
+        for each in lines.rest():
+            self._end_line(each.stream or "stdout")
+            self.write(each)
+
     def say(self, line: str) -> None:
         """A line of ours, on stderr, by itself."""
         if self._mid_line.get("stderr") or (self._mid_line.get("stdout") and sys.stdout.isatty()):
@@ -51,6 +64,11 @@ class LogOutput:
             self._mid_line.clear()
         _stderr().write(line.encode() + b"\n")
         _stderr().flush()
+
+    def _end_line(self, stream: str) -> None:
+        """A line that the first node has not ended ends where another one's begins."""
+        if self._mid_line.pop(stream, False):
+            (_stderr() if stream == "stderr" else _stdout()).write(b"\n")
 
     def _stamped(self, record: LogRecord, stream: str) -> Iterator[str]:
         at = record.at.astimezone().isoformat(timespec="milliseconds") if record.at is not None else "-"
@@ -137,11 +155,10 @@ def exit_code(task: TaskDetail) -> int:
     return 1
 
 
-def follow_to_end(client: Client, task: Task, output: LogOutput, *, position: int = 0) -> TaskDetail:
-    """Print its output and its states until it has ended."""
-    for batch in client.tasks.follow(task.id, position=position, on_change=lambda now: output.say(described(now))):
-        for record in batch.records:
-            output.write(record)
+def follow_to_end(client: Client, task: Task, output: LogOutput) -> TaskDetail:
+    """Print its output, of all its nodes, and its states until it has ended."""
+    nodes = NodesOutput(client, task.id, range(task.nodes))
+    output.write_nodes(nodes.follow(lambda now: output.say(described(now))))
     return client.tasks.get(task.id)
 
 
