@@ -86,3 +86,16 @@ def test_a_host_that_is_none_of_its_own_says_nothing(
     task, allocation, _ = gang
     world.report(allocation, end="exited", exit_code=1, host=world.world.host("h3"))
     assert world.state(task) is TaskState.STARTING
+
+
+def test_its_ray_has_one_token_that_is_the_attempts(world: TaskWorld) -> None:
+    (task,) = world.submit(document(nodes=2, ray=True, retry={"max": 0}))
+    (again,) = world.submit(document(name="again", nodes=2, ray=True))
+    world.place()
+    allocation = world.allocation(task)
+    hosts = world.database.transact(lambda session: [session.get_one(Host, each) for each in allocation.host_ids])
+    orders = [world.order(allocation, host=host) for host in [*hosts, hosts[0]]]
+    tokens = {order.secrets["RAY_AUTH_TOKEN"] for order in orders}
+    assert all(order.ray for order in orders) and len(tokens) == 1 and len(tokens.pop()) == 64
+    other = world.order(world.allocation(again), host=hosts[0])
+    assert other.secrets["RAY_AUTH_TOKEN"] != orders[0].secrets["RAY_AUTH_TOKEN"]

@@ -8,7 +8,7 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -64,6 +64,7 @@ class TaskPlatform:
 
     steps: dict[str, list[Json]] = field(default_factory=dict)
     output: dict[int, list[Json]] = field(default_factory=dict)
+    others: dict[int, list[Json]] = field(default_factory=dict)  # output of other nodes than the first, by rank
     uploads: dict[str, bytes] = field(default_factory=dict)
     secrets: dict[str, str] = field(default_factory=dict)
     volumes: list[Json] = field(default_factory=list)
@@ -157,7 +158,7 @@ class _Endpoints:
             (row,) = (each for each in self.platform.elements if each["index"] == int(element))
             return JSONResponse(_batch(row["attempt"], self.platform.output[row["attempt"]], 0) | {"ended": True})
         number, position = int(request.query_params.get("attempt", "1")), int(request.query_params["position"])
-        records = [each for each in self.platform.output[number] if each["position"] >= position][:2]
+        records = [each for each in self._written(number, request.query_params) if each["position"] >= position][:2]
         return JSONResponse(_batch(number, records, position))
 
     async def follow(self, socket: WebSocket) -> None:
@@ -169,7 +170,8 @@ class _Endpoints:
             return
         await socket.accept()
         left = self.platform.breaks.pop(0) if self.platform.breaks else -1
-        for record in [each for each in self.platform.output[number] if each["position"] >= position]:
+        written = self._written(number, socket.query_params)
+        for record in [each for each in written if each["position"] >= position]:
             if left == 0:
                 await socket.close(self.platform.breaks_with)
                 return
@@ -178,6 +180,10 @@ class _Endpoints:
         while not self.platform.held.is_set():
             await asyncio.sleep(0.01)
         await socket.close(1000)
+
+    def _written(self, number: int, asked: Mapping[str, str]) -> list[Json]:
+        rank = int(asked.get("rank", "0"))
+        return self.platform.others[rank] if rank else self.platform.output[number]
 
     async def _allowed(self, socket: WebSocket) -> bool:
         self.platform.asked.append(("WS", str(socket.query_params)))

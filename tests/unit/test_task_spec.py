@@ -168,6 +168,8 @@ def test_all_mistakes_are_told_at_once() -> None:
         ({"depends_on": [3]}, "depends_on[0]: Input should be a valid dictionary"),
         ({"array": 3}, "array: a number or boolean is no text; write it in quotes"),
         ({"array": "0-10000"}, "array: '0-10000' has 10001 elements"),
+        ({"ray": True, "env": {"RAY_ADDRESS": "auto"}}, "env: with `ray` the platform sets RAY_ADDRESS"),
+        ({"ray": True, "secrets": ["RAY_AUTH_TOKEN"]}, "secrets: with `ray` the platform sets RAY_AUTH_TOKEN"),
     ],
 )
 def test_what_is_refused(fields: Document, said: str) -> None:
