@@ -21,6 +21,7 @@ from tests.waiting import wait_for
 Json = dict[str, Any]
 _NODE = "1:A100-80GB"
 _POOL = "pool: gangs"  # the label of these hosts alone
+_BASE = "remotegpu/base:1"  # the catalogue's `base`
 _ONLINE_S = 120
 _TRAIN = """\
 import os, socket
@@ -31,6 +32,20 @@ total = torch.tensor([float(dist.get_rank() + 1)])
 dist.all_reduce(total)
 print(f"rank {dist.get_rank()} of {dist.get_world_size()} on {socket.gethostname()}: {total.item():g}", flush=True)
 dist.destroy_process_group()
+"""
+_POOL_OF_ACTORS = """\
+import socket
+import ray
+
+@ray.remote(num_gpus=1)
+class Worker:
+    def where(self):
+        return socket.gethostname()
+
+ray.init(log_to_driver=False)
+workers = [Worker.remote() for _ in range(2)]
+seen, names = ray.cluster_resources(), sorted(ray.get([worker.where.remote() for worker in workers]))
+print(f"{len(ray.nodes())} nodes, CPU {seen['CPU']:g}, GPU {seen['GPU']:g}, on {' '.join(names)}", flush=True)
 """
 
 
@@ -44,7 +59,7 @@ def hosts(platform: Platform, operator: Person, scratch: Path) -> Iterator[list[
         offered = {"name": "torch", "framework": "pytorch", "version": "2", "reference": image, "ports": [8888]}
         rest.post("/admin/images", json=offered).raise_for_status()
     with ExitStack() as cleanup:
-        found = cleanup.enter_context(machines(directory, 2, [image]))
+        found = cleanup.enter_context(machines(directory, 2, [image, _BASE]))
         for number, machine in enumerate(found):
             _join(platform, operator, machine, directory / f"h{number}", cleanup)
         names = {f"gang-{number}" for number in range(2)}
@@ -91,13 +106,15 @@ def _end(daemon: subprocess.Popen[bytes], directory: Path) -> None:
         process.kill()
 
 
-def task(tmp_path: Path, name: str, command: str, *lines: str, image: str = "torch") -> str:
+def task(
+    tmp_path: Path, name: str, command: str, *lines: str, image: str = "torch", cpus: float = 0.5, memory: str = "1GiB"
+) -> str:
     """A document of two nodes, as a file."""
     text = textwrap.dedent(f"""\
         name: {name}
         image: {image}
         nodes: 2
-        resources: {{gpus: 1, cpus: 0.5, memory: 1GiB, labels: {{{_POOL}}}}}
+        resources: {{gpus: 1, cpus: {cpus}, memory: {memory}, labels: {{{_POOL}}}}}
         retry: {{max: 0}}
         """)
     path = tmp_path / f"{name}.yaml"
@@ -119,6 +136,7 @@ def test_torchrun_works_over_two_machines(hosts: list[Machine], lovelace: Custom
     done = lovelace.owner.run("run", task(tmp_path, "torch", command, "working_dir: ."), check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "rank 0 of 2 on node-0: 3" in done.stdout
+    assert "[node 1] rank 1 of 2 on node-1: 3" in done.stdout
     other = lovelace.owner.run("task", "logs", "torch", "--rank", "1").stdout
     assert "rank 1 of 2 on node-1: 3" in other
 
@@ -144,6 +162,20 @@ def test_nodes_know_each_other_by_name(hosts: list[Machine], lovelace: Customer,
         """)
     done = lovelace.owner.run("run", task(tmp_path, "names", command), check=False)
     assert (done.returncode, done.stdout) == (0, "from node 1\n"), done.stderr
+
+
+def test_a_ray_of_its_own_spans_both_machines(hosts: list[Machine], lovelace: Customer, tmp_path: Path) -> None:
+    (tmp_path / "pool.py").write_text(_POOL_OF_ACTORS)
+    document = task(
+        tmp_path, "ray", "cat $REMOTEGPU_HOSTS_FILE; python3 pool.py\n", "ray: true", "working_dir: .", image="base",
+        cpus=1, memory="2GiB",
+    )  # fmt: skip
+    done = lovelace.owner.run("run", document, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[:2] == ["node-0 slots=1", "node-1 slots=1"]
+    assert "2 nodes, CPU 2, GPU 2, on node-0 node-1" in lines
+    assert "[node 1]" not in done.stdout, "the command runs on the first alone"
 
 
 def test_one_failing_ends_all_promptly(hosts: list[Machine], lovelace: Customer, tmp_path: Path) -> None:
