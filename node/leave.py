@@ -16,7 +16,7 @@ def leave(config: HostConfig, *, volumes: bool = False) -> None:
     """
     engine = Engine(config.docker_host, config.host_id)
     for container in engine.containers():
-        engine.api.remove_container(container["Id"], force=True)
+        engine.remove_container(container["Id"])
     for network in engine.api.networks(filters=engine.filters):
         engine.api.remove_network(network["Id"])
     if volumes:

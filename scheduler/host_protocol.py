@@ -342,7 +342,7 @@ class WindowId:
 
 @dataclass(frozen=True, slots=True)
 class LeaseEnd:
-    """The end of a lease, confirmed by its host: its containers are gone and its last window is written.
+    """The end of a lease, confirmed by its host: nothing of it runs any more and its last window is written.
 
     `last_window` is the last of its windows that waits to be shipped, None if none does. Windows are shipped in
     their order, so when that one has arrived no more proof of the lease can come.

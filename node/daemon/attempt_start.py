@@ -27,7 +27,7 @@ from scheduler.states import AttemptEnd
 
 log = logging.getLogger(__name__)
 
-_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.01, 2.0
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.005, 2.0
 _JOIN = "container:"
 
 T = TypeVar("T")
@@ -134,10 +134,10 @@ class AttemptStart:
             try:
                 return ask()
             except PlatformUnavailableError as error:
-                self._check_lease()
                 self._tell(AttemptPhase.FETCHING, str(error)[:200] if wait_s > 1 else "")
             threading.Event().wait(wait_s)
-            wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
+            self._check_lease()
+            wait_s = min(1.5 * wait_s, _LONGEST_WAIT_S)
 
     def _check_lease(self) -> HeldLease:
         """Raises: LeaseGoneError."""

@@ -16,7 +16,6 @@ from scheduler.host_protocol import Lease
 _HUB_PART = TypeAdapter(HubPart)
 _MAX_GRACE_S = 120
 _MAX_LINES = 10_000
-_REMOVAL_TRIES = 3
 
 
 class BadArgumentsError(ValueError):
@@ -66,18 +65,7 @@ class Containers:
         return found
 
     def remove(self, name_or_id: str) -> None:
-        """Kill it if it runs, and remove it with the nameless volumes of its image. Idempotent; home volumes stay."""
-        for attempt in range(_REMOVAL_TRIES):
-            try:
-                self._engine.api.remove_container(name_or_id, force=True, v=True)
-                return
-            except docker.errors.NotFound:
-                return
-            except docker.errors.APIError as error:
-                # 409: Docker is removing it already.
-                if error.status_code != 409 or attempt == _REMOVAL_TRIES - 1:
-                    raise
-                threading.Event().wait(0.2)
+        self._engine.remove_container(name_or_id)
 
     def of_lease(self, allocation_uid: str, generation: int) -> list[Json]:
         return [

@@ -14,6 +14,7 @@ from node.daemon.holders import is_holder
 from node.daemon.leases import HeldLease, Leases, LeaseState
 from node.daemon.meter import Meter
 from node.daemon.networks import Networks
+from node.daemon.removals import Removals
 from node.daemon.spool import Spool
 from scheduler.host_protocol import LeaseEnd, LeaseKind
 
@@ -49,6 +50,7 @@ class Ending:
         self._engine, self._leases, self._containers = engine, leases, containers
         self._networks, self._meter, self._spool = networks, meter, spool
         self._clock, self._on_change, self._attempts = clock, on_change, attempts
+        self._removals = Removals(containers)
 
     def end(
         self,
@@ -147,7 +149,10 @@ class Ending:
         except docker.errors.NotFound:
             return _Ended(self._clock.now_ms(), None)
         run = self._meter.observe(inspected, seen_ms, held)
-        self._containers.remove(container_id)
+        if held.lease.kind == LeaseKind.TASK and held.lease.nodes == 1:
+            self._removals.add(container_id)
+        else:  # its name, volume or network is needed by what comes next
+            self._containers.remove(container_id)
         if run is None:  # it never started
             return _Ended(seen_ms, None)
         return _Ended(run.finished_ms or seen_ms, int(inspected["State"]["ExitCode"]))

@@ -1,5 +1,6 @@
 """The connection to Docker and the labels by which things are known as this host's."""
 
+import threading
 import time
 from datetime import datetime
 from typing import Any
@@ -14,6 +15,7 @@ GENERATION_LABEL = "remotegpu.generation"
 TASK_LABEL = "remotegpu.task"  # on containers that are reported as attempts
 _CONNECTIONS = 32  # calls go side by side: DockerSpawner's own single thread is what makes many starts slow
 _TIMEOUT_S = 90
+_REMOVAL_TRIES, _REMOVAL_WAIT_S = 10, 0.2
 _UNIX = "unix://"
 _ANSWERED_S = 1.0  # for so long an answer stands for the next ones
 
@@ -53,6 +55,24 @@ class Engine:
         """This host's containers, running or not."""
         found: list[Json] = self.api.containers(all=True, filters=self.filters)
         return found
+
+    def remove_container(self, name_or_id: str) -> None:
+        """Kill it if it runs, and remove it with the nameless volumes of its image. Idempotent; named volumes stay.
+
+        Raises:
+            docker.errors.APIError
+        """
+        for attempt in range(_REMOVAL_TRIES):
+            try:
+                self.api.remove_container(name_or_id, force=True, v=True)
+                return
+            except docker.errors.NotFound:
+                return
+            except docker.errors.APIError as error:
+                # 409: Docker is removing it already.
+                if error.status_code != 409 or attempt == _REMOVAL_TRIES - 1:
+                    raise
+                threading.Event().wait(_REMOVAL_WAIT_S)
 
     def answers(self) -> bool:
         """Now, or a second ago: each heartbeat asks."""

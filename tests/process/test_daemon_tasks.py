@@ -56,7 +56,7 @@ def test_ends_are_told_apart(host: DaemonHost, platform: FakePlatform, tasks: Ta
     assert "rgtest-nowhere:1" in told["image"]["detail"] and len(told["image"]["detail"]) > 30  # Docker's own words
     for lease in leases.values():
         assert host.end_lease(lease)[0] == 200
-        assert host.inspect(lease) is None
+    wait_for(lambda: not any(host.inspect(lease) for lease in leases.values()))
     wait_for(lambda: not platform.beats[-1]["attempts"])  # heard, and forgotten
     wait_for(lambda: not [path for path in host.directory.tasks.iterdir() if not path.name.startswith("runner")])
 
@@ -167,7 +167,7 @@ def test_a_container_that_is_removed_is_not_started_again(host: DaemonHost, task
     host.engine.api.remove_container(lease["container_name"], force=True)
     host.start()
     assert tasks.ended(lease)["end"] == "host_lost"
-    assert host.inspect(lease) is None
+    wait_for(lambda: host.inspect(lease) is None)
     assert host.end_lease(lease)[0] == 200
 
 
@@ -223,6 +223,7 @@ def test_a_network_whose_holder_is_gone_is_joined_all_the_same(host: DaemonHost,
     first = tasks.run("true")
     assert tasks.ended(first)["exit_code"] == 0
     assert host.end_lease(first)[0] == 200
+    wait_for(lambda: host.inspect(first) is None)
     for entry in host.engine.containers():
         assert HOLDER_LABEL in entry["Labels"]
         host.engine.api.kill(entry["Id"])
