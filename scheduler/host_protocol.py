@@ -235,6 +235,19 @@ class AttemptReport:
     checkpoint_at_ms: int | None = None  # up to when its work is safe, as it says itself
 
 
+@dataclass(frozen=True, slots=True)
+class ExecOutput:
+    """What a command wrote that was run beside a task's own, as base64, since that was asked for the last time.
+
+    `over`: it has ended, and this is the last of it; without an `exit_code` it ended together with its container.
+    """
+
+    stdout: str
+    stderr: str
+    over: bool
+    exit_code: int | None
+
+
 class ContainerState(StrEnum):
     CREATED = "created"
     RUNNING = "running"

@@ -20,13 +20,11 @@ METADATA = "/run/remotegpu/allocation.json"
 INSIDE, OUTSIDE = "/run/remotegpu/in", "/run/remotegpu/out"
 _RUNNER = "/run/remotegpu/runner"
 # Isolated, and without what the image's site-packages would add to the start of each task.
-_RUNNER_COMMAND = (
-    "python3",
-    "-I",
-    "-S",
-    "-c",
-    f"import sys; sys.path.insert(0, {_RUNNER!r}); from task_runner.run import main; sys.exit(main())",
-)
+_PYTHON = ("python3", "-I", "-S", "-c")
+_FIND_RUNNER = f"import sys; sys.path.insert(0, {_RUNNER!r}); from task_runner"
+_RUNNER_COMMAND = (*_PYTHON, f"{_FIND_RUNNER}.run import main; sys.exit(main())")
+EXEC_COMMAND = (*_PYTHON, f"{_FIND_RUNNER}.exec import main; sys.exit(main(sys.argv[1:]))")
+"""Runs what follows it in a task's container as the task's command is run; see `node.task_runner.exec`."""
 # Enough for an image that starts as root and changes to its user; fewer than Docker's own default.
 _CAPABILITIES = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "SETGID", "SETUID"]
 # NVIDIA's runtime takes devices and what may be done with them from variables too: they are ours, not the Hub's.

@@ -1,5 +1,6 @@
 """One host: its parts put together, and the operations that its socket offers."""
 
+import base64
 import logging
 import uuid
 from typing import Any
@@ -11,10 +12,11 @@ from node.daemon.attempt_start import Parts
 from node.daemon.attempts import Attempts
 from node.daemon.clock import ServerClock, read_boot_id
 from node.daemon.config import HostConfig, HostDirectory
-from node.daemon.containers import Containers
+from node.daemon.containers import BadArgumentsError, Containers
 from node.daemon.disk import PROJECT_QUOTA, WATCHER, DiskWatch, Overruns, limit_kind
 from node.daemon.ending import Ending
 from node.daemon.engine import Engine, Json
+from node.daemon.exec_sessions import ExecSessions, Terminal
 from node.daemon.facts import host_facts
 from node.daemon.firewall import Firewall
 from node.daemon.gang_networks import GangNetworks
@@ -38,6 +40,7 @@ from node.gpus.sampler import Sampler
 from node.platform import Platform
 from node.raylet import Raylet
 from scheduler.host_protocol import (
+    ExecOutput,
     Heartbeat,
     HeldLease,
     HostFacts,
@@ -53,6 +56,7 @@ log = logging.getLogger(__name__)
 
 _UPKEEP_S = 5.0
 _RAYLET_S = 1.0
+_EXECS_S = 1.0
 _END_WAIT_S = 5.0  # how long an end is waited for at the platform's word, before it is asked again
 
 
@@ -92,6 +96,7 @@ class Host:
             self._engine, self._leases, self._containers, self._networks,
             self._meter, self._spool, self._clock, self._changed, self._attempts,
         )  # fmt: skip
+        self._execs = ExecSessions(self._engine, self._containers, self._leases, self._clock)
         self._overruns = Overruns(self._store)
         self._disk = DiskWatch(self._overruns, self._end_over_disk) if self._disk_limit == WATCHER else None
         self._watch = self._make_watch()
@@ -170,6 +175,7 @@ class Host:
         self._firewall.apply()
         self._networks.adopt({held.network for held in self._leases.held() if held.network})
         self._ending.adopt()
+        self._execs.adopt()
         self._gangs.adopt({(held.lease.allocation_uid, held.lease.generation) for held in self._leases.held()})
         self._holders.adopt()
         self._networks.fill()
@@ -186,6 +192,7 @@ class Host:
             Duty("firewall", _UPKEEP_S, self._keep_firewall),
             Duty("certificate", _UPKEEP_S, self._certificate.keep),
             Duty("metrics", _UPKEEP_S, self._metrics.keep),
+            Duty("execs", _EXECS_S, self._execs.tick),
         )
         if self._raylet is not None:
             self._upkeep.start(Duty("raylet", _RAYLET_S, self._raylet.keep))
@@ -264,6 +271,32 @@ class Host:
     def delete_volume(self, volume: str) -> None:
         self._volumes.delete(volume)
         self._overruns.forget(volume)
+
+    def exec_start(
+        self, allocation_uid: str, generation: int, command: list[str], terminal: dict[str, int] | None
+    ) -> Json:
+        """Raises: StaleGenerationError, LeaseEndedError, NotRunningError, TooManySessionsError."""
+        window = None if terminal is None else Terminal(**terminal)
+        return {"session": self._execs.start(allocation_uid, generation, command, window)}
+
+    def exec_write(self, session: str, data: str, end: bool) -> Json:
+        """Raises: NoSessionError, BadArgumentsError."""
+        try:
+            given = base64.b64decode(data, validate=True)
+        except ValueError as error:
+            raise BadArgumentsError(f"data is no base64: {error}") from error
+        return {"taken": self._execs.write(session, given, end=end)}
+
+    def exec_read(self, session: str, wait_ms: int) -> ExecOutput:
+        """Raises: NoSessionError."""
+        return self._execs.read(session, wait_ms / 1000)
+
+    def exec_resize(self, session: str, rows: int, columns: int) -> None:
+        """Raises: NoSessionError."""
+        self._execs.resize(session, Terminal(rows, columns))
+
+    def exec_end(self, session: str) -> None:
+        self._execs.end(session)
 
     def _beat(self) -> Heartbeat:
         problems = [] if self._engine.answers() else ["Docker does not answer"]

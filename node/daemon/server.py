@@ -15,6 +15,7 @@ from starlette.routing import Route
 
 from node.daemon.containers import BadArgumentsError
 from node.daemon.ending import StillEndingError
+from node.daemon.exec_sessions import NoSessionError, NotRunningError, TooManySessionsError
 from node.daemon.host import Host
 from node.daemon.leases import LeaseEndedError, StaleGenerationError
 from node.daemon.networks import NoNetworkError
@@ -29,6 +30,9 @@ _CONFLICTS: dict[type[Exception], tuple[str, str]] = {
     StaleGenerationError: ("stale_generation", "the generation is not the lease's: nothing was changed"),
     LeaseEndedError: ("lease_ended", "the lease has ended, or was never here"),
     StillEndingError: ("still_ending", "it was told to end and has time left; ask again"),
+    NotRunningError: ("not_running", "the task does not run here now"),
+    TooManySessionsError: ("too_many_sessions", "too many commands are run in it, or on its host; end some first"),
+    NoSessionError: ("no_session", "the session has ended"),
 }
 
 Uid = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,64}$")]
@@ -66,6 +70,37 @@ class _Volume(_Body):
     volume: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,200}$")]
 
 
+class _Terminal(_Body):
+    rows: Annotated[int, Field(ge=1, le=1000)]
+    columns: Annotated[int, Field(ge=1, le=1000)]
+
+
+class _ExecStart(_Body):
+    allocation_uid: Uid
+    generation: Count
+    command: Annotated[list[Annotated[str, Field(pattern=r"^[^\x00]*$")]], Field(min_length=1, max_length=1000)]
+    terminal: _Terminal | None = None
+
+
+class _ExecWrite(_Body):
+    session: Uid
+    data: Annotated[str, Field(max_length=90_000)] = ""  # base64
+    end: bool = False
+
+
+class _ExecRead(_Body):
+    session: Uid
+    wait_ms: Annotated[int, Field(ge=0, le=5000)] = 0
+
+
+class _ExecResize(_Terminal):
+    session: Uid
+
+
+class _ExecEnd(_Body):
+    session: Uid
+
+
 def make_app(host: Host) -> Starlette:
     operations: dict[str, Callable[[bytes], Any]] = {
         "health": lambda _: host.health(),
@@ -75,6 +110,11 @@ def make_app(host: Host) -> Starlette:
         "spool_read": lambda body: _dump(host.spool_read(**_parse(_Read, body))),
         "spool_ack": lambda body: host.spool_ack(**_parse(_Acknowledge, body)),
         "delete_volume": lambda body: host.delete_volume(**_parse(_Volume, body)),
+        "exec_start": lambda body: host.exec_start(**_parse(_ExecStart, body)),
+        "exec_write": lambda body: host.exec_write(**_parse(_ExecWrite, body)),
+        "exec_read": lambda body: _dump(host.exec_read(**_parse(_ExecRead, body))),
+        "exec_resize": lambda body: host.exec_resize(**_parse(_ExecResize, body)),
+        "exec_end": lambda body: host.exec_end(**_parse(_ExecEnd, body)),
     }
 
     async def endpoint(request: Request) -> Response:

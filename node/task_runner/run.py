@@ -31,8 +31,9 @@ class Attempt:
 
     def run(self) -> int:
         """The container's exit code."""
-        self._tell()
-        environment = self._environment()
+        endpoint = self._supervisor.listen()
+        self._tell(endpoint=endpoint)
+        environment = variables(self._paths, self._order, self._secrets, endpoint)
         failure = self._unpack()
         if failure is not None:
             self._supervisor.say(failure)
@@ -102,17 +103,6 @@ class Attempt:
             return _FAILED if ended is None or ended.signal is None else 128 + ended.signal
         return ended.code
 
-    def _environment(self) -> dict[str, str]:
-        own = {
-            "REMOTEGPU_ENDPOINT": self._supervisor.listen(),
-            "REMOTEGPU_NOTICE_FILE": self._paths.notice,
-            "REMOTEGPU_SECRETS_DIR": self._paths.secrets,
-            "REMOTEGPU_HOSTS_FILE": self._paths.hosts,
-        }
-        given = self._order["environment"]
-        assert isinstance(given, dict)
-        return {**os.environ, **given, **self._secrets, **own}
-
     def _unpack(self) -> str | None:
         """Unpack all archives, and go to the working directory if one goes there. What went wrong, in words."""
         archives = self._order["archives"]
@@ -121,13 +111,10 @@ class Attempt:
             return None
         from .unpacking import Allowance, UnpackError, unpack  # most tasks have none, and it takes long to import
 
-        workspace = None
+        workspace = works_in(self._paths, self._order)
         allowance = Allowance(int(str(self._order["disk_bytes"])))
         for archive in archives:
-            target = str(archive["target"])
-            if not target.startswith("/"):
-                workspace = workspace or _workspace(self._paths.workspace)
-                target = os.path.join(workspace, target)
+            target = os.path.join(workspace or "/", str(archive["target"]))
             try:
                 unpack(f"{self._paths.archives}/{archive['digest']}.zip", target, allowance)
             except UnpackError as error:
@@ -135,6 +122,28 @@ class Attempt:
         if workspace is not None:
             os.chdir(workspace)
         return None
+
+
+def variables(paths: Paths, order: dict[str, object], secrets: dict[str, str], endpoint: str) -> dict[str, str]:
+    """What the commands of a task are given beside what the image says."""
+    own = {
+        "REMOTEGPU_ENDPOINT": endpoint,
+        "REMOTEGPU_NOTICE_FILE": paths.notice,
+        "REMOTEGPU_SECRETS_DIR": paths.secrets,
+        "REMOTEGPU_HOSTS_FILE": paths.hosts,
+    }
+    given = order["environment"]
+    assert isinstance(given, dict)
+    return {**os.environ, **given, **secrets, **own}
+
+
+def works_in(paths: Paths, order: dict[str, object]) -> str | None:
+    """The directory that its uploads go to, made where it is not there; None: the image's own, none goes there."""
+    archives = order["archives"]
+    assert isinstance(archives, list)
+    if all(str(archive["target"]).startswith("/") for archive in archives):
+        return None
+    return _workspace(paths.workspace)
 
 
 def _workspace(wanted: str) -> str:

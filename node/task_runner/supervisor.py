@@ -24,7 +24,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 _CLEAR_S = 5.0
 _PREEMPTED = "preempted"
 _OOM_SCORE = "/proc/self/oom_score_adj"
-_OOM_FIRST = "1000"
+OOM_FIRST = "1000"
 
 
 class Ended:
@@ -189,13 +189,13 @@ class Supervisor:
             (os.POSIX_SPAWN_DUP2, self._ends["err"], 2),
         ]
         defaults = [signal.SIGPIPE, signal.SIGXFSZ, *_SIGNALS]  # Python ignores the first two
-        own = _set_oom_score(_OOM_FIRST)  # when memory is short the command goes, and its runner tells of it
+        own = set_oom_score(OOM_FIRST)  # when memory is short the command goes, and its runner tells of it
         try:
             return os.posix_spawn(
                 command[0], command, environment, file_actions=actions, setsid=True, setsigmask=[], setsigdef=defaults
             )
         finally:
-            _set_oom_score(own)
+            set_oom_score(own)
 
     def _reap(self, process: int) -> int | None:
         """The command's status if it has ended. Others that end are its children's, or theirs."""
@@ -322,8 +322,8 @@ def _read_notice(path: str) -> Notice | None:
         return None
 
 
-def _set_oom_score(value: str) -> str:
-    """The one before."""
+def set_oom_score(value: str) -> str:
+    """Of this process and what it starts; returns the one before."""
     try:
         with open(_OOM_SCORE, "r+", encoding="utf-8") as file:
             before = file.read().strip()

@@ -1,0 +1,58 @@
+"""A command beside the task's own, in the same container: in its working directory, with its variables and secrets.
+
+Docker starts it with what the image says; what the task has beyond that comes from the files that its runner has.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import struct
+import sys
+import termios
+
+from .files import Paths, read_secrets
+from .run import variables, works_in
+from .supervisor import OOM_FIRST, set_oom_score
+
+_NOT_FOUND, _NOT_RUNNABLE = 127, 126  # as shells tell of it
+
+
+def main(words: list[str], paths: Paths | None = None) -> int:
+    """Become the command. `words` are the rows and columns of its terminal, or 0 and 0, and then the command's own."""
+    rows, columns, command = int(words[0]), int(words[1]), words[2:]
+    paths = paths or Paths()
+    with open(paths.order, encoding="utf-8") as file:
+        order = json.load(file)
+    if rows and columns:
+        fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+    environment = variables(paths, order, read_secrets(paths.secrets), _endpoint(paths))
+    directory = works_in(paths, order)
+    if directory is not None:
+        os.chdir(directory)
+    for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # by Python, and by what it becomes
+        signal.signal(ignored, signal.SIG_DFL)
+    os.umask(0o022)
+    set_oom_score(OOM_FIRST)
+    try:
+        os.execvpe(command[0], command, environment)
+    except (FileNotFoundError, NotADirectoryError):
+        return _failed(command[0], "there is no such command", _NOT_FOUND)
+    except OSError as error:
+        return _failed(command[0], error.strerror or str(error), _NOT_RUNNABLE)
+
+
+def _endpoint(paths: Paths) -> str:
+    """The task's own, which its runner has told of."""
+    try:
+        with open(paths.status, encoding="utf-8") as file:
+            return str(json.load(file)["endpoint"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""  # the task may have written over it
+
+
+def _failed(command: str, why: str, code: int) -> int:
+    sys.stderr.write(f"remotegpu: {command}: {why}\n")
+    return code
