@@ -17,6 +17,7 @@ from api.body_limit import BodyLimit, LargeBody
 from api.capacity import endpoints as capacity
 from api.db import Database
 from api.environments import endpoints as environments
+from api.hostlink import Hostlink
 from api.identity import admin_users, api_keys
 from api.identity import endpoints as identity
 from api.identity.authentication import Authenticator
@@ -41,6 +42,8 @@ from api.security_headers import SecurityHeaders
 from api.settings import Settings
 from api.tasks import admin_endpoints as admin_tasks
 from api.tasks import endpoints as tasks
+from api.tasks import exec_endpoints as task_execs
+from api.tasks.exec_relay import ExecHosts
 from api.tenants import admin_endpoints as admin_tenants
 from api.tenants import endpoints as tenants
 from api.uploads import endpoints as uploads
@@ -89,6 +92,7 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
     app.state.planner = SocketPlanner(settings.hostlink_socket)
     app.state.authenticator = Authenticator(database, keys, settings.public_url, settings)
     app.state.following = Following(database, app.state.objects, most_of_customer=settings.log_followers)
+    app.state.exec_hosts = ExecHosts(Hostlink(settings.hostlink_socket))
     app.state.rate_limits = RateLimits(settings)
     app.state.receiver = Receiver()
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, larger=_large_bodies(settings))
@@ -123,6 +127,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     await app.state.following.stop()
     await app.state.ray_dashboard.aclose()
     app.state.planner.close()
+    app.state.exec_hosts.close()
 
 
 def _api_routers() -> Sequence[APIRouter]:
@@ -148,6 +153,7 @@ def _api_routers() -> Sequence[APIRouter]:
         tasks.router,
         admin_tasks.router,
         logs.router,
+        task_execs.router,
         secrets.router,
         uploads.router,
         volumes.router,

@@ -162,4 +162,5 @@ POLICY: dict[tuple[str, str], Rule] = {
     ("GET", "/api/v1/customer/billing/journal"): Rule(CUSTOMER, scope="billing:read"),
     ("GET", "/api/v1/customer/tasks/{task_id}/logs"): Rule(CUSTOMER, scope="tasks:read"),
     ("WS", "/api/v1/customer/tasks/{task_id}/logs/follow"): Rule(CUSTOMER, scope="tasks:read"),
+    ("WS", "/api/v1/customer/tasks/{task_id}/exec"): Rule(CUSTOMER, scope="tasks:write"),
 }

@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 _CONCURRENCY = 64
 _QUEUE = 256
 _BODY_BYTES = 2**20
+_SESSIONS = "exec_"  # operations that mostly wait for somebody to type: nothing else waits behind them
 _DEFAULT_S = 20.0
 _LONGEST_S = 60.0
 _MARGIN_S = 15.0
@@ -63,10 +64,11 @@ def application(agents: Agents, desk: PlanDesk) -> Starlette:
 
 
 def _operating(agents: Agents) -> Endpoint:
-    limiter = anyio.CapacityLimiter(_CONCURRENCY)
+    calls, sessions = anyio.CapacityLimiter(_CONCURRENCY), anyio.CapacityLimiter(_CONCURRENCY)
 
     async def operate(request: Request) -> Response:
         host_uid, operation = request.path_params["host_uid"], request.path_params["operation"]
+        limiter = sessions if operation.startswith(_SESSIONS) else calls
         if limiter.statistics().tasks_waiting >= _QUEUE:
             return _problem(503, "overloaded", "too many host operations at once; try again")
         if _too_large(request):

@@ -1,4 +1,4 @@
-"""What holds for every WebSocket on which output is sent: how it ends, and that it ends with the right to it."""
+"""What holds for every WebSocket of a task: how it ends, and that it ends with the right to it."""
 
 import asyncio
 import logging
@@ -15,23 +15,28 @@ from api.identity.authentication import Authenticator
 CHECK_AGAIN_S = 60.0  # whether whoever follows still may
 DONE, AGAIN, NOT_ALLOWED = 1000, 1013, 4401  # codes of closing; the second: go on from the last position
 
+Ending = Coroutine[None, None, int | None]
+
 _log = logging.getLogger(__name__)
 
 
-async def serve(websocket: WebSocket, sending: Coroutine[None, None, int | None]) -> None:
-    """Run `sending`, which returns with which code to close, None: it is closed. It ends when the client leaves too,
-    or is no longer let in."""
-    code = await _first(sending, _gone(websocket), _refused(websocket))
+async def serve(websocket: WebSocket, sending: Ending, receiving: Ending | None = None) -> None:
+    """Run `sending` and `receiving`, each of which returns with which code to close, None: it is closed.
+
+    The first of them ends the other, as it ends when the client leaves, or is no longer let in. Without `receiving`
+    what the client sends means nothing.
+    """
+    code = await _first(sending, receiving or _gone(websocket), _refused(websocket))
     if code is not None:
         await websocket.close(code)
 
 
-async def _first(*endings: Coroutine[None, None, int | None]) -> int | None:
+async def _first(*endings: Ending) -> int | None:
     """What the first of them returns; the others end with it."""
     found: list[int | None] = []
     async with create_task_group() as group:
 
-        async def await_one(ending: Coroutine[None, None, int | None]) -> None:
+        async def await_one(ending: Ending) -> None:
             found.append(await ending)
             group.cancel_scope.cancel()
 

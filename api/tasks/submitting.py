@@ -67,7 +67,7 @@ def outside(depends: Mapping[str, Sequence[str]]) -> set[str]:
     return {name for names in depends.values() for name in names} - depends.keys()
 
 
-def record(session: Session, caller: Caller, task: Task, action: str) -> None:
+def record(session: Session, caller: Caller, task: Task, action: str, **details: str) -> None:
     """The audit row of what somebody did with a task."""
     audit.record(
         session,
@@ -76,7 +76,7 @@ def record(session: Session, caller: Caller, task: Task, action: str) -> None:
         target=f"task:{task.uid}",
         customer_id=task.customer_id,
         address=caller.address,
-        details={"name": task.name},
+        details={"name": task.name, **details},
     )
 
 
