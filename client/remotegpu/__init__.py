@@ -12,6 +12,7 @@ from remotegpu.errors import (
     RemoteGpuError,
     ServerFailed,
 )
+from remotegpu.execution import Disconnected, Execution
 from remotegpu.folder import BadFolder
 from remotegpu.models import (
     Balance,
@@ -33,7 +34,9 @@ __all__ = [
     "Balance",
     "Client",
     "ConnectionFailed",
+    "Disconnected",
     "Environment",
+    "Execution",
     "GpuOffer",
     "Image",
     "LogRecord",

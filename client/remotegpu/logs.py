@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
-from urllib.parse import urlencode
 
 import msgspec
 
-from remotegpu.errors import ApiError, ConnectionFailed, ServerFailed
+from remotegpu.errors import ConnectionFailed, ServerFailed
+from remotegpu.live import DONE, connect_live
 from remotegpu.models import LogBatch
-from remotegpu.transport import Transport, problem_error
+from remotegpu.transport import Transport
 
 if TYPE_CHECKING:
     from websockets.sync.client import ClientConnection
@@ -20,11 +20,7 @@ GIVE_UP_S = 300.0
 """How long a connection may be away before following ends with an error."""
 
 _SILENCE_S = 1.0
-_OPEN_S = 10.0
-_CLOSE_S = 1.0
 _MAX_PAUSE_S = 5.0
-_MAX_FRAME = 32 * 2**20
-_DONE = 1000  # RFC 6455, 7.4.1
 _batches = msgspec.json.Decoder(LogBatch)
 
 
@@ -65,7 +61,7 @@ def follow(
     away_since, pause_s, last = time.monotonic(), 0.1, ""
     while True:
         try:
-            with _connect(transport, path, attempt=attempt, rank=rank, position=position) as socket:
+            with connect_live(transport, path, attempt=attempt, rank=rank, position=position) as socket:
                 while True:
                     batch = _receive(socket)
                     if batch is not None:
@@ -73,7 +69,7 @@ def follow(
                     away_since, pause_s = time.monotonic(), 0.1
                     yield batch
         except ConnectionClosed as closed:
-            if closed.rcvd is not None and closed.rcvd.code == _DONE:
+            if closed.rcvd is not None and closed.rcvd.code == DONE:
                 return
         except (OSError, ServerFailed) as error:
             last = f": {error}"  # it is away, starting or has too many followers: another try tells
@@ -88,39 +84,3 @@ def _receive(socket: ClientConnection) -> LogBatch | None:
         return _batches.decode(socket.recv(timeout=_SILENCE_S))
     except TimeoutError:
         return None
-
-
-def _connect(transport: Transport, path: str, **params: int) -> ClientConnection:
-    """A connection; with new tokens if the old ones have expired.
-
-    Raises:
-        ApiError: the platform refused; ServerFailed also where something else answers for now.
-        OSError: it can't be reached.
-    """
-    try:
-        return _open(transport, path, params)
-    except ApiError as error:
-        if error.status != 401 or not transport.may_refresh:
-            raise
-        transport.refresh()
-        return _open(transport, path, params)
-
-
-def _open(transport: Transport, path: str, params: dict[str, int]) -> ClientConnection:
-    from websockets.exceptions import InvalidHandshake, InvalidStatus
-    from websockets.sync.client import connect
-
-    address = transport.live_address(path) + "?" + urlencode(params)
-    try:
-        # Compression would be what limits the speed.
-        return connect(
-            address, additional_headers=transport.authorization(), compression=None, open_timeout=_OPEN_S,
-            close_timeout=_CLOSE_S, max_size=_MAX_FRAME,
-        )  # fmt: skip
-    except InvalidStatus as error:
-        reply = error.response
-        said = problem_error(reply.status_code, bytes(reply.body or b""), address=address)
-        busy = reply.status_code == 429 or 300 <= reply.status_code < 400
-        raise ServerFailed(status=reply.status_code, code=said.code, detail=said.detail) if busy else said from error
-    except InvalidHandshake as error:
-        raise ServerFailed(status=502, code="unknown", detail=f"{address} is no WebSocket: {error}") from error

@@ -13,9 +13,10 @@ from itertools import islice, pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from remotegpu import logs
+from remotegpu import execution, logs
 from remotegpu.environments import WaitTimeout
 from remotegpu.errors import NotFound, Refused
+from remotegpu.execution import Execution
 from remotegpu.models import Element, LogBatch, LogRecord, Task, TaskDetail, TaskPlan
 from remotegpu.transport import Transport
 from remotegpu.uploads import OnSent, Uploads
@@ -229,6 +230,25 @@ class Tasks:
             if attempt is not None:
                 return
             number, position = number + 1, 0
+
+    def exec(
+        self, task_id: str, command: Sequence[str], *, rank: int = 0, terminal: tuple[int, int] | None = None
+    ) -> Execution:
+        """Run a command in its container while it runs, as its own is run; with a terminal of those rows and columns.
+
+            with client.tasks.exec(task.id, ["nvidia-smi"]) as running:
+                running.end_input()
+                for stream, data in running:
+                    ...
+            print(running.exit_code)
+
+        Raises:
+            NotFound: there is no such task or node.
+            Refused: it does not run now.
+            Disconnected: the platform can't be reached.
+        """
+        path = f"{_PATH}/{task_id}/exec"
+        return execution.execute(self._transport, path, command, rank=rank, terminal=terminal)
 
 
 def _has_begun(task: Task, number: int) -> bool:

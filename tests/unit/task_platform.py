@@ -9,7 +9,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -22,7 +22,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp
-from starlette.websockets import WebSocket
+from starlette.websockets import WebSocket, WebSocketDisconnect
 
 Json = dict[str, Any]
 AT = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -75,6 +75,8 @@ class TaskPlatform:
     breaks_with: int = 1012
     failures: list[int] = field(default_factory=list)  # statuses that uploads are answered with first
     refusal: Json | None = None
+    executed: list[list[str]] = field(default_factory=list)
+    exit_code: int = 0  # of what is executed
     token: str = "good"
     held: threading.Event = field(default_factory=threading.Event)  # followers wait at the end until it is set
 
@@ -185,6 +187,39 @@ class _Endpoints:
         rank = int(asked.get("rank", "0"))
         return self.platform.others[rank] if rank else self.platform.output[number]
 
+    async def execute(self, socket: WebSocket) -> None:
+        """`cat` on both streams, which also tells of its terminal; Ctrl-C ends it, and `gone` the connection."""
+        with suppress(WebSocketDisconnect):
+            await self._execute(socket)
+
+    async def _execute(self, socket: WebSocket) -> None:
+        if not await self._allowed(socket):
+            return
+        if self.platform.refusal is not None:
+            await socket.send_denial_response(JSONResponse(self.platform.refusal, self.platform.refusal["status"]))
+            return
+        await socket.accept()
+        command = json.loads((await socket.receive_bytes())[1:])["command"]
+        self.platform.executed.append(command)
+        if command[0] != "cat":
+            await socket.send_bytes(b"\3" + json.dumps({"error": {"code": "some_code", "detail": command[0]}}).encode())
+            await socket.close(4409 if command[0] == "refuse" else 1012)
+            return
+        await socket.send_bytes(b"\3{}")
+        while (frame := await socket.receive_bytes()) != b"\0":
+            if frame[0] == 3:
+                await socket.send_bytes(b"\1" + frame[1:])
+                continue
+            await socket.send_bytes(b"\1" + frame[1:])
+            await socket.send_bytes(b"\2" + frame[1:])
+            if b"\x03" in frame or b"gone" in frame:
+                break
+        if b"gone" in frame:
+            await socket.close(1012)
+            return
+        await socket.send_bytes(b"\3" + json.dumps({"exit_code": self.platform.exit_code}).encode())
+        await socket.close(1000)
+
     async def _allowed(self, socket: WebSocket) -> bool:
         self.platform.asked.append(("WS", str(socket.query_params)))
         if socket.headers.get("authorization") == f"Bearer {self.platform.token}":
@@ -257,6 +292,7 @@ def _application(platform: TaskPlatform) -> Starlette:
             Route(f"{TASKS}/{{task_id}}/elements", ends.elements),
             Route(f"{TASKS}/{{task_id}}/logs", ends.logs),
             WebSocketRoute(f"{TASKS}/{{task_id}}/logs/follow", ends.follow),
+            WebSocketRoute(f"{TASKS}/{{task_id}}/exec", ends.execute),
             Route(f"{customer}/uploads/{{digest}}", ends.upload, methods=["HEAD", "PUT"]),
             Route(f"{customer}/workspaces", ends.workspaces),
             Route(secrets, ends.secrets),

@@ -13,6 +13,8 @@ import typer
 from remotegpu.cli.node_output import NodesOutput
 from remotegpu.cli.output import JsonFlag, console, print_fields, print_json, print_json_line, print_rows
 from remotegpu.cli.session import connected
+from remotegpu.cli.task_exec import exec_in_task
+from remotegpu.cli.task_options import AfterDashes
 from remotegpu.cli.task_output import LogOutput, described, ended, ended_element, exit_code, leaving_it_running, note
 from remotegpu.cli.units import gpus, moment, now_here
 from remotegpu.models import Attempt, Element, ElementCounts, LogRecord, Task, TaskDetail
@@ -193,6 +195,9 @@ def _print_nodes(records: Iterable[tuple[int, LogRecord]], output: LogOutput, *,
     for rank, record in records:
         if output.only in (None, record.stream) or record.dropped is not None:
             print_json_line({"rank": rank, **msgspec.structs.asdict(record)})
+
+
+app.command("exec", cls=AfterDashes)(exec_in_task)
 
 
 @app.command("cancel")
