@@ -42,7 +42,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 
 def words(address: str, *more: str) -> list[str]:
-    return [sys.executable, "-m", "remotegpu.cli", "--address", address, "task", "exec", *more]
+    return [sys.executable, "-c", "from remotegpu.cli import main; main()", "--address", address, "task", "exec", *more]
 
 
 def run(
