@@ -11,14 +11,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from http import HTTPStatus
 from typing import Any
 
 from anyio import CancelScope, CapacityLimiter, to_thread
 from fastapi import WebSocket, WebSocketDisconnect
 from pydantic import TypeAdapter
 
-from api.errors import ApiError, Conflict, TooManyRequests
-from api.hostlink import Hostlink, HostUnreachable
+from api.errors import ApiError, Conflict, TooManyRequests, Unavailable
+from api.hostlink import Hostlink
 from api.logs.connection import AGAIN, DONE
 from api.principal import Principal
 from api.tasks import exec_frames
@@ -31,6 +32,8 @@ _MOST = 24  # sessions of one replica: each waits for its host in a thread, on a
 _MOST_OF_CUSTOMER = 12
 _WAIT_MS = 1000
 _PART = 48 * 2**10  # bytes of input in one call
+_OVER = {"lease_ended", "stale_generation", "no_session"}  # what a host says of a session whose task has ended
+_ENDED = "It ended together with the task."
 _OUTPUT = TypeAdapter(ExecOutput)
 
 log = logging.getLogger(__name__)
@@ -64,16 +67,15 @@ class ExecHosts:
         """
         Raises:
             HostUnreachable
-            Conflict: the host refused, or the session is over there.
+            Conflict: `not_running`, `too_many_sessions`, `task_ended`.
+            Unavailable: the host could not.
         """
         self._limiter = self._limiter or CapacityLimiter(3 * _MOST)
         ask = partial(self._hostlink.call, host_uid, operation, body)
         status, answer = await to_thread.run_sync(ask, limiter=self._limiter)
-        if status != 200:
+        if status != HTTPStatus.OK:
             log.info("%s was refused by its host: %s", operation, answer)
-            found = answer if isinstance(answer, dict) else {}
-            detail, code = found.get("detail", "the host refused"), found.get("code", "host_refused")
-            raise Conflict(str(detail), code=str(code))
+            raise _refusal(dict(answer))
         return dict(answer)
 
     def close(self) -> None:
@@ -161,7 +163,7 @@ class Relay:
 
     async def _over(self, output: ExecOutput) -> int | None:
         if output.exit_code is None:
-            return await fail(self.websocket, Conflict("It ended together with the task.", code="task_ended"))
+            return await fail(self.websocket, Conflict(_ENDED, code="task_ended"))
         await self.websocket.send_bytes(exec_frames.control(exit_code=output.exit_code))
         return DONE
 
@@ -169,9 +171,20 @@ class Relay:
         return await self.hosts.call(self.target.host_uid, operation, session=self.session, **body)
 
 
+def _refusal(answer: dict[str, Any]) -> ApiError:  # Any: a problem document
+    code = answer.get("code")
+    if code == "not_running":
+        return Conflict("The task does not run now.", code="not_running")
+    if code == "too_many_sessions":
+        return Conflict("Too many commands run in the task, or on its host; end some.", code="too_many_sessions")
+    if code in _OVER:
+        return Conflict(_ENDED, code="task_ended")
+    return Unavailable(f"The host could not do it: {answer.get('detail')}")
+
+
 async def fail(websocket: WebSocket, error: ApiError) -> int | None:
     """Tell of what went wrong, as a problem; with what the connection is to be closed."""
-    return await _tell(websocket, error.code, str(error), AGAIN if isinstance(error, HostUnreachable) else OVER)
+    return await _tell(websocket, error.code, str(error), AGAIN if isinstance(error, Unavailable) else OVER)
 
 
 async def refuse(websocket: WebSocket, error: BadFrame) -> int | None:

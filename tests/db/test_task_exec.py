@@ -270,6 +270,10 @@ def test_what_the_host_says_and_that_it_does_not(
     assert ended() == ("task_ended", exec_relay.OVER)
     host.refusal = (409, {"code": "too_many_sessions", "detail": "too many"})
     assert ended() == ("too_many_sessions", exec_relay.OVER)
+    host.refusal = (409, {"code": "lease_ended", "detail": "over"})
+    assert ended() == ("task_ended", exec_relay.OVER)
+    host.refusal = (424, {"code": "docker_error", "detail": "no such file"})
+    assert ended() == ("unavailable", connection.AGAIN)
     host.refusal, host.away = None, True
     assert ended() == ("host_unreachable", connection.AGAIN)
 
