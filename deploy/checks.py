@@ -20,17 +20,17 @@ from deploy.shell import execute
 _LINT_S = 180
 _NAMED_S = 1080
 _PREPARATION_S = 600  # the first one on a machine bootstraps an image
-_TOTAL_S = 2400
+_TOTAL_S = 4500
 _TEARDOWN_S = 60
 # With platforms of their own, or with long waits.
 _APART = ("tests/e2e/test_external_parts.py", "tests/e2e/test_api_outage.py")
-_TASKS = tuple(f"tests/e2e/test_{name}.py" for name in ("tasks", "ray_jobs", "gangs"))
+_TASKS = tuple(f"tests/e2e/test_{name}.py" for name in ("tasks", "task_exec", "ray_jobs", "gangs"))
 _SUITES = {
-    "unit, db": (("-n", "2", "tests/unit", "tests/db"), 900),
-    "process": (("tests/process",), 1200),
-    "e2e": (("tests/e2e", *(f"--ignore={file}" for file in (*_APART, *_TASKS))), 1500),
-    "e2e, tasks": (_TASKS, 1200),
-    "e2e, apart": (_APART, 600),
+    "unit, db": (("-n", "2", "tests/unit", "tests/db"), 1200),
+    "process": (("tests/process",), 2400),
+    "e2e": (("tests/e2e", *(f"--ignore={file}" for file in (*_APART, *_TASKS))), 2000),
+    "e2e, tasks": (_TASKS, 1500),
+    "e2e, apart": (_APART, 900),
     "gpu": (("tests/gpu",), 60),
 }
 _PYTEST = (sys.executable, "-m", "pytest", "-q")
@@ -59,16 +59,14 @@ def preparation() -> Check:
 def test_lanes(arguments: tuple[str, ...] = ()) -> list[list[Check]]:
     """Linters and the whole test suite, or what `arguments` name.
 
-    The suites that start whole systems wait more than they compute, so they run side by side; what computes on every
-    core comes when most of them are done.
+    The suites that start whole systems wait more than they compute, so two of them run side by side.
     """
     if arguments:
         return [[*lint_checks(), Check("pytest", (*_PYTEST, *arguments), _NAMED_S)]]
     suites = {name: Check(f"pytest: {name}", (*_PYTEST, *options), limit) for name, (options, limit) in _SUITES.items()}
     return [
-        [suites["e2e"]],
+        [suites["e2e, tasks"], suites["e2e"], suites["e2e, apart"]],
         [*lint_checks(), suites["process"], suites["gpu"], suites["unit, db"]],
-        [suites["e2e, apart"], suites["e2e, tasks"]],
     ]
 
 
