@@ -14,10 +14,11 @@ from .supervisor import Ended, Supervisor
 
 TOKEN = "RAY_AUTH_TOKEN"
 _START_S = 180.0
-_TRIES = 5  # to join a head that has answered
+_TRIES = 3  # Ray gives its parts half a minute to find each other: too little on a host that is busy
 _PAUSE_S = 0.5
 _TOGETHER_S = 3600.0  # the other nodes' images, uploads and setup
 _AWAY_S = 30.0  # before that, the platform ends the others when it hears of the first one's end
+_SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_agent_register_timeout_ms": "120000"}
 _SHOWN_BYTES = 2000
 _PARTS = ("raylet", "gcs_server")  # a node is none without
 _NO_RAY = "there is no `ray` here: take an image that has it, or install it in `setup` (pip install ray)"
@@ -41,7 +42,7 @@ class RayCluster:
         self._visit: Visit | None = None
         self.failure = ""
         self.variables = {"RAY_ADDRESS": f"{self._head}:{node['port']}", "RAY_AUTH_MODE": "token"}
-        self._environment = {**environment, "RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0"}
+        self._environment = {**_SETTINGS, **environment, "RAY_AUTH_MODE": "token"}
         self._environment.pop("RAY_OVERRIDE_RESOURCES", None)  # it would go before the options
         self._environment.pop("RAY_ADDRESS", None)
 
@@ -73,7 +74,7 @@ class RayCluster:
     def _start_head(self, ray: str) -> bool:
         if self._nodes > 1:
             self._meeting = Meeting(int(str(self._node["meeting_port"])), self._token, self._supervisor.wake)
-        if not self._start_ray(ray, ["--head", f"--port={self._node['port']}", "--include-dashboard=false"], tries=1):
+        if not self._start_ray(ray, ["--head", f"--port={self._node['port']}", "--include-dashboard=false"]):
             return False
         if self._meeting is None:
             return True
@@ -86,12 +87,12 @@ class RayCluster:
         self._visit = Visit((self._head, port), self._token, self._rank, self._supervisor.wake)
         if not self._hear(READY, lambda: True, "the first node's Ray has not started"):
             return False
-        if not self._start_ray(ray, [f"--address={self._head}:{self._node['port']}"], tries=_TRIES):
+        if not self._start_ray(ray, [f"--address={self._head}:{self._node['port']}"]):
             return False
         self._visit.join()
         return self._hear(RUNNING, self._lives, "the other nodes have not all joined Ray")
 
-    def _start_ray(self, ray: str, where: list[str], *, tries: int) -> bool:
+    def _start_ray(self, ray: str, where: list[str]) -> bool:
         options = [
             f"--node-ip-address={self._address}",
             f"--num-cpus={self._node['cpus']}",
@@ -100,7 +101,7 @@ class RayCluster:
             "--disable-usage-stats",
         ]
         command = [*_SHELL, self._log, ray, "start", *where, *options]
-        for left in reversed(range(tries)):
+        for left in reversed(range(_TRIES)):
             ended = self._supervisor.run(command, self._environment, _START_S, leave=True)
             if self._supervisor.notice is not None:
                 return False

@@ -127,11 +127,15 @@ def test_the_command_runs_on_the_first_when_all_have_joined(ray: FakeRay, node: 
         assert other.output() == b"" and other.status["running_at_ms"] >= first.status["running_at_ms"] - 1000
 
 
-def test_joining_is_tried_again(ray: FakeRay, node: Callable[..., Runner]) -> None:
-    ray.does(f"""case "$2" in --address*) test -e {ray.bin}/tried || {{ touch {ray.bin}/tried; exit 1; }};; esac""")
+def test_starting_is_tried_again_and_leaves_nothing_of_before(ray: FakeRay, node: Callable[..., Runner]) -> None:
+    fails_once = f"test -e {ray.bin}/$2 || {{ touch {ray.bin}/$2; sleep 300 & echo $! >> {ray.bin}/left; exit 1; }}"
+    ray.does(fails_once.replace("$2", "${2%%=*}"))
     other, first = node(rank=1, nodes=2).start(), node(nodes=2).start()
     assert (first.code(), other.code()) == (0, 0)
-    assert len(ray.calls) == 3
+    assert len(ray.calls) == 4
+    left = [Path(f"/proc/{line}") for line in (ray.bin / "left").read_text().split()]
+    assert len(left) == 2
+    wait_for(lambda: not any(process.exists() for process in left), timeout_s=10, what="the first tries' end")
 
 
 def test_a_node_whose_raylet_ends_has_failed(ray: FakeRay, node: Callable[..., Runner]) -> None:
