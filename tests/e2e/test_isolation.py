@@ -213,8 +213,9 @@ def test_no_secret_of_the_platform_is_in_sight(platform: Platform, attacker: Ten
         assert lines, f"{path.name} is empty"
         assert not [line for line in lines if line in seen or line in inspected], path.name
     names = {pair.partition("=")[0] for pair in attacker.inspect()["Config"]["Env"]}
+    # The Hub's, for this server, and the key with which its user submits tasks while the container lives.
     assert {name for name in names if "TOKEN" in name or "SECRET" in name or "PASSWORD" in name} == {
-        "JUPYTERHUB_API_TOKEN", "JPY_API_TOKEN"
+        "JUPYTERHUB_API_TOKEN", "JPY_API_TOKEN", "RAY_AUTH_TOKEN"
     } & names  # fmt: skip
 
 

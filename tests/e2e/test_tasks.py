@@ -127,9 +127,22 @@ def test_secrets_are_given_and_masked(customer: Customer) -> None:
     assert "it is ***" in done.stdout
 
 
-def test_children_follow_their_parents(customer: Customer) -> None:
-    run(customer, "--detach", *shell("parent", "exit 1"))
-    run(customer, "--detach", *shell("child", "true", "--depends-on", "parent"))
+def test_children_follow_their_parents(customer: Customer, tmp_path: Path) -> None:
+    (tmp_path / "two.yaml").write_text(
+        textwrap.dedent("""\
+            name: parent
+            image: base
+            resources: {gpus: 1, cpus: 0.5, memory: 1GiB}
+            command: exit 1
+            ---
+            name: child
+            image: base
+            resources: {gpus: 1, cpus: 0.5, memory: 1GiB}
+            command: "true"
+            depends_on: [parent]
+            """)
+    )
+    run(customer, "--detach", str(tmp_path / "two.yaml"))
     task = in_state(customer, "child", "cancelled")
     assert "dependency" in task["detail"] and task["attempt_list"] == []
 
