@@ -1,6 +1,7 @@
 """The shell texts of a job, run by a real shell: in a directory of the test's instead of the container's /tmp."""
 
 import http.server
+import json
 import os
 import subprocess
 import sys
@@ -165,3 +166,19 @@ def test_what_fails_ends_the_setup(tmp_path: Path, served: tuple[Path, str]) -> 
     assert setup is not None
     with pytest.raises(AssertionError, match="404"):
         run(setup + "\necho went on", tmp_path)
+
+
+def test_over_nodes_ray_runs_with_the_same(tmp_path: Path) -> None:
+    module = RuntimeEnv(env_vars={"A": "${HOME}/a", "B": "plain"}, py_modules=(Source(package="gcs/x.zip"),))
+    said = run(script.command('echo "$RAY_JOB_CONFIG_JSON_ENV_VAR"', module, over_nodes=True), tmp_path)
+    modules = str(tmp_path / "ray_job" / "py_modules" / "0")
+    assert json.loads(said) == {"runtime_env": {"env_vars": {"A": f"{tmp_path}/a", "PYTHONPATH": modules}}}
+    assert script.command("true", RuntimeEnv(env_vars={"B": "plain"}), over_nodes=True) == "true"
+
+
+def test_over_nodes_ray_runs_in_what_was_installed(tmp_path: Path) -> None:
+    env = runtime_env.read({"pip": ["emoji"]})
+    (tmp_path / "ray_job" / "venv" / "bin").mkdir(parents=True)
+    said = run(script.command('echo "$RAY_JOB_CONFIG_JSON_ENV_VAR"', env, over_nodes=True), tmp_path)
+    python = str(tmp_path / "ray_job" / "venv" / "bin" / "python")
+    assert json.loads(said) == {"runtime_env": {"env_vars": {}, "py_executable": python}}
