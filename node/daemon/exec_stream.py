@@ -85,6 +85,7 @@ class ExecStream:
                 output.over = not data
                 for stream, part in self._frames.taken(data):
                     output.streams.setdefault(stream, bytearray()).extend(part)
+            output.over = output.over or self._closed
         return output
 
     def write(self, data: bytes, wait_s: float) -> int:
