@@ -32,6 +32,7 @@ class Exec:
     stdout: bytes = b""
     stderr: bytes = b""
     exit_code: int | None = None
+    over: bool = False
     name: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -40,13 +41,15 @@ class Exec:
         self.name = answer["session"]
 
     def read(self, wait_ms: int = 500) -> bool:
-        """Whether it is over."""
+        """Whether it is over. The host forgets a session with the answer that says so."""
+        if self.over:
+            return True
         status, answer = self.host.call("exec_read", session=self.name, wait_ms=wait_ms)
         assert status == 200, answer
         self.stdout += base64.b64decode(answer["stdout"])
         self.stderr += base64.b64decode(answer["stderr"])
-        self.exit_code = answer["exit_code"]
-        return bool(answer["over"])
+        self.exit_code, self.over = answer["exit_code"], bool(answer["over"])
+        return self.over
 
     def until(self, text: bytes) -> None:
         wait_for(lambda: self.read() or text in self.stdout)
