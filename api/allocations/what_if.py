@@ -35,10 +35,11 @@ _HOUR_MS = 3_600_000
 
 @dataclass(frozen=True, slots=True)
 class _Terms:
-    """For how long it is paid ahead, and of what time its cost is told."""
+    """For how long it is paid ahead, of what time its cost is told, and where alone it may run."""
 
     hold_s: int
     cost_s: int | None
+    bound_host_id: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,18 +60,19 @@ def plan(
     *,
     hold_s: int | None = None,
     cost_s: int | None = None,
+    bound_host_id: int | None = None,
 ) -> PlanOut:
     """Ask the engine with no transaction open; what could never run is answered without it.
 
     `hold_s` is for how long it is paid ahead, None: as an environment. `cost_s` is what `micro_for_limit` is of, None:
-    its time limit.
+    its time limit. `bound_host_id` is the host where its volumes lie.
 
     Raises:
         Unprocessable: it names what does not exist.
         api.allocations.planner.ControllerUnavailable
     """
     now = utc_now()
-    terms = _Terms(hold_s or settings.environment_disconnect_s, cost_s or wanted.time_limit_s)
+    terms = _Terms(hold_s or settings.environment_disconnect_s, cost_s or wanted.time_limit_s, bound_host_id)
     try:
         asked = database.transact(lambda session: _ask(session, principal, wanted, terms, now=now))
     except _Never as never:
@@ -111,6 +113,7 @@ def _ask(session: Session, principal: Principal, wanted: PlanIn, terms: _Terms, 
             memory_bytes=wanted.memory_bytes or size.memory_bytes,
             nodes=wanted.nodes,
             within=wanted.within,
+            bound_host_id=terms.bound_host_id,
             image=image,
         )
         demand = claims.in_group(claim, demand)

@@ -15,7 +15,6 @@ from api.tasks.spec import TaskSpec
 from api.tasks.submission import Wanted
 from api.tasks.tables import Task
 from api.uploads import service as uploads
-from api.volumes import service as volumes
 from scheduler.states import TaskState
 
 
@@ -66,10 +65,10 @@ def parents_of(spec: TaskSpec, known: Mapping[str, Parent]) -> list[Parent]:
 
 
 def check_document(session: Session, customer_id: int, workspace_id: int, wanted: Wanted) -> Image:
-    """Its image, if all that the document names is there.
+    """Its image, if all that the document names is there. What it mounts is looked at where it is queued.
 
     Raises:
-        Unprocessable: `unknown_image`, `unknown_secret`, `unknown_upload`, `not_supported`, and those of volumes.
+        Unprocessable: `unknown_image`, `unknown_secret`, `unknown_upload`, `not_supported`.
     """
     spec = wanted.spec
     if spec.array and spec.nodes > 1:
@@ -80,7 +79,6 @@ def check_document(session: Session, customer_id: int, workspace_id: int, wanted
     if image is None:
         raise Unprocessable(f"There is no image {spec.image!r}; see /customer/images.", code="unknown_image")
     secrets.require(session, workspace_id=workspace_id, wanted=spec.secrets)
-    volumes.bind(session, workspace_id=workspace_id, names=[mount.volume for mount in spec.mounts], nodes=spec.nodes)
     _check_uploads(session, customer_id, wanted)
     return image
 

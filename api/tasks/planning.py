@@ -20,9 +20,9 @@ def plan(
         Unprocessable, Conflict: as `service.submit`, of what is named.
         api.allocations.planner.ControllerUnavailable
     """
-    database.transact(lambda session: service.check(session, principal.caller, submission))
+    bound_to = database.transact(lambda session: service.check(session, principal.caller, submission))
     plans = []
-    for wanted in submission.tasks:
+    for wanted, bound_host_id in zip(submission.tasks, bound_to, strict=True):
         spec = wanted.spec
         planned = what_if.plan(
             database,
@@ -32,6 +32,7 @@ def plan(
             _request(spec, submission.workspace),
             hold_s=spec.disconnect_s,
             cost_s=spec.timeout_s,
+            bound_host_id=bound_host_id,
         )
         ceilings = [cost.micro_for_limit for cost in planned.costs if cost.micro_for_limit is not None]
         plans.append(

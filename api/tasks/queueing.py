@@ -98,14 +98,15 @@ class Queue:
                 "name its memory too.",
                 code="shm_too_large",
             )
-        names = [mount.volume for mount in spec.mounts]
         demand = demand_of(
             options,
             gpus=resources.whole_gpus,
             cpu_milli=resources.cpu_milli or size.cpu_milli,
             memory_bytes=memory_bytes,
             nodes=spec.nodes,
-            bound_host_id=volumes.bind(self.session, workspace_id=task.workspace_id, names=names, nodes=spec.nodes),
+            bound_host_id=volumes.bind(
+                self.session, workspace_id=task.workspace_id, names=spec.volumes, nodes=spec.nodes
+            ),
             image=self._reference(task.image_id),
         )
         return Asked(claim, demand, size.disk_bytes)

@@ -22,6 +22,7 @@ from api.tasks.tables import Task
 from api.tenants import workspaces
 from api.tenants.tables import Customer
 from api.uploads.references import archives_of
+from api.volumes import service as volumes
 from scheduler.states import TASK, EndReason, TaskState
 
 _RETRIED_FROM = "retried_from"  # a key of `Task.more` that is the platform's
@@ -42,8 +43,8 @@ def submit(session: Session, caller: Caller, submission: Submission) -> list[Tas
     return accept(session, caller, workspace_id, submission.tasks)
 
 
-def check(session: Session, caller: Caller, submission: Submission) -> None:
-    """Whether all is there that a submission names, with nothing changed.
+def check(session: Session, caller: Caller, submission: Submission) -> list[int | None]:
+    """Whether all is there that a submission names, with nothing changed; the host that its volumes bind each task to.
 
     Raises:
         Unprocessable, Conflict: as `submit`, but for the scheduler's refusals.
@@ -53,9 +54,13 @@ def check(session: Session, caller: Caller, submission: Submission) -> None:
     checks.check_submission_ids(session, caller.customer_id, [wanted.submission_id for wanted in submission.tasks])
     known = checks.find_parents(session, workspace_id, outside(depends))
     known |= dict.fromkeys(depends, Parent(0, TaskState.BLOCKED))
+    bound_to = []
     for wanted in submission.tasks:
-        checks.parents_of(wanted.spec, known)
+        spec = wanted.spec
+        checks.parents_of(spec, known)
         checks.check_document(session, caller.customer_id, workspace_id, wanted)
+        bound_to.append(volumes.bind(session, workspace_id=workspace_id, names=spec.volumes, nodes=spec.nodes))
+    return bound_to
 
 
 def cancel(session: Session, caller: Caller, uid: UUID, *, reason: str = "It was cancelled.") -> Task:

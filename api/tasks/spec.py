@@ -300,5 +300,10 @@ class TaskSpec(Section):
         return None if self.timeout is None else units.duration_s(self.timeout)
 
     @property
+    def volumes(self) -> list[str]:
+        """The names of those that it mounts."""
+        return [mount.volume for mount in self.mounts]
+
+    @property
     def elements(self) -> Array | None:
         return None if self.array is None else parse_array(self.array)

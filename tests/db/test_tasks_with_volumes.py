@@ -1,8 +1,13 @@
 """Tasks go to where their volumes lie, and their hosts are told what to mount."""
 
+from typing import Any
+
 import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 from sqlalchemy import select
 
+from api.billing.journal import top_up
 from api.db import Database
 from api.errors import ApiError
 from api.machines.tables import Host
@@ -12,7 +17,10 @@ from api.tasks.tables import Task
 from api.volumes.tables import Volume
 from scheduler.host_protocol import AttemptOrder, VolumeMount
 from scheduler.states import TaskState
+from tests.db.conftest import Tenant
+from tests.db.fleet import DOLLAR
 from tests.db.task_world import TaskWorld, document
+from tests.db.test_plan_api import AnsweringPlanner
 
 MOUNTS = [{"volume": "data", "path": "/data"}]
 WHOLE_HOST = {"gpu_model": "A100", "gpus": 4}
@@ -20,12 +28,16 @@ WHOLE_HOST = {"gpu_model": "A100", "gpus": 4}
 
 @pytest.fixture
 def world(database: Database, settings: Settings) -> TaskWorld:
-    world = TaskWorld.make(database, settings)
+    return mounting(TaskWorld.make(database, settings))
+
+
+def mounting(world: TaskWorld) -> TaskWorld:
+    """With the volume of `MOUNTS`."""
     customer, workspace, user = world.world.owner
     volume = Volume(
         customer_id=customer.id, workspace_id=workspace.id, user_id=user.id, name="data", size_bytes=2**30
     )  # fmt: skip
-    database.transact(lambda session: session.add(volume))
+    world.database.transact(lambda session: session.add(volume))
     return world
 
 
@@ -63,6 +75,32 @@ def test_the_first_task_binds_the_volume_and_the_next_ones_follow(world: TaskWor
     world.world.host("h2")
     assert world.allocation(world.one("next", mounts=MOUNTS)).bound_host_id == world.host.id
     assert world.allocation(world.one("without")).bound_host_id is None
+
+
+def test_a_plan_counts_with_the_host_where_the_volume_lies(
+    database: Database, settings: Settings, tenant: Tenant, app: FastAPI, app_client: TestClient
+) -> None:
+    owner = tenant.customer, tenant.workspace, tenant.owner.user
+    database.transact(
+        lambda session: top_up(session, customer_id=tenant.customer.id, amount_micro=100 * DOLLAR, actor="cli", key="k")
+    )
+    world = mounting(TaskWorld.make(database, settings, owner=owner))
+    app.state.planner = planner = AnsweringPlanner()
+
+    def plan(**fields: Any) -> Any:
+        tasks = [{"task": document("with", mounts=MOUNTS, **fields)}, {"task": document("without")}]
+        answer = app_client.post("/api/v1/customer/tasks/plan", json={"tasks": tasks}, headers=tenant.member.headers)
+        assert answer.status_code == 200, answer.text
+        return [planned["plan"] for planned in answer.json()["tasks"]]
+
+    plan()
+    assert [each.request.demand.bound_host_id for each in planner.asked] == [None, None]
+    world.start(world.one(mounts=MOUNTS))
+    world.world.host("h2", gpus=8)
+    plan()
+    assert [each.request.demand.bound_host_id for each in planner.asked[2:]] == [world.host.id, None]
+    larger, _ = plan(resources={"gpu_model": "A100", "gpus": 8})
+    assert (larger["when"], larger["wait"]["code"]) == ("never", "too_many_gpus")
 
 
 def test_one_that_was_placed_elsewhere_meanwhile_is_queued_again(world: TaskWorld) -> None:
