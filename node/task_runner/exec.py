@@ -29,6 +29,10 @@ def main(words: list[str], paths: Paths | None = None) -> int:
     if rows and columns:
         fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
     environment = variables(paths, order, read_secrets(paths.secrets), _endpoint(paths))
+    if order.get("ray_node") is not None:
+        from .ray_cluster import variables_of  # most tasks have none
+
+        environment.update(variables_of(order["ray_node"]))
     directory = works_in(paths, order)
     if directory is not None:
         os.chdir(directory)

@@ -35,13 +35,13 @@ class RayCluster:
         self._supervisor, self._node, self._log = supervisor, node, log
         self._rank, self._nodes = int(str(node["rank"])), int(str(node["nodes"]))
         self._address = str(node["address"] or _own_address())
-        self._head = str(node["head_address"] or self._address)
+        self._head = _head_of(node)
         self._token = environment[TOKEN]
         self._parts: dict[int, str] = {}
         self._meeting: Meeting | None = None
         self._visit: Visit | None = None
         self.failure = ""
-        self.variables = {"RAY_ADDRESS": f"{self._head}:{node['port']}", "RAY_AUTH_MODE": "token"}
+        self._variables = variables_of(node)
         self._environment = {**_SETTINGS, **environment, "RAY_AUTH_MODE": "token"}
         self._environment.pop("RAY_OVERRIDE_RESOURCES", None)  # it would go before the options
         self._environment.pop("RAY_ADDRESS", None)
@@ -61,7 +61,7 @@ class RayCluster:
         """The command, on the first node, while this node's part of Ray lives."""
         if self._meeting is not None:
             self._meeting.say(RUNNING)
-        ended = self._supervisor.run(command, {**environment, **self.variables}, timeout_s, goes_on=self._lives)
+        ended = self._supervisor.run(command, {**environment, **self._variables}, timeout_s, goes_on=self._lives)
         if self._meeting is not None:
             self._meeting.say(OVER)
         return ended if not self.failure or ended.code != 0 else _failed()
@@ -147,6 +147,16 @@ class RayCluster:
         """False. The first failure stays."""
         self.failure = self.failure or words
         return False
+
+
+def variables_of(node: dict[str, object]) -> dict[str, str]:
+    """By which programs on any of the nodes find this Ray; its token is one of the task's secrets."""
+    return {"RAY_ADDRESS": f"{_head_of(node)}:{node['port']}", "RAY_AUTH_MODE": "token"}
+
+
+def _head_of(node: dict[str, object]) -> str:
+    """The address of the first node, which may be the only one."""
+    return str(node["head_address"] or _own_address())
 
 
 def _failed() -> Ended:

@@ -21,6 +21,11 @@ _START = (
     "from task_runner.run import main; from task_runner.files import Paths;"
     "sys.exit(main(Paths(*sys.argv[1:])))"
 )
+_EXEC = (
+    f"import sys; sys.path.insert(0, {str(PACKAGE)!r});"
+    "from task_runner.exec import main; from task_runner.files import Paths;"
+    "sys.exit(main(sys.argv[4:], Paths(*sys.argv[1:4])))"
+)
 _ORDER: dict[str, Any] = {
     "setup": None,
     "environment": {},
@@ -60,6 +65,16 @@ class Runner:
 
     def run(self) -> int:
         return self.start().code()
+
+    def execute(self, *command: str) -> subprocess.CompletedProcess[bytes]:
+        """A command beside the task's own, to its end."""
+        place = [str(path) for path in (self.inside, self.outside, self.workspace)]
+        return subprocess.run(
+            [sys.executable, "-I", "-S", "-c", _EXEC, *place, "0", "0", *command],
+            env={"PATH": os.environ["PATH"], "HOME": "/"},
+            capture_output=True,
+            timeout=20,
+        )
 
     def give(self, *indices: int, number: int = 1, over: bool = True) -> "Runner":
         """Elements of an array, after those given before."""

@@ -1,11 +1,8 @@
 """Commands beside a task's own: what the runner makes of them, and the host's end of their streams."""
 
 import json
-import os
 import socket
 import struct
-import subprocess
-import sys
 import threading
 import zipfile
 from pathlib import Path
@@ -15,23 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from node.daemon.exec_stream import MOST_OUTPUT, STDERR, STDOUT, ExecStream, Frames
-from tests.unit.task_runner_process import PACKAGE, Runner
-
-_EXEC = (
-    f"import sys; sys.path.insert(0, {str(PACKAGE)!r});"
-    "from task_runner.exec import main; from task_runner.files import Paths;"
-    "sys.exit(main(sys.argv[4:], Paths(*sys.argv[1:4])))"
-)
-
-
-def execute(runner: Runner, *command: str) -> subprocess.CompletedProcess[bytes]:
-    place = [str(path) for path in (runner.inside, runner.outside, runner.workspace)]
-    return subprocess.run(
-        [sys.executable, "-I", "-S", "-c", _EXEC, *place, "0", "0", *command],
-        env={"PATH": os.environ["PATH"], "HOME": "/"},
-        capture_output=True,
-        timeout=20,
-    )
+from tests.unit.task_runner_process import Runner
 
 
 def test_it_has_what_the_tasks_command_has(tmp_path: Path) -> None:
@@ -42,7 +23,7 @@ def test_it_has_what_the_tasks_command_has(tmp_path: Path) -> None:
     with zipfile.ZipFile(runner.inside / "archives" / "d.zip", "w") as archive:
         archive.writestr("here.txt", "brought along")
     runner.start().wait_for_output(b"http")
-    done = execute(runner, "sh", "-c", 'cat here.txt; echo " $A $TOKEN $0"; echo $REMOTEGPU_ENDPOINT; exit 9', "$A")
+    done = runner.execute("sh", "-c", 'cat here.txt; echo " $A $TOKEN $0"; echo $REMOTEGPU_ENDPOINT; exit 9', "$A")
     assert done.stdout.splitlines() == [b"brought along x y hush-hush $A", runner.output().strip()]
     assert (done.stderr, done.returncode) == (b"", 9)
     runner.notice("cancelled", 0)
@@ -51,14 +32,14 @@ def test_it_has_what_the_tasks_command_has(tmp_path: Path) -> None:
 
 def test_it_can_be_missing_or_no_program(tmp_path: Path) -> None:
     runner = Runner(tmp_path, "true")
-    missing = execute(runner, "no-such-program")
+    missing = runner.execute("no-such-program")
     assert (missing.returncode, missing.stderr) == (127, b"remotegpu: no-such-program: there is no such command\n")
-    refused = execute(runner, str(tmp_path))
+    refused = runner.execute(str(tmp_path))
     assert refused.returncode == 126 and b"Permission denied" in refused.stderr
 
 
 def test_who_pipes_into_what_ends_is_told_by_sigpipe(tmp_path: Path) -> None:
-    done = execute(Runner(tmp_path, "true"), "sh", "-c", "(yes; echo $? >&2) | head -1")
+    done = Runner(tmp_path, "true").execute("sh", "-c", "(yes; echo $? >&2) | head -1")
     assert (done.stdout, done.stderr) == (b"y\n", b"141\n")
 
 
@@ -66,7 +47,7 @@ def test_what_the_task_did_to_its_status_does_not_matter(tmp_path: Path) -> None
     runner = Runner(tmp_path, "true")
     for status in (b"", b"[]", b"{", json.dumps({"phase": "running"}).encode()):
         (runner.outside / "status.json").write_bytes(status)
-        assert execute(runner, "printenv", "REMOTEGPU_ENDPOINT").stdout == b"\n"
+        assert runner.execute("printenv", "REMOTEGPU_ENDPOINT").stdout == b"\n"
 
 
 def framed(stream: int, data: bytes) -> bytes:

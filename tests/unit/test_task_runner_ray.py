@@ -92,6 +92,19 @@ def test_one_node_is_a_head_of_what_the_allocation_has(ray: FakeRay, node: Calla
     )
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_command_beside_the_tasks_finds_its_ray(node: Callable[..., Runner], rank: int) -> None:
+    said = node(rank=rank, nodes=2).execute("sh", "-c", "echo $RAY_ADDRESS $RAY_AUTH_MODE $RAY_AUTH_TOKEN")
+    assert said.stdout.decode() == f"127.0.0.1:6379 token {TOKEN}\n"
+
+
+def test_a_node_alone_is_found_by_its_own_address(node: Callable[..., Runner]) -> None:
+    show = "echo $RAY_ADDRESS $RAY_AUTH_MODE"
+    runner = node(show, address=None)
+    assert runner.run() == 0
+    assert runner.execute("sh", "-c", show).stdout == runner.output()
+
+
 def test_without_ray_the_setup_has_failed(node: Callable[..., Runner]) -> None:
     runner = node(environment={"PATH": "/usr/bin:/bin"})
     assert runner.run() == 1
