@@ -18,7 +18,13 @@ from scheduler.states import AttemptState
 
 _FOUND = Statement(
     select(
-        Task.id, TaskAttempt.state, Allocation.uid, Allocation.generation, Allocation.nodes, Host.uid.label("host_uid")
+        Task.id,
+        Task.spec["array"].astext.is_not(None).label("is_array"),
+        TaskAttempt.state,
+        Allocation.uid,
+        Allocation.generation,
+        Allocation.nodes,
+        Host.uid.label("host_uid"),
     )
     .outerjoin(Allocation, Allocation.id == Task.allocation_id)
     .outerjoin(
@@ -28,6 +34,10 @@ _FOUND = Statement(
     .outerjoin(Host, Host.id == Allocation.host_ids[cast(bindparam("place"), Integer)])
     .where(Task.uid == bindparam("task"), Task.customer_id == bindparam("customer"))
     .where(or_(bindparam("user") == 0, Task.user_id == bindparam("user")))
+)
+_ARRAY = (
+    "It is an array, whose elements run in several containers. Submit one element as a task of its own, without "
+    "`array` and with TASK_INDEX in `env`, and run the command there."
 )
 
 
@@ -43,7 +53,7 @@ async def find_target(database: Database, principal: Principal, task_uid: UUID, 
     """
     Raises:
         NotFound: no such task or node, or not for this principal to see.
-        Conflict: `not_running`.
+        Conflict: `not_running`, or `is_array`.
     """
     values = {
         "task": task_uid,
@@ -54,7 +64,9 @@ async def find_target(database: Database, principal: Principal, task_uid: UUID, 
     rows = await database.read(_FOUND, values)
     if not rows:
         raise NotFound("There is no such task.")
-    task_id, state, allocation_uid, generation, nodes, host_uid = rows[0]
+    task_id, is_array, state, allocation_uid, generation, nodes, host_uid = rows[0]
+    if is_array:
+        raise Conflict(_ARRAY, code="is_array")
     if nodes is not None and rank >= nodes:
         raise NotFound(f"The task has no node of rank {rank}.")
     if state != AttemptState.RUNNING or host_uid is None:

@@ -189,6 +189,22 @@ def test_only_while_it_runs(
     assert host.calls == []
 
 
+def test_not_in_an_array(world: LogWorld, app_client: TestClient, tenant: Tenant, host: CatHost) -> None:
+    task = running(world)
+
+    def make_array(session: Any) -> None:
+        row = session.get_one(Task, task.id)
+        row.spec = {**row.spec, "array": "0-9"}
+
+    world.database.transact(make_array)
+    with pytest.raises(WebSocketDenialResponse) as denial, connect(app_client, tenant.owner, task):
+        pass  # it is not let in
+    problem = denial.value.json()
+    assert (denial.value.status_code, problem["code"]) == (409, "is_array")
+    assert "Submit one element as a task of its own" in problem["detail"]
+    assert host.calls == []
+
+
 @pytest.mark.parametrize(
     "first",
     [
