@@ -13,7 +13,7 @@ from api.principal import Caller
 from api.tasks import checks
 from api.tasks.arrays import is_array
 from api.tasks.checks import Parent
-from api.tasks.current import lock
+from api.tasks.current import Current, lock
 from api.tasks.settling import advance
 from api.tasks.spec import TaskSpec
 from api.tasks.submission import Submission, Wanted
@@ -25,6 +25,7 @@ from api.uploads.references import archives_of
 from api.volumes import service as volumes
 from scheduler.states import TASK, EndReason, TaskState
 
+_TRIES = 5  # each meets another step of the task, and between two of these an attempt may well lie
 _RETRIED_FROM = "retried_from"  # a key of `Task.more` that is the platform's
 
 
@@ -68,9 +69,9 @@ def cancel(session: Session, caller: Caller, uid: UUID, *, reason: str = "It was
 
     Raises:
         NotFound: there is no such task.
-        Conflict: `task_changed`.
+        Conflict: `task_changed`, again and again.
     """
-    current = lock(session, _find(session, uid).id)
+    current = _lock(session, _find(session, uid).id)
     task = current.task
     if task.cancelled_at is not None or not TASK[TaskState(task.state)]:
         return task
@@ -131,6 +132,22 @@ def cancel_all(session: Session, *, customer_id: int, user_id: int | None, reaso
 def retried_from(task: Task) -> UUID | None:
     uid = task.more.get(_RETRIED_FROM)
     return None if uid is None else UUID(uid)
+
+
+def _lock(session: Session, task_id: int) -> Current:
+    """As it is between two of its steps. Of a try that met one of them nothing stays locked: so the order is kept.
+
+    Raises:
+        Conflict: `task_changed`, at every try.
+    """
+    for left in reversed(range(_TRIES)):
+        try:
+            with session.begin_nested():
+                return lock(session, task_id)
+        except Conflict:
+            if not left:
+                raise
+    raise AssertionError("unreachable")
 
 
 def _lock_customer(session: Session, customer_id: int) -> None:

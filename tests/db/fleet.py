@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import inspect, select
+from sqlalchemy import inspect, select, text
 
 from api.allocations import claims, service
 from api.allocations.leadership import acquire
@@ -136,6 +136,15 @@ class Fleet:
     def rows(self, table: Any) -> Sequence[Any]:
         with self.database.session() as session:
             return session.scalars(select(table).order_by(*inspect(table).primary_key)).all()
+
+    def waits_for_locks(self) -> bool:
+        """Some transaction waits for another's row."""
+        waiting = text(
+            "select exists (select from pg_stat_activity"
+            " where wait_event_type = 'Lock' and datname = current_database())"
+        )
+        with self.database.session() as session:
+            return bool(session.scalar(waiting))
 
     def open_device_rows(self) -> list[AllocationDevice]:
         return [row for row in self.rows(AllocationDevice) if row.period.upper is None and not row.period.isempty]

@@ -1,7 +1,6 @@
 """A task's course: queued, started at its host's question, observed, and settled once its allocation is released."""
 
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -12,13 +11,16 @@ from api.db import Database
 from api.errors import ApiError, Conflict, NotFound
 from api.settings import Settings
 from api.tasks.orders import Over
+from api.tasks.queueing import Queue
 from api.tasks.settling import settle
+from api.tasks.spec import TaskSpec
 from api.tasks.tables import Task, TaskAttemptEvent, TaskEvent
 from scheduler.host_protocol import AttemptOrder, AttemptPhase, LeaseKind
 from scheduler.ports import Admitted, Placed
 from scheduler.states import AllocationState, AttemptEnd, AttemptState, EndReason, TaskState
 from tests.db.fleet import GIB, decide
 from tests.db.task_world import TaskWorld, document
+from tests.waiting import wait_for
 
 
 @pytest.fixture
@@ -335,6 +337,23 @@ def test_a_parent_that_ends_while_its_child_is_submitted_is_not_missed(world: Ta
         world.cancel(child.result())
 
 
+def test_cancelling_takes_effect_at_the_moment_of_being_queued_again(world: TaskWorld) -> None:
+    task = world.one(retry={"max": 3, "on": ["error"], "backoff": "1h"})
+    world.end(world.run(task), exit_code=1)
+    with ThreadPoolExecutor(1) as pool, world.database.session() as session:
+        row = session.get_one(Task, task.id, with_for_update=True)
+        queue = Queue(session, row.customer_id)
+        row.allocation_id = queue.add(row, TaskSpec.model_validate(row.spec), actor="controller", again=True).id
+        session.flush()
+        cancelled = pool.submit(world.cancel, task)
+        wait_for(
+            lambda: cancelled.done() or world.fleet.waits_for_locks(), timeout_s=20, what="it to wait for the task"
+        )
+        session.commit()
+    assert cancelled.result().state == TaskState.CANCELLED
+    assert world.allocation_states(task) == {AllocationState.RELEASED}
+
+
 def test_cancelling_while_it_is_led_on_ends_it_once(world: TaskWorld) -> None:
     for number in range(6):
         task = world.one(f"task-{number}", retry={"max": 3, "on": ["error"], "backoff": "0s"})
@@ -342,14 +361,11 @@ def test_cancelling_while_it_is_led_on_ends_it_once(world: TaskWorld) -> None:
         world.report(allocation, end="exited", exit_code=1)
         world.world.release()
 
-        def cancel(task: Task = task) -> None:
-            with suppress(Conflict):  # it was queued again at that very moment
-                world.cancel(task)
-
         with ThreadPoolExecutor(3) as pool:
-            for work in (lambda: settle(world.database), cancel, lambda: settle(world.database)):
-                pool.submit(work)
-        cancel()
+            pool.submit(settle, world.database)
+            cancelled = pool.submit(world.cancel, task)
+            pool.submit(settle, world.database)
+        assert cancelled.result().cancelled_at is not None
         world.settle()
         assert world.state(task) is TaskState.CANCELLED
         assert world.allocation_states(task) <= {AllocationState.RELEASED}
