@@ -1,6 +1,6 @@
 """Asking for an allocation, and asking for its end. What happens in between is the controller's."""
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -23,53 +23,48 @@ from scheduler.states import AllocationState, EndReason
 MAX_DISCONNECT = timedelta(days=1)
 
 
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What is to run in an allocation, for whom, and how it ends. Each field is a column of the allocation's.
+
+    `disconnect_s` is how long it may run cut off from the platform, `grace_s` from the word that it has to end to the
+    end (None: the platform's own), `shm_bytes` the part of its memory that is /dev/shm (None: half of it).
+    """
+
+    kind: str
+    workspace_id: int
+    user_id: int
+    container_name: str
+    home_volume: str | None
+    disk_bytes: int
+    disconnect_s: int
+    grace_s: int | None = None
+    shm_bytes: int | None = None
+
+
 def submit(
-    session: Session,
-    *,
-    claim: Claim,
-    demand: Demand,
-    workspace_id: int,
-    user_id: int,
-    kind: str,
-    disk_bytes: int,
-    container_name: str,
-    home_volume: str | None,
-    disconnect_s: int,
-    actor: str,
-    again: bool = False,
-    grace_s: int | None = None,
-    shm_bytes: int | None = None,
+    session: Session, *, claim: Claim, demand: Demand, workload: Workload, actor: str, again: bool = False
 ) -> Allocation:
     """Queue a request, in the caller's transaction, and wake the controller at commit.
 
-    `disconnect_s` is how long it may run cut off from the platform. With `again` it is work that was accepted before,
-    which a full queue does not refuse. `grace_s` is from the word that it has to end to the end (None: the
-    platform's own), `shm_bytes` the part of its memory that is /dev/shm (None: half of it).
+    With `again` it is work that was accepted before, which a full queue does not refuse.
 
     Raises:
         Unprocessable: as `claims.check` and `claims.in_group` say, or `bad_request` for figures out of range.
         Forbidden: the user or customer whom it is for was disabled (`account_disabled`).
         api.errors.ApiError: as `api.quotas.service.check_submission` raises.
     """
-    if not 1 <= disconnect_s <= MAX_DISCONNECT.total_seconds():
+    if not 1 <= workload.disconnect_s <= MAX_DISCONNECT.total_seconds():
         raise Unprocessable(f"disconnect_s must be from 1 to {MAX_DISCONNECT.total_seconds():.0f}.", code="bad_request")
     demand = claims.in_group(claim, demand)
     claims.check(session, claim, demand)
     check_submission(session, claim.customer_id, **amounts(demand), again=again)
-    _check_not_shut_out(session, user_id)
+    _check_not_shut_out(session, workload.user_id)
     allocation = Allocation(
         customer_id=claim.customer_id,
-        workspace_id=workspace_id,
-        user_id=user_id,
-        kind=kind,
         state=AllocationState.QUEUED,
         queued_at=utc_now(),
-        disk_bytes=disk_bytes,
-        container_name=container_name,
-        home_volume=home_volume,
-        disconnect_s=disconnect_s,
-        grace_s=grace_s,
-        shm_bytes=shm_bytes,
+        **asdict(workload),
         **_demanded(demand),
         **_claimed(claim),
     )

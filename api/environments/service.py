@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from api.allocations import claims
 from api.allocations.claims import Claim
 from api.allocations.request import RunOptions, SchedulingOptions, demand_of
-from api.allocations.service import request_end, submit
+from api.allocations.service import Workload, request_end, submit
 from api.allocations.tables import Allocation
 from api.audit import service as audit
 from api.clock import utc_now
@@ -205,21 +205,17 @@ def _submit(
         bound_host_id=environment.host_id,
         image=image.reference,
     )
-    return submit(
-        session,
-        claim=claim,
-        demand=demand,
+    workload = Workload(
+        kind=KIND,
         workspace_id=environment.workspace_id,
         user_id=environment.user_id,
-        kind=KIND,
-        disk_bytes=environment.disk_bytes,
         # A name of its own for each allocation: an older one's container can never be taken for this one's.
         container_name=f"rg-env-{environment.uid}-{secrets.token_hex(4)}",
         home_volume=f"rg-home-{environment.uid}",
+        disk_bytes=environment.disk_bytes,
         disconnect_s=settings.environment_disconnect_s,
-        actor=caller.actor,
-        again=again,
     )
+    return submit(session, claim=claim, demand=demand, workload=workload, actor=caller.actor, again=again)
 
 
 def _kept(options: SchedulingOptions) -> dict[str, Any]:  # Any: JSON

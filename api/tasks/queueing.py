@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api.allocations import claims, service
+from api.allocations import claims
 from api.allocations.claims import Claim
 from api.allocations.request import SchedulingOptions, amounts, demand_of
+from api.allocations.service import Workload, submit
 from api.allocations.tables import Allocation
 from api.clock import utc_now
 from api.errors import Unprocessable
@@ -69,23 +70,19 @@ class Queue:
                 `api.allocations.service.submit`.
         """
         asked = self._ask(task, spec)
-        return service.submit(
-            self.session,
-            claim=asked.claim,
-            demand=asked.demand,
+        workload = Workload(
+            kind=KIND,
             workspace_id=task.workspace_id,
             user_id=task.user_id,
-            kind=KIND,
-            disk_bytes=asked.disk_bytes,
             # A name of its own for each allocation: an older one's container can never be taken for this one's.
             container_name=f"rg-task-{task.uid}-{secrets.token_hex(4)}",
             home_volume=None,
+            disk_bytes=asked.disk_bytes,
             disconnect_s=spec.disconnect_s,
-            actor=actor,
-            again=again,
             grace_s=spec.checkpoint.grace_s,
             shm_bytes=spec.resources.shm_bytes,
         )
+        return submit(self.session, claim=asked.claim, demand=asked.demand, workload=workload, actor=actor, again=again)
 
     def _ask(self, task: Task, spec: TaskSpec) -> Asked:
         options, resources = options_of(spec), spec.resources

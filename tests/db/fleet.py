@@ -10,6 +10,7 @@ from sqlalchemy import inspect, select, text
 from api.allocations import claims, service
 from api.allocations.leadership import acquire
 from api.allocations.request import SchedulingOptions, demand_of
+from api.allocations.service import Workload
 from api.allocations.store import PostgresStore
 from api.allocations.tables import Allocation, AllocationDevice, PlacementGroup
 from api.billing.journal import top_up
@@ -95,7 +96,7 @@ class Fleet:
         return self.database.transact(work)
 
     def submit(self, owner: tuple[Customer, Workspace, User], **asked: Any) -> Allocation:
-        """`asked`: the arguments of `demand_of`, the fields of `SchedulingOptions`, and those of `service.submit`."""
+        """`asked`: the arguments of `demand_of`, the fields of `SchedulingOptions`, and those of `Workload`."""
         customer, workspace, user = owner
         demanded = {"gpus": 1, "cpu_milli": 4000, "memory_bytes": 16 * GIB, "image": "remotegpu/base:1"}
         demanded |= {key: asked.pop(key) for key in _DEMANDED & asked.keys()}
@@ -103,22 +104,21 @@ class Fleet:
             key: asked.pop(key) for key in SchedulingOptions.model_fields.keys() & asked.keys()
         }
         options = SchedulingOptions.model_validate(wanted)
-        request: dict[str, Any] = {
+        workload: dict[str, Any] = {
             "kind": "environment",
             "disk_bytes": 10 * GIB,
             "container_name": "rg-lab",
             "home_volume": "home-lab",
             "disconnect_s": 600,
-            "actor": "cli",
+            "workspace_id": workspace.id,
+            "user_id": user.id,
             **asked,
         }
 
         def work(session: Any) -> Allocation:
             claim = claims.find(session, customer_id=customer.id, run=options, now=utc_now())
             demand = demand_of(options, **demanded)
-            return service.submit(
-                session, claim=claim, demand=demand, workspace_id=workspace.id, user_id=user.id, **request
-            )
+            return service.submit(session, claim=claim, demand=demand, workload=Workload(**workload), actor="cli")
 
         return self.database.transact(work)
 
