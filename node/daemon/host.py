@@ -81,13 +81,7 @@ class Host:
         self._volumes = Volumes(self._engine, quota=self._disk_limit == PROJECT_QUOTA)
         self._networks = Networks(self._engine, address_range=config.network_range, spares=config.network_spares)
         self._gangs = GangNetworks(self._engine, self._firewall, port=config.overlay_port)
-        self._containers = Containers(
-            self._engine,
-            directory.metadata,
-            simulated=self._gpus.simulated,
-            publish_address=config.publish_address or config.address,
-            quota=self._disk_limit == PROJECT_QUOTA,
-        )
+        self._containers = self._make_containers(directory)
         self._platform = Platform(config, directory)
         self._holders = Holders(self._engine)
         self._shipping = LogShipping(self._platform)
@@ -100,23 +94,22 @@ class Host:
         self._overruns = Overruns(self._store)
         self._disk = DiskWatch(self._overruns, self._end_over_disk) if self._disk_limit == WATCHER else None
         self._watch = self._make_watch()
-        self._heartbeats = Heartbeats(
-            self._platform,
-            self._clock,
-            self._leases,
-            interval_s=config.heartbeat_interval_s,
-            beat=self._beat,
-            facts=self.facts,
-            end=self._end_by_verdict,
-            learn_peers=self._peers.learn,
-            acknowledge=self._attempts.acknowledge,
-        )
+        self._heartbeats = self._make_heartbeats()
         self._raylet = Raylet(directory, config, self.facts) if config.ray_address else None
         self._certificate = CertificateKeeper(directory, self._platform, self._clock.now)
         self._metrics = MetricsServer(
             config, HostCollector(config.name, self._gpus.facts(), self._sampler.readings, self._gauges)
         )
         self._upkeep = Upkeep()
+
+    def _make_containers(self, directory: HostDirectory) -> Containers:
+        return Containers(
+            self._engine,
+            directory.metadata,
+            simulated=self._gpus.simulated,
+            publish_address=self.config.publish_address or self.config.address,
+            quota=self._disk_limit == PROJECT_QUOTA,
+        )
 
     def _make_attempts(self, directory: HostDirectory) -> Attempts:
         directories = AttemptDirectories(directory.tasks, self.config.host_id)
@@ -150,6 +143,19 @@ class Host:
             grace_s=grace_s,
             on_change=self._changed,
             attempts=self._attempts,
+        )
+
+    def _make_heartbeats(self) -> Heartbeats:
+        return Heartbeats(
+            self._platform,
+            self._clock,
+            self._leases,
+            interval_s=self.config.heartbeat_interval_s,
+            beat=self._beat,
+            facts=self.facts,
+            end=self._end_by_verdict,
+            learn_peers=self._peers.learn,
+            acknowledge=self._attempts.acknowledge,
         )
 
     def _end_by_verdict(self, verdict: LeaseVerdict) -> None:
