@@ -26,6 +26,23 @@ from deploy.progress import StepError, say
 from deploy.start import choose_hosts, start_everything
 from deploy.status import show_json, show_table
 from deploy.stop import stop_everything
+from deploy.up_options import (
+    Address,
+    BaseImage,
+    DatabaseUrl,
+    DockerHost,
+    HubDatabaseUrl,
+    HubDomain,
+    ObjectStoreEndpoint,
+    ObjectStoreUrl,
+    Port,
+    RayAddress,
+    RayDashboardUrl,
+    RayTokenFile,
+    Simulation,
+    Text,
+    TlsCa,
+)
 from deploy.welcome import welcome
 from scheduler.simulator.__main__ import main as simulator
 
@@ -34,52 +51,35 @@ app.add_typer(node_commands.app, name="node")
 app.add_typer(scheduler_commands.app, name="scheduler")
 
 DataDir = Annotated[Path, typer.Option("--data-dir", envvar="REMOTEGPU_DATA_DIR", help="Where everything is kept.")]
-Port = Annotated[int | None, typer.Option(min=1, max=65535)]
-Text = Annotated[str | None, typer.Option()]
 
 
 @app.command()
 def up(
     data_dir: DataDir = DEFAULT_DATA,
-    simulate: Annotated[
-        str | None, typer.Option(help="Simulated hosts, as in 2x4:A100-80GB. Default without a GPU.")
-    ] = None,
-    address: Annotated[str | None, typer.Option(help="Address or name at which others reach this machine.")] = None,
+    simulate: Simulation = None,
+    address: Address = None,
     port: Port = None,
     internal_port: Port = None,
     hub_port: Port = None,
-    hub_domain: Annotated[
-        str | None,
-        typer.Option(help="A host name of the Hub's own; each user gets a subdomain of it. Empty: none."),
-    ] = None,
+    hub_domain: HubDomain = None,
     hub_api_port: Port = None,
     proxy_api_port: Port = None,
     ray_port: Port = None,
     ray_dashboard_port: Port = None,
     ray_base_port: Port = None,
-    database_url: Annotated[str | None, typer.Option(envvar="DATABASE_URL", help="External PostgreSQL.")] = None,
-    hub_database_url: Annotated[
-        str | None, typer.Option(help="The Hub's database, if not beside the platform's.")
-    ] = None,
-    ray_address: Annotated[str | None, typer.Option(help="HOST:PORT of a Ray head that is there already.")] = None,
-    ray_token_file: Annotated[str | None, typer.Option(help="The file with that head's token.")] = None,
-    ray_dashboard_url: Annotated[
-        str | None, typer.Option(help="Where this machine reaches that head's dashboard, as in http://HOST:8265.")
-    ] = None,
-    docker_host: Annotated[
-        str | None, typer.Option(envvar="DOCKER_HOST", help="As in unix:///var/run/docker.sock.")
-    ] = None,
-    base_image: Annotated[str | None, typer.Option(help="Image to build environments on, pulled if need be.")] = None,
-    object_store_url: Annotated[
-        str | None, typer.Option(help="Where uploads and output are kept, as in s3://BUCKET/PREFIX.")
-    ] = None,
-    object_store_endpoint: Annotated[str | None, typer.Option(help="URL of an S3 that is not Amazon's.")] = None,
+    database_url: DatabaseUrl = None,
+    hub_database_url: HubDatabaseUrl = None,
+    ray_address: RayAddress = None,
+    ray_token_file: RayTokenFile = None,
+    ray_dashboard_url: RayDashboardUrl = None,
+    docker_host: DockerHost = None,
+    base_image: BaseImage = None,
+    object_store_url: ObjectStoreUrl = None,
+    object_store_endpoint: ObjectStoreEndpoint = None,
     object_store_region: Text = None,
     tls_cert: Text = None,
     tls_key: Text = None,
-    tls_ca: Annotated[
-        str | None, typer.Option(help="Who signed the certificate, where machines do not know it: a PEM file.")
-    ] = None,
+    tls_ca: TlsCa = None,
 ) -> None:
     """Set up what is missing, start everything, and print where to go.
 
