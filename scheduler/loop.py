@@ -6,13 +6,13 @@ recorded is found again in the store (allocations in `placing` and `releasing`, 
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from itertools import islice
 
 from scheduler.effects import Effects, Key, Result
 from scheduler.executor import DROPS, Clock, Executor, Spawn
-from scheduler.plan import Decider
+from scheduler.plan import Decider, Plan
 from scheduler.ports import (
     Admitted,
     Changes,
@@ -225,12 +225,9 @@ class Scheduler:
         """Decide and apply until the store takes everything: what it refuses may make room for something else."""
         for _ in range(MAX_ROUNDS):
             plan = self.decider.decide(now)
-            if self.recorder is not None:
-                self.recorder.decided(plan, now)
-            self._waits.update(plan.waits)
-            tally.reasons.update(reason.code for reason in plan.waits.values())
             self._evict(plan.evictions, tally)
             refused = self._admit(plan.placements, now, tally)
+            self._explain(plan, now, tally)
             tally.unfinished = plan.unfinished or tally.evicted > 0
             if not refused:
                 return
@@ -239,6 +236,14 @@ class Scheduler:
             self.decider.refused(refused)
         tally.unfinished = tally.admitted > 0 or tally.evicted > 0
         tally.again_at = now + REFUSED_PAUSE
+
+    def _explain(self, plan: Plan, now: datetime, tally: _Tally) -> None:
+        """What starts has been started by now: it does not wait for that."""
+        waits = self.decider.reasons()
+        if self.recorder is not None:
+            self.recorder.decided(replace(plan, waits=waits), now)
+        self._waits.update(waits)
+        tally.reasons.update(reason.code for reason in waits.values())
 
     def _evict(self, evictions: Sequence[Eviction], tally: _Tally) -> None:
         if evictions:

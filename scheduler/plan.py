@@ -12,7 +12,7 @@ from scheduler.views import Request
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What starts, what gives way, and the reasons that are new or have changed, by allocation id.
+    """What starts, what gives way, and why others wait: the reasons that are new or have changed, by allocation id.
 
     `unfinished`: the cycle has reached its bound of work; the next one goes on where it ended, and should come at once.
     """
@@ -30,7 +30,13 @@ class Decider(Protocol):
         """Take in what the store says is new. `complete` changes make it forget all else."""
 
     def decide(self, now: datetime) -> Plan:
-        """What to do now. The decider counts on it: until the store says otherwise, what it placed is taken."""
+        """What to do now, but for the reasons of those that wait. The decider counts on it: until the store says
+        otherwise, what it placed is taken.
+        """
+
+    def reasons(self) -> Mapping[int, WaitReason]:
+        """`Plan.waits` of what was decided last: they are for people, so what starts need not wait for them. To be had
+        once after each decision, before anything else is told."""
 
     def what_if(self, request: Request, now: datetime) -> PlanAnswer:
         """When and where this request would start, without queueing it; nothing is changed."""

@@ -7,7 +7,7 @@ the same decides the same, to the bit.
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Protocol
 
@@ -136,6 +136,7 @@ def _again(decider: Decider, document: Json, line: int) -> Plan | Difference | N
         decider.refused({int(key): decode(WaitReason, each) for key, each in document["refused"].items()})
         return None
     plan = decider.decide(now)
+    plan = replace(plan, waits=decider.reasons())
     # Through text and back, as the recorded one: what could not be told apart there is not told apart here.
     difference = _compare(document["plan"], json.loads(json.dumps(encode(plan))), "plan")
     return plan if difference is None else Difference(line, *difference)

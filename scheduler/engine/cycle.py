@@ -64,8 +64,11 @@ class Cycle:
             self._tell()
         finally:
             self._asides.clear()
-        waits = Explanation(state, self.now, self._order, self._waiting).waits()
-        return Plan(self._placements, self._evictions, waits, self._unfinished)
+        return Plan(self._placements, self._evictions, unfinished=self._unfinished)
+
+    def explanation(self) -> Explanation:
+        """For those who wait, once it has run."""
+        return Explanation(self.state, self.now, self._order, self._waiting)
 
     def _form_lines(self) -> None:
         """Those for whom nothing is cleared any more stand among their equivalents again; and what is kept for one that

@@ -7,6 +7,7 @@ from scheduler.cluster.cluster import Cluster
 from scheduler.engine.backlog import place
 from scheduler.engine.blocked import LIMITS, Blocked, Code
 from scheduler.engine.cycle import Cycle
+from scheduler.engine.explanation import Explanation
 from scheduler.engine.limits import cost_micro
 from scheduler.engine.settings import EngineSettings
 from scheduler.engine.state import Refusal, State
@@ -26,8 +27,10 @@ class Engine:
         self._settings = settings or EngineSettings()
         self._scoring = scoring
         self._state = self._empty()
+        self._explanation: Explanation | None = None  # of the last decision, until it is given
 
     def update(self, changes: Changes, now: datetime) -> None:
+        self._explanation = None
         if changes.complete:
             self._state = self._empty()
             self._state.shares.load(changes.usage)
@@ -41,13 +44,21 @@ class Engine:
             self._forget(allocation_id, now)
 
     def decide(self, now: datetime) -> Plan:
-        return Cycle(self._state, now).run()
+        cycle = Cycle(self._state, now)
+        plan = cycle.run()
+        self._explanation = cycle.explanation()
+        return plan
+
+    def reasons(self) -> Mapping[int, WaitReason]:
+        explanation, self._explanation = self._explanation, None
+        return {} if explanation is None else explanation.waits()
 
     def what_if(self, request: Request, now: datetime) -> PlanAnswer:
         """When and where this request would start; nothing is changed."""
         return what_if(self._state, request, now)
 
     def refused(self, reasons: Mapping[int, WaitReason]) -> None:
+        self._explanation = None
         for allocation_id, reason in sorted(reasons.items()):
             request = self._take_back(allocation_id)
             if request is not None and reason.code in LIMITS:

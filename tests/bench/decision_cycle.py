@@ -59,6 +59,9 @@ class Timed:
     def decide(self, now: datetime) -> Plan:
         return self._timed(lambda: self.decider.decide(now))
 
+    def reasons(self) -> Mapping[int, WaitReason]:
+        return self._timed(self.decider.reasons)
+
     def refused(self, reasons: Mapping[int, WaitReason]) -> None:
         self._timed(lambda: self.decider.refused(reasons))
 

@@ -130,6 +130,7 @@ class EngineWorld:
         changes, self._changes = self._changes, Changes()
         self.engine.update(changes, self.now)
         plan = self.engine.decide(self.now)
+        plan = replace(plan, waits=self.engine.reasons())
         for placement in plan.placements:
             made = self.queued.pop(placement.allocation_id)
             self.reasons.pop(placement.allocation_id, None)

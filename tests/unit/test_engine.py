@@ -373,6 +373,7 @@ def _busy(shuffle: random.Random | None) -> list[Plan]:
     for step in range(8):
         engine.update(changes, at(30 + 5 * step))
         plan = engine.decide(at(30 + 5 * step))
+        plan = replace(plan, waits=engine.reasons())
         plans.append(plan)
         for placement in plan.placements:
             request = waiting.pop(placement.allocation_id)
