@@ -1,13 +1,15 @@
 """The database: engine, sessions, and the one place that retries serialisation failures and deadlocks."""
 
 import asyncio
+import select
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+import psycopg
 from psycopg import errors as pg
-from sqlalchemy import BigInteger, MetaData, create_engine
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import BigInteger, MetaData, create_engine, event
+from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 from sqlalchemy.types import DateTime
 
@@ -35,6 +37,27 @@ BigId = BigInteger
 Moment = DateTime(timezone=True)
 
 
+def _check_whether_lost(connection: psycopg.Connection[Any], *_: object) -> None:
+    """Of one that is taken out of the pool. A server that goes ends its connections, and says so: there is something to
+    be read then, where otherwise nothing is. Only then it is asked: that would be a round trip for each transaction.
+
+    Raises:
+        sqlalchemy.exc.DisconnectionError: the pool makes another connection.
+    """
+    try:
+        if _has_input(connection.fileno()):
+            connection.execute("")
+            connection.rollback()
+    except psycopg.Error as error:
+        raise DisconnectionError("the server has ended this connection") from error
+
+
+def _has_input(socket: int) -> bool:
+    polled = select.poll()
+    polled.register(socket, select.POLLIN)
+    return bool(polled.poll(0))
+
+
 class Database:
     """One per process. Sessions are short: no transaction is open while something outside the database is awaited.
 
@@ -42,7 +65,8 @@ class Database:
     """
 
     def __init__(self, url: str, *, pool_size: int = 10) -> None:
-        self.engine = create_engine(url, pool_size=pool_size, max_overflow=10, pool_pre_ping=True, hide_parameters=True)
+        self.engine = create_engine(url, pool_size=pool_size, max_overflow=10, hide_parameters=True)
+        event.listen(self.engine, "checkout", _check_whether_lost)
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
         self._read_pools: dict[asyncio.AbstractEventLoop, ReadPool] = {}
 

@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import Row, TextClause, text
 from sqlalchemy.orm import Session
 
+from api.allocations.leadership import ask_epoch
 from api.allocations.own_steps import OwnSteps
 from api.allocations.tables import HOLDS, WAITS
 from api.allocations.usage import load_usage
@@ -111,11 +112,18 @@ class Look:
         return known
 
 
-def look(session: Session, known: Known | None, *, settings: Settings, now: datetime) -> Look:
-    """What is new since `known`, or everything. The transaction is a fresh one of REPEATABLE READ."""
+def look(session: Session, known: Known | None, *, epoch: int, settings: Settings, now: datetime) -> Look:
+    """What is new since `known`, or everything. The transaction is a fresh one of REPEATABLE READ.
+
+    Raises:
+        LostLeadershipError: the epoch is over.
+    """
     noted: defaultdict[str, set[int]] = defaultdict(set)
     with pipelined(session) as pipeline:
-        for kind, key in pipeline.ask(_CONSUME, {}).all():
+        check = ask_epoch(pipeline, epoch)
+        consumed = pipeline.ask(_CONSUME, {})
+        check()
+        for kind, key in consumed.all():
             noted[kind].add(key)
     complete = known is None
     due = known is not None and known.prices.next_change is not None and known.prices.next_change <= now

@@ -1,13 +1,14 @@
 """Which controller leads: a session-level advisory lock, and an epoch that fences those who led before."""
 
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from api.pipeline import pipelined
+from api.pipeline import Pipeline, pipelined
 from scheduler.ports import LostLeadershipError
 
 _LOCK = 7_301_002
@@ -69,6 +70,16 @@ def check_epoch(session: Session, epoch: int) -> None:
         LostLeadershipError: it has changed already.
     """
     with pipelined(session) as pipeline:  # with the transaction's begin
-        current = [row.epoch for row in pipeline.ask(_ENTER, {}).all()]
-    if current != [epoch]:
-        raise LostLeadershipError(f"epoch {epoch} is over, {current} leads")
+        ask_epoch(pipeline, epoch)()
+
+
+def ask_epoch(pipeline: Pipeline, epoch: int) -> Callable[[], None]:
+    """The same, checked later, together with what is asked next; nothing may be committed before that."""
+    leading = pipeline.ask(_ENTER, {})
+
+    def check() -> None:
+        current = [row.epoch for row in leading.all()]
+        if current != [epoch]:
+            raise LostLeadershipError(f"epoch {epoch} is over, {current} leads")
+
+    return check

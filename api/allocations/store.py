@@ -6,7 +6,6 @@ from datetime import datetime
 from typing import TypeVar
 
 from psycopg.errors import ExclusionViolation
-from sqlalchemy.engine.interfaces import IsolationLevel
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -45,9 +44,10 @@ class PostgresStore:
             known, self._known = None if complete else self._known, None
 
             def read(session: Session) -> Look:
-                return look(session, known, settings=self._settings, now=self._clock())
+                session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
+                return look(session, known, epoch=self._epoch, settings=self._settings, now=self._clock())
 
-            found = self._transact(read, isolation="REPEATABLE READ")
+            found = self._database.transact(read)
             self._known = found.learn(known)
         return found.changes
 
@@ -101,10 +101,8 @@ class PostgresStore:
             self._known = known
         return result
 
-    def _transact(self, work: Callable[[Session], Result], *, isolation: IsolationLevel | None = None) -> Result:
+    def _transact(self, work: Callable[[Session], Result]) -> Result:
         def fenced(session: Session) -> Result:
-            if isolation is not None:
-                session.connection(execution_options={"isolation_level": isolation})
             check_epoch(session, self._epoch)
             return work(session)
 

@@ -71,4 +71,5 @@ def _find(session: Session, owners: Collection[Owner]) -> dict[Owner, dict[Accou
 
 def lock_accounts(session: Session, account_ids: Iterable[int]) -> dict[int, int]:
     """Lock accounts in the order of their ids, the last locks that a transaction takes. Answers their balances."""
-    return {account_id: balance for account_id, balance in session.execute(_LOCK, {"ids": sorted(set(account_ids))})}
+    ids = sorted(set(account_ids))
+    return {account_id: balance for account_id, balance in session.execute(_LOCK, {"ids": ids})} if ids else {}

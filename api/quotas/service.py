@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
-from api.allocations.tables import Allocation
+from api.allocations.tables import HOLDS, Allocation
 from api.errors import Unprocessable
 from api.pipeline import Answer, Pipeline, pipelined
 from api.tenants.tables import Customer, Setting
@@ -20,6 +20,10 @@ _DEFAULTS = text("select value from settings where key = :key")
 _QUOTAS = "select customer_id, gpus, cpu_milli, memory_bytes, allocations, queued from quotas where customer_id"
 _OWN = text(f"{_QUOTAS} = any(:ids)")
 _OWNERS = text(f"{_QUOTAS} in (select customer_id from allocations where id = any(:ids))")
+_HELD = text(
+    "select customer_id, sum(nodes * gpus), sum(nodes * cpu_milli), sum(nodes * memory_bytes), count(*)"
+    f" from allocations where customer_id = any(:ids) and {HOLDS} group by customer_id"
+)
 
 
 def default_limits(session: Session) -> Limits:
@@ -137,17 +141,7 @@ def held_by(session: Session, customer_ids: Collection[int]) -> dict[int, Resour
     both fitting.
     """
     held = dict.fromkeys(customer_ids, Resources(0, 0, 0))
-    query = (
-        select(
-            Allocation.customer_id,
-            func.sum(Allocation.nodes * Allocation.gpus),
-            func.sum(Allocation.nodes * Allocation.cpu_milli),
-            func.sum(Allocation.nodes * Allocation.memory_bytes),
-            func.count(),
-        )
-        .where(Allocation.customer_id == func.any(list(customer_ids)), Allocation.holds())
-        .group_by(Allocation.customer_id)
-    )
-    for customer_id, *sums in session.execute(query):
-        held[customer_id] = Resources(*map(int, sums))
+    if held:
+        for customer_id, *sums in session.execute(_HELD, {"ids": list(held)}):
+            held[customer_id] = Resources(*map(int, sums))
     return held
