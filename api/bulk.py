@@ -10,6 +10,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Session
 
 from api.db import Base
+from api.pipeline import send
 
 Row = Mapping[str, Any]  # column values, as the JSON of a document shows them
 _DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]  # it has no annotations
@@ -36,7 +37,7 @@ def recordset(**columns: str) -> str:
 def insert_rows(session: Session, entity: type[Base], rows: Sequence[Row]) -> None:
     """Insert rows that all name the same columns; the rest have the server's defaults."""
     if rows:
-        session.execute(insert_statement(entity, tuple(rows[0])), {"rows": document(rows)})
+        send(session, insert_statement(entity, tuple(rows[0])), {"rows": document(rows)})
 
 
 @lru_cache(maxsize=256)
@@ -51,7 +52,7 @@ def update_rows(session: Session, entity: type[Base], keys: tuple[str, ...], row
     """Update rows by their `keys`; all name the same columns."""
     if rows:
         columns = tuple(name for name in rows[0] if name not in keys)
-        session.execute(_update_statement(entity, keys, columns), {"rows": document(rows)})
+        send(session, _update_statement(entity, keys, columns), {"rows": document(rows)})
 
 
 def update_sql(entity: type[Base], keys: tuple[str, ...], columns: tuple[str, ...], **more: str) -> str:

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from api.allocations.tables import Allocation
 from api.bulk import document, recordset
-from api.pipeline import Pipeline, pipelined
+from api.pipeline import Pipeline, pipelined, send
 from scheduler.money import MILLI_PER_GPU
 
 _PLACEMENT_LOCK = 7_301_003
@@ -136,13 +136,13 @@ def occupy(session: Session, taken: Mapping[tuple[int, int], Sequence[Share]], *
             devices.setdefault(alike, []).append(share.gpu_id)
     rows = [dict(zip(_ALIKE, alike, strict=True), gpu_ids=gpu_ids) for alike, gpu_ids in devices.items()]
     if rows:
-        session.execute(_OCCUPY, {"rows": document(rows), "since": since})
+        send(session, _OCCUPY, {"rows": document(rows), "since": since})
 
 
 def vacate(session: Session, allocation_ids: Sequence[int], *, at: datetime) -> None:
     """Close the rows of allocations that are still open."""
     if allocation_ids:
-        session.execute(_VACATE, {"ids": list(allocation_ids), "at": at})
+        send(session, _VACATE, {"ids": list(allocation_ids), "at": at})
 
 
 def _gaps(held: Iterable[Share]) -> list[tuple[int, int]]:

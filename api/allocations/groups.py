@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from api.allocations.tables import PlacementGroup
 from api.bulk import insert_rows, update_rows
 from api.ids import new_uid
-from api.pipeline import Pipeline
+from api.pipeline import Pipeline, send
 
 MAX_DROPS = 1000
 """How many groups are given out to be dropped at once."""
@@ -134,7 +134,7 @@ class Groups:
     def write(self, session: Session) -> None:
         """What was taken and discarded since the last time."""
         if self._discarded:
-            session.execute(_DISCARD, {"ids": [group.id for group in self._discarded]})
+            send(session, _DISCARD, {"ids": [group.id for group in self._discarded]})
         handed_on = [
             {"id": idle.id, "allocation_id": allocation_id, "idle_since": None}
             for allocation_id, idle in self._handed_on.items()
@@ -159,17 +159,17 @@ def ask_idle(pipeline: Pipeline, host_ids: Sequence[int]) -> Callable[[], Groups
 
 def mark_reserved(session: Session, allocation_ids: Sequence[int]) -> None:
     """Their groups are known to exist in Ray."""
-    session.execute(_RESERVED, {"ids": allocation_ids})
+    send(session, _RESERVED, {"ids": allocation_ids})
 
 
 def abandon(session: Session, allocation_ids: Sequence[int]) -> None:
     """Nobody wants their groups any more; they may exist in Ray or not."""
-    session.execute(_ABANDON, {"ids": allocation_ids})
+    send(session, _ABANDON, {"ids": allocation_ids})
 
 
 def hand_back(session: Session, allocation_ids: Sequence[int], *, now: datetime) -> None:
     """At release: a group that is sure to be whole may stay idle for the next of its shape, any other is dropped."""
-    session.execute(_HAND_BACK, {"ids": allocation_ids, "now": now})
+    send(session, _HAND_BACK, {"ids": allocation_ids, "now": now})
 
 
 @dataclass(frozen=True, slots=True)

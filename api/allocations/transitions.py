@@ -12,10 +12,12 @@ from sqlalchemy.orm import Session
 from api.allocations.tables import Allocation, AllocationEvent
 from api.bulk import document, update_sql
 from api.clock import utc_now
+from api.pipeline import send
 from api.transition import apply_state
 from scheduler.states import ALLOCATION, AllocationState, EndReason, check_transition
 
 CHANNEL = "allocations"
+_NOTIFY = text("select pg_notify(:channel, '')")
 
 _STAMPS = {
     AllocationState.PLACING: "placed_at",
@@ -93,7 +95,7 @@ def move_all(
             row |= {"end_reason": end_reason, "end_detail": step.reason or None}
         rows.append(row)
     columns = tuple(name for name in rows[0] if name not in _OF_EVENTS)
-    session.execute(_move_statement(columns), {"rows": document(rows), "actor": actor})
+    send(session, _move_statement(columns), {"rows": document(rows), "actor": actor})
     notify(session)
 
 
@@ -121,4 +123,4 @@ def _values(target: AllocationState, generation: int, now: datetime) -> dict[str
 
 def notify(session: Session) -> None:
     """Wake the controller when this transaction commits. A hint: polling is the truth."""
-    session.execute(text("select pg_notify(:channel, '')"), {"channel": CHANNEL})
+    send(session, _NOTIFY, {"channel": CHANNEL})

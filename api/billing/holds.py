@@ -18,6 +18,7 @@ from api.billing.prices import Price
 from api.billing.tables import Hold, PriceVersion
 from api.bulk import document, recordset, types_of
 from api.clock import from_ms, to_ms, utc_now
+from api.pipeline import send
 from scheduler.money import affordable_ms, worst_case_charge_micro
 
 ACTOR = "controller"
@@ -116,7 +117,7 @@ def write_holds(session: Session, wallets: Wallets, orders: Sequence[HoldOrder])
             accounts = wallets.accounts[order.owner]
             key = HoldKey(order.allocation_id, order.generation, order.customer_id)
             transactions.append(transfer(key, JournalKind.HOLD, 1, (accounts.wallet, accounts.holds), amount))
-    session.execute(_INSERT, {"rows": document(rows)})
+    send(session, _INSERT, {"rows": document(rows)})
     return transactions
 
 
