@@ -1,6 +1,6 @@
 """The loop, one behaviour at a time; `test_loop_faults` mixes them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -39,6 +39,22 @@ def test_a_request_goes_its_way() -> None:
     bench.work()
     assert state(bench, 1) is AllocationState.RELEASED
     assert list(bench.fabric.groups) == ["rg-a1-1"], "kept for the next of its shape"
+
+
+def test_what_starts_does_not_wait_for_the_reasons_of_others() -> None:
+    begun: list[int] = []
+
+    class Asked(Engine):
+        def reasons(self) -> Mapping[int, WaitReason]:
+            begun.append(len(bench.effects))
+            return super().reasons()
+
+    bench = World(Asked, host(1, A100))
+    bench.submit(1)
+    bench.submit(2)
+    cycle = bench.scheduler.cycle()
+    assert begun == [1]
+    assert (cycle.admitted, sum(cycle.reasons.values())) == (1, 2)
 
 
 def test_an_effect_does_not_run_twice_at_once() -> None:
