@@ -49,18 +49,23 @@ def insert_statement(entity: type[Base], columns: tuple[str, ...], tail: str = "
 
 
 def update_rows(session: Session, entity: type[Base], keys: tuple[str, ...], rows: Sequence[Row]) -> None:
-    """Update rows by their `keys`; all name the same columns."""
+    """Update rows by their `keys`, of which the first are numbers; all name the same columns."""
     if rows:
         columns = tuple(name for name in rows[0] if name not in keys)
-        send(session, _update_statement(entity, keys, columns), {"rows": document(rows)})
+        values = {"rows": document(rows), "keys": [row[keys[0]] for row in rows]}
+        send(session, _update_statement(entity, keys, columns), values)
 
 
 def update_sql(entity: type[Base], keys: tuple[str, ...], columns: tuple[str, ...], **more: str) -> str:
-    """`update ... t set` these columns of the rows that have the `keys` of a recordset's. `more`: columns besides."""
+    """`update ... t set` these columns of the rows that have the `keys` of a recordset's. `more`: columns besides.
+
+    The values of the first key are given once more, as `:keys`: by them rows are looked up in an index, even where the
+    statement was planned while its table was small, and joining all of it seemed to be less work.
+    """
     typed = recordset(**types_of(entity, (*keys, *columns)), **more)
     values = ", ".join(f"{name} = r.{name}" for name in columns)
     same = " and ".join(f"t.{name} = r.{name}" for name in keys)
-    return f"update {table_of(entity).name} t set {values} from {typed} where {same}"
+    return f"update {table_of(entity).name} t set {values} from {typed} where {same} and t.{keys[0]} = any(:keys)"
 
 
 @lru_cache(maxsize=256)

@@ -17,8 +17,9 @@ _LOCK = text("select pg_advisory_xact_lock(:lock)")
 _MOMENT = text("select clock_timestamp() as moment")
 
 _HELD = text(
-    "select d.gpu_id, d.milli_from, d.milli_to, a.customer_id from allocation_devices d"
-    " join allocations a on a.id = d.allocation_id where d.gpu_id = any(:ids) and upper_inf(d.period)"
+    "select d.gpu_id, d.milli_from, d.milli_to,"
+    " (select customer_id from allocations a where a.id = d.allocation_id) as customer_id"
+    " from allocation_devices d where d.gpu_id = any(:ids) and upper_inf(d.period)"
 )
 _VACATE = text(
     "update allocation_devices set period = tstzrange(lower(period), greatest(lower(period), :at))"

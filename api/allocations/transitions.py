@@ -95,7 +95,8 @@ def move_all(
             row |= {"end_reason": end_reason, "end_detail": step.reason or None}
         rows.append(row)
     columns = tuple(name for name in rows[0] if name not in _OF_EVENTS)
-    send(session, _move_statement(columns), {"rows": document(rows), "actor": actor})
+    keys = [step.allocation_id for step in steps]
+    send(session, _move_statement(columns), {"rows": document(rows), "keys": keys, "actor": actor})
     notify(session)
 
 

@@ -11,7 +11,7 @@ from scheduler.ports import WaitReason
 
 _WRITE = text(
     f"update allocations a set wait_reason = r.reason from {recordset(id='bigint', reason='jsonb')}"
-    " where a.id = r.id and a.state = 'queued' and a.wait_reason is distinct from r.reason"
+    " where a.id = any(:keys) and a.id = r.id and a.state = 'queued' and a.wait_reason is distinct from r.reason"
 )
 
 
@@ -19,7 +19,7 @@ def record_waits(session: Session, reasons: Mapping[int, WaitReason]) -> None:
     """Write the reasons that have changed, of requests that still wait."""
     rows = [{"id": key, "reason": _shown(reason)} for key, reason in sorted(reasons.items())]
     if rows:
-        session.execute(_WRITE, {"rows": document(rows)})
+        session.execute(_WRITE, {"rows": document(rows), "keys": list(reasons)})
 
 
 def _shown(reason: WaitReason) -> dict[str, Any]:  # Any: JSON

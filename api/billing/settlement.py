@@ -32,7 +32,8 @@ _LOCK = text(
     " h.amount_micro, h.steps, p.currency, p.price_micro_per_gpu_hour"
     " from holds h join price_versions p on p.id = h.price_version_id"
     f" join {recordset(allocation_id='bigint', generation='int')} using (allocation_id, generation)"
-    " where h.billable_until_ms is null order by h.allocation_id, h.generation for no key update of h"
+    " where h.allocation_id = any(:keys) and h.billable_until_ms is null"
+    " order by h.allocation_id, h.generation for no key update of h"
 )
 _PROVEN = text(
     "select m.allocation_id, m.generation, sum(m.milli * m.proven_ms)::bigint as milli_ms,"
@@ -99,7 +100,7 @@ def settle_holds(session: Session, endings: Sequence[Ending], *, now: datetime |
         return
     by_key = {(ending.allocation_id, ending.generation): ending for ending in endings}
     with pipelined(session) as pipeline:
-        locked = pipeline.ask(_LOCK, {"rows": _keys(by_key)})
+        locked = pipeline.ask(_LOCK, {"rows": _keys(by_key), "keys": [ending.allocation_id for ending in endings]})
         totals = _ask_proven(pipeline, by_key)
         delivered = _ask_arrived(pipeline, [(e.allocation_id, *window) for e in endings for window in e.last_windows])
         holds, proven, arrived = locked.all(), totals(), delivered()
