@@ -13,6 +13,7 @@ from api.allocations import endpoints as allocations
 from api.allocations.planner import SocketPlanner
 from api.audit import endpoints as audit
 from api.billing import endpoints as billing
+from api.billing import price_endpoints as prices
 from api.body_limit import BodyLimit, LargeBody
 from api.capacity import endpoints as capacity
 from api.db import Database
@@ -147,6 +148,7 @@ def _api_routers() -> Sequence[APIRouter]:
         machines.router,
         images.router,
         billing.router,
+        prices.router,
         quotas.router,
         capacity.router,
         reservations.router,

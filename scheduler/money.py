@@ -2,6 +2,20 @@
 
 MILLI_PER_GPU = 1000
 MS_PER_HOUR = 3_600_000
+PERMILLE = 1000
+
+
+def discounted_micro(price_micro: int, *, discount_permille: int) -> int:
+    """A price less a discount in thousandths, rounded down to a whole micro-unit: the effective price of a hold.
+
+    It is rounded once, here, and stored; everything else counts with the whole number.
+
+    Raises:
+        ValueError: a negative price, or a discount outside 0 to 1000.
+    """
+    if price_micro < 0 or not 0 <= discount_permille <= PERMILLE:
+        raise ValueError("the price must not be negative, and the discount between 0 and 1000")
+    return price_micro * (PERMILLE - discount_permille) // PERMILLE
 
 
 def cumulative_charge_micro(*, price_micro_per_gpu_hour: int, milli: int, duration_ms: int) -> int:

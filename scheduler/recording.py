@@ -15,7 +15,7 @@ from scheduler.json_values import Json, decode, encode
 from scheduler.plan import Decider, Plan
 from scheduler.ports import Changes, WaitReason
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 class Lines(Protocol):

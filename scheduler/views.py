@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from scheduler.demand import Demand, Version
+from scheduler.prices import Rates
 from scheduler.quota import Limits
 from scheduler.states import AllocationState
 
@@ -106,8 +107,19 @@ class CustomerView:
     weight: float = 1.0
     limits: Limits = field(default_factory=Limits)
     available_micro: int | None = None
-    prices_micro_per_gpu_hour: Mapping[str, int] = field(default_factory=dict)  # by exact model, in its currency
+    prices: Mapping[str, Rates] = field(default_factory=dict)  # by exact model, in its currency
     disabled: bool = False
+    group_prices: Mapping[str, Mapping[str, Rates]] = field(default_factory=dict)
+    """By capacity group and exact model, where they differ."""
+
+    def price_micro(self, request: Request, model: str) -> int | None:
+        """Per GPU hour, on the request's terms; None: the model has no price."""
+        rates = self.prices.get(model)
+        if request.group is not None and self.group_prices:
+            rates = self.group_prices.get(request.group, {}).get(model, rates)
+        if rates is None:
+            return None
+        return rates.at(rates.best(preemptible=request.preemptible, reserved=request.reservation_id is not None))
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,7 +95,6 @@ def _step(grant: Grant, now: datetime) -> Step:
     values: Mapping[str, Any] = {
         "host_id": grant.host_ids[0],
         "host_ids": grant.host_ids,
-        "price_version_id": None if grant.price is None else grant.price.id,
         "run_until": grant.run_until,
         "placed_at": now,
         "wait_reason": None,

@@ -6,7 +6,7 @@ then the next look has it. So nothing falls between two looks.
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -18,11 +18,12 @@ from api.allocations.own_steps import OwnSteps
 from api.allocations.tables import HOLDS, WAITS
 from api.allocations.usage import load_usage
 from api.allocations.views import GPU_COLUMNS, HOST_COLUMNS, REQUEST_COLUMNS, host_of, request_of
-from api.billing.prices import PriceList, load_prices
+from api.billing.prices import Payer, PriceList, load_prices
 from api.pipeline import pipelined
 from api.quotas.service import ask_limits
 from api.settings import Settings
 from scheduler.ports import Changes
+from scheduler.quota import Limits
 from scheduler.states import AllocationState
 from scheduler.views import CapacityGroup, CustomerView, Held, HostView, IdleGroup, Part, Request, Reservation, Usage
 
@@ -220,7 +221,7 @@ class _Reader:
             return [], []
         devices: defaultdict[int, list[Row[Any]]] = defaultdict(list)
         for gpu in self.session.execute(_GPUS, {"ids": [row.id for row in rows]}).all():
-            if self.prices.price_of(gpu.model) is not None:
+            if self.prices.is_priced(gpu.model):
                 devices[gpu.host_id].append(gpu)
         gone = [] if self.complete else sorted(noted - {row.id for row in rows})
         views = [host_of(row, devices[row.id], images.get(row.id) or self.known.images.get(row.id)) for row in rows]
@@ -240,12 +241,18 @@ class _Reader:
             asked = ask_limits(pipeline, wanted)
             customers = pipeline.ask(_CUSTOMERS, {"ids": sorted(wanted)})
             limits, rows = asked.of(wanted), customers.all()
-        prices = {currency: self.prices.by_model(self.models, currency) for currency in {row.currency for row in rows}}
-        views = [
-            CustomerView(row.id, row.weight, limits[row.id], row.available, prices[row.currency], row.disabled)
-            for row in rows
-        ]
+        views = [self._customer(row, limits[row.id]) for row in rows]
         return [view for view in views if self.known.customers.get(view.customer_id) != view]
+
+    def _customer(self, row: Row[Any], limits: Limits) -> CustomerView:
+        """With the prices of what it may rent."""
+        payer = Payer(row.id, row.currency)
+        groups = {
+            group: self.prices.rates(self.models, replace(payer, capacity_group=group))
+            for group in sorted(self.prices.groups_of(row.id))
+        }
+        prices = self.prices.rates(self.models, payer)
+        return CustomerView(row.id, row.weight, limits, row.available, prices, row.disabled, groups)
 
     def _capacity_groups(self) -> list[CapacityGroup] | None:
         if not self._is_noted("capacity_groups"):

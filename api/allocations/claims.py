@@ -98,7 +98,7 @@ def check(session: Session, claim: Claim, demand: Demand) -> list[str]:
                 f"Its reservation can't bear it: {error.detail}", code="reservation_mismatch"
             ) from error
     if demand.shape.gpus:  # nothing else has a price
-        feasibility.check_price(session, models, customer_id=claim.customer_id)
+        feasibility.priced(session, models, customer_id=claim.customer_id, group=claim.run.capacity_group)
     if claim.group is not None and demand.gpu_milli > (most := capacity.reach_milli(session, claim.group)):
         raise Unprocessable(
             f"The capacity group {claim.group.name!r} can hold {_gpus(most)} GPUs, with all that it may borrow; "

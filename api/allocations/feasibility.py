@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from sqlalchemy import and_, select
 from sqlalchemy.orm import Session
 
-from api.billing.prices import price_for
+from api.billing.prices import Payer, load_prices
 from api.clock import utc_now
 from api.errors import Unprocessable
 from api.machines.tables import Gpu, Host
@@ -109,12 +109,19 @@ def _of_kind(left: Sequence[Offer], demand: Demand, what: str) -> Sequence[Offer
     return _new_enough(left, demand.cuda, lambda offer: offer.cuda, "CUDA version", code="cuda_too_old")
 
 
-def check_price(session: Session, models: Sequence[str], *, customer_id: int) -> None:
-    """Raise Unprocessable `no_price` if none of the models has a price in the customer's currency."""
+def priced(session: Session, models: Sequence[str], *, customer_id: int, group: str | None = None) -> list[str]:
+    """Those of the models that have a price for the customer (in its capacity group) now.
+
+    Raises:
+        Unprocessable: `no_price`, none has one in the customer's currency.
+    """
     currency = session.get_one(Customer, customer_id).currency
-    now = utc_now()
-    if all(price_for(session, model, at=now, currency=currency) is None for model in models):
+    prices = load_prices(session, at=utc_now())
+    payer = Payer(customer_id, currency, group)
+    found = [model for model in models if prices.price_of(model, payer) is not None]
+    if models and not found:
         raise Unprocessable(f"Nobody has set a price in {currency} for that GPU model yet.", code="no_price")
+    return found
 
 
 def read_version(text: object) -> Version:

@@ -122,9 +122,7 @@ def _unplace(session: Session, failed: Sequence[PlacementFailed], locked: Mappin
     if failed:
         groups.abandon(session, [change.allocation_id for change in failed])
         steps = [
-            locked[change.allocation_id].step(
-                change, reason=change.reason, price_version_id=None, not_before=change.retry_at
-            )
+            locked[change.allocation_id].step(change, reason=change.reason, not_before=change.retry_at)
             for change in failed
         ]
         move_all(session, steps, AllocationState.QUEUED, actor=ACTOR)

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from api.allocations.request import MAX_NODES, LabelName, ResourceRequest
 from api.environments.schemas import DeviceOut, WaitOut
 from scheduler.plan_protocol import When
+from scheduler.prices import PriceTerms
 
 
 class PlanIn(ResourceRequest):
@@ -33,7 +34,8 @@ class CostOut(BaseModel):
 
     gpu_model: str
     currency: str
-    price_micro_per_gpu_hour: int
+    terms: PriceTerms
+    price_micro_per_gpu_hour: int = Field(description="On these terms, after their discount")
     micro_per_hour: int
     micro_for_limit: int | None = Field(description="For its whole time limit; null: it has none")
 

@@ -9,7 +9,8 @@ from sqlalchemy.orm import Session, aliased
 
 from api.allocations.schemas import AllocationDetail, AllocationEventOut, AllocationSummary
 from api.allocations.tables import Allocation, AllocationDevice, AllocationEvent
-from api.billing.tables import PriceVersion
+from api.billing.holds import is_current_hold
+from api.billing.tables import Hold, PriceVersion
 from api.capacity.tables import CapacityGroup
 from api.db import Moment
 from api.errors import NotFound
@@ -110,7 +111,8 @@ ALL: Select[*tuple[Any, ...]] = (
         Host.name.label("host"),
         _devices().label("devices"),
         Allocation.run_until,
-        PriceVersion.price_micro_per_gpu_hour,
+        Hold.price_micro_per_gpu_hour,
+        Hold.terms.label("price_terms"),
         PriceVersion.currency,
         _wait().label("wait"),
         Allocation.queued_at,
@@ -127,7 +129,8 @@ ALL: Select[*tuple[Any, ...]] = (
     .outerjoin(CapacityGroup, CapacityGroup.id == Allocation.capacity_group_id)
     .outerjoin(Reservation, Reservation.id == Allocation.reservation_id)
     .outerjoin(Host, Host.id == Allocation.host_id)
-    .outerjoin(PriceVersion, PriceVersion.id == Allocation.price_version_id)
+    .outerjoin(Hold, is_current_hold())
+    .outerjoin(PriceVersion, PriceVersion.id == Hold.price_version_id)
 )
 """Every tenant's: for administrators. Its columns are the fields of `AllocationSummary`."""
 

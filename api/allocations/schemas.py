@@ -6,6 +6,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.environments.schemas import DeviceOut, WaitOut
+from scheduler.prices import PriceTerms
 from scheduler.states import AllocationState, EndReason
 
 
@@ -39,7 +40,8 @@ class AllocationSummary(BaseModel):
     host: str | None
     devices: list[DeviceOut]
     run_until: datetime | None
-    price_micro_per_gpu_hour: int | None
+    price_micro_per_gpu_hour: int | None = Field(description="What it is charged by, after the discount of its terms")
+    price_terms: PriceTerms | None
     currency: str | None
     wait: WaitOut | None
     queued_at: datetime

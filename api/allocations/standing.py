@@ -218,10 +218,11 @@ def _customers(rows: Sequence[Any], limits: AskedLimits) -> dict[int, CustomerSt
 
 def _payers(standing: Standing) -> set[tuple[int, str]]:
     """Owners of the wallets that something may be taken from: where a device costs nothing, none need be locked."""
-    models = {gpu.model for gpu in standing.gpus.values()}
-    costly = {
-        currency
-        for currency in {customer.currency for customer in standing.customers.values()}
-        if any(standing.prices.by_model(sorted(models), currency).values())
+    models, prices = sorted({gpu.model for gpu in standing.gpus.values()}), standing.prices
+    currencies = {customer.currency for customer in standing.customers.values()}
+    free = {currency for currency in currencies if prices.is_free(models, currency)}
+    return {
+        (key, customer.currency)
+        for key, customer in standing.customers.items()
+        if customer.currency not in free or prices.is_special(key)
     }
-    return {(key, customer.currency) for key, customer in standing.customers.items() if customer.currency in costly}

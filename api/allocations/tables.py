@@ -104,7 +104,6 @@ class Allocation(Base):
     # what it got
     host_id: Mapped[int | None] = mapped_column(ForeignKey("hosts.id"), index=True)  # the first of `host_ids`
     host_ids: Mapped[list[int]] = mapped_column(ARRAY(BigInteger), server_default="{}")  # in the order of ranks
-    price_version_id: Mapped[int | None] = mapped_column(ForeignKey("price_versions.id"))
     run_until: Mapped[datetime | None] = mapped_column(Moment)
     queued_at: Mapped[datetime] = mapped_column(Moment, server_default=text("now()"))
     placed_at: Mapped[datetime | None] = mapped_column(Moment)

@@ -9,7 +9,7 @@ from api.allocations.groups import Taken, Wanted
 from api.allocations.leases import Terms, admitted, lease_kind
 from api.allocations.standing import CustomerStanding, HostStanding, Locked, Standing
 from api.billing.holds import HoldOrder
-from api.billing.prices import Price
+from api.billing.prices import Payer, Quote
 from api.clock import to_ms
 from scheduler.demand import Demand
 from scheduler.gpu_model import matches
@@ -31,7 +31,6 @@ class Grant:
     locked: Locked
     host_ids: tuple[int, ...]
     host_name: str  # the first one's
-    price: Price | None  # None: no device, and nothing to pay
     shares: Sequence[Share]
     run_until: datetime
     hold: HoldOrder | None
@@ -64,7 +63,7 @@ def judge(standing: Standing, placement: Placement) -> Grant | WaitReason:
 def _grant(standing: Standing, locked: Locked, placement: Placement, model: str | None) -> Grant:
     request = locked.request
     customer = standing.customers[request.customer_id]
-    price = None if model is None else _price(standing, customer, model)
+    price = None if model is None else _price(standing, customer, request, model)
     after = _within_quota(standing, customer, request)
     shares = _take_shares(standing, request, placement)
     run_until = _run_until(standing, request, shares)
@@ -82,7 +81,6 @@ def _grant(standing: Standing, locked: Locked, placement: Placement, model: str 
         locked=locked,
         host_ids=host_ids,
         host_name=standing.hosts[host_ids[0]].name,
-        price=price,
         shares=shares,
         run_until=run_until,
         hold=hold,
@@ -91,11 +89,11 @@ def _grant(standing: Standing, locked: Locked, placement: Placement, model: str 
     )
 
 
-def _price(standing: Standing, customer: CustomerStanding, model: str) -> Price:
-    price = standing.prices.price_of(model, customer.currency)
+def _price(standing: Standing, customer: CustomerStanding, request: Request, model: str) -> Quote:
+    price = standing.prices.price_of(model, Payer(request.customer_id, customer.currency, request.group))
     if price is None:
         raise _RefusedError("no_price", f"No price in {customer.currency} is set for {model}.")
-    return price
+    return price.quote(preemptible=request.preemptible, reserved=request.reservation_id is not None)
 
 
 def _terms(standing: Standing, locked: Locked, run_until: datetime) -> Terms:
@@ -223,7 +221,7 @@ def _run_until(standing: Standing, request: Request, shares: Sequence[Share]) ->
     return min([until, *(standing.reserved[share.gpu_id][1] for share in shares if share.gpu_id in standing.reserved)])
 
 
-def _order(standing: Standing, locked: Locked, price: Price, until: datetime) -> HoldOrder:
+def _order(standing: Standing, locked: Locked, price: Quote, until: datetime) -> HoldOrder:
     request = locked.request
     return HoldOrder(
         allocation_id=request.allocation_id,
@@ -267,7 +265,7 @@ def _obstacle(what: str) -> _RefusedError:
     return _RefusedError(NO_CAPACITY, f"It was about to start, but {what}; it is tried again at once.")
 
 
-def _unpaid(request: Request, price: Price) -> _RefusedError:
+def _unpaid(request: Request, price: Quote) -> _RefusedError:
     minutes = -(-request.hold_s // 60)
     detail = (
         f"It would start now, but the balance does not cover its first {minutes} minutes "

@@ -12,7 +12,7 @@ from api.allocations.plan_schemas import CostOut, LimitOut, PlanIn, PlannedHost,
 from api.allocations.planner import Planner
 from api.allocations.request import amounts, demand_of
 from api.billing.journal import balance
-from api.billing.prices import price_for
+from api.billing.prices import Payer, load_prices
 from api.clock import utc_now
 from api.db import Database
 from api.environments.schemas import DeviceOut, WaitOut
@@ -136,7 +136,7 @@ def _ask(session: Session, principal: Principal, wanted: PlanIn, terms: _Terms, 
         hold_s=terms.hold_s,
         reservation_id=claim.reservation.id if claim.reservation else None,
     )
-    costs = _costs(session, customer, demand, models, limit_s=terms.cost_s, now=now)
+    costs = _costs(session, request, models, customer.currency, limit_s=terms.cost_s)
     limits = _limits(session, customer, demand, costs, hold=timedelta(seconds=terms.hold_s))
     return _Asked(PlanQuestion(request), costs, limits)
 
@@ -151,24 +151,27 @@ def _image_reference(session: Session, name: str | None) -> str:
 
 
 def _costs(
-    session: Session, customer: Customer, demand: Demand, models: Sequence[str], *, limit_s: int | None, now: datetime
+    session: Session, request: Request, models: Sequence[str], currency: str, *, limit_s: int | None
 ) -> list[CostOut]:
     costs = []
+    prices, payer = load_prices(session, at=request.queued_at), Payer(request.customer_id, currency, request.group)
     for model in models:
-        price = price_for(session, model, at=now, currency=customer.currency)
+        price = prices.price_of(model, payer)
         if price is None:
             continue
-        micro = price.price_micro_per_gpu_hour
+        quote = price.quote(preemptible=request.preemptible, reserved=request.reservation_id is not None)
+        micro = quote.price_micro_per_gpu_hour
 
         def charge(duration_ms: int, micro: int = micro) -> int:
             return cumulative_charge_micro(
-                price_micro_per_gpu_hour=micro, milli=demand.gpu_milli, duration_ms=duration_ms
+                price_micro_per_gpu_hour=micro, milli=request.demand.gpu_milli, duration_ms=duration_ms
             )
 
         costs.append(
             CostOut(
                 gpu_model=model,
-                currency=price.currency,
+                currency=quote.currency,
+                terms=quote.terms,
                 price_micro_per_gpu_hour=micro,
                 micro_per_hour=charge(_HOUR_MS),
                 micro_for_limit=None if limit_s is None else charge(limit_s * _MS),

@@ -32,7 +32,7 @@ def charge(
             continue
         meter.proven_ms += gained_ms
         total = cumulative_charge_micro(
-            price_micro_per_gpu_hour=price.price_micro_per_gpu_hour, milli=meter.milli, duration_ms=meter.proven_ms
+            price_micro_per_gpu_hour=meter.price_micro_per_gpu_hour, milli=meter.milli, duration_ms=meter.proven_ms
         )
         entries.append(Entry(accounts.holds, meter.charged_micro - total, meter.id, gained_ms))
         meter.charged_micro = total
@@ -72,6 +72,8 @@ def _meters(session: Session, hold: Hold, milli: Mapping[int, int]) -> dict[int,
             customer_id=hold.customer_id,
             milli=milli[gpu_id],
             price_version_id=hold.price_version_id,
+            terms=hold.terms,
+            price_micro_per_gpu_hour=hold.price_micro_per_gpu_hour,
             proven_ms=0,
             charged_micro=0,
         )

@@ -1,4 +1,4 @@
-"""Prices and top-ups for administrators; balance, usage, statement and journal for customers."""
+"""Top-ups for administrators; balance, usage, statement and journal for customers."""
 
 from datetime import UTC, datetime
 from typing import Annotated
@@ -14,20 +14,17 @@ from api.billing.journal import Balance, balance
 from api.billing.schemas import (
     BalanceOut,
     JournalOut,
-    PriceIn,
-    PriceOut,
     StatementOut,
     TopUpIn,
     TopUpOut,
     UsageOut,
 )
 from api.billing.statement import Period
-from api.billing.tables import PriceVersion
 from api.clock import utc_now
 from api.deps import DatabaseDep, PrincipalDep
 from api.errors import NotFound, Unprocessable
 from api.idempotency.once import OnceDep
-from api.pagination import CursorQuery, LimitQuery, Page, page_of
+from api.pagination import CursorQuery, LimitQuery, Page
 from api.problems import problems
 from api.tenants.tables import Customer
 
@@ -38,23 +35,6 @@ FromQuery = Annotated[
     AwareDatetime | None, Query(alias="from", description="Inclusive; the beginning of this month (UTC) by default")
 ]
 ToQuery = Annotated[AwareDatetime | None, Query(alias="to", description="Exclusive; now by default")]
-
-
-@router.get("/admin/prices", responses=problems(400))
-def list_prices(database: DatabaseDep, limit: LimitQuery = 50, cursor: CursorQuery = None) -> Page[PriceOut]:
-    """Every price version, newest first."""
-    query, key = select(PriceVersion), PriceVersion.__table__.c.id
-    return page_of(database, query, lambda row: service.price_view(row[0]), key=key, cursor=cursor, limit=limit)
-
-
-@router.post("/admin/prices", status_code=201, responses=problems(409))
-def add_price(body: PriceIn, database: DatabaseDep, principal: PrincipalDep, once: OnceDep) -> PriceOut:
-    """Add a price version. It never changes; what was placed before it keeps the version that it has."""
-    if body.effective_from is not None and not EARLIEST <= body.effective_from < LATEST:
-        raise Unprocessable("`effective_from` must lie between the years 2000 and 9000.")
-    return database.transact(
-        lambda session: once.run(session, PriceOut, lambda: service.add_price(session, principal, body))
-    )
 
 
 @router.post("/admin/customers/{customer_id}/top-up", status_code=201, responses=problems(404, 409))

@@ -8,13 +8,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import text
+from sqlalchemy import ColumnElement, and_, text
 from sqlalchemy.orm import Session
 
 from api.allocations.tables import Allocation
 from api.billing.accounts import Accounts, Owner, accounts_of, customer_accounts, lock_accounts
 from api.billing.journal import Entry, JournalKind, Transaction, post_all
-from api.billing.prices import Price
+from api.billing.prices import Quote
 from api.billing.tables import Hold, PriceVersion
 from api.bulk import document, recordset, types_of
 from api.clock import from_ms, to_ms, utc_now
@@ -32,6 +32,8 @@ _COLUMNS = (
     "generation",
     "customer_id",
     "price_version_id",
+    "terms",
+    "price_micro_per_gpu_hour",
     "devices_milli",
     "devices",
     "starts_ms",
@@ -55,7 +57,7 @@ class HoldOrder:
     allocation_id: int
     generation: int
     customer_id: int
-    price: Price
+    price: Quote
     devices_milli: int
     devices: int
     starts_ms: int
@@ -147,6 +149,13 @@ def extend_hold(
     return from_ms(hold.covers_until_ms)
 
 
+def is_current_hold() -> ColumnElement[bool]:
+    """For a join: `Hold` is that of what `Allocation` has or had; one that waits has none, whatever it had before."""
+    return and_(
+        Hold.allocation_id == Allocation.id, Hold.generation == Allocation.generation, Allocation.host_id.is_not(None)
+    )
+
+
 def worst_micro(price_micro_per_gpu_hour: int, milli: int, duration_ms: int, *, devices: int) -> int:
     """The most that all devices together can be charged for that time, however it is split between them."""
     exact = worst_case_charge_micro(
@@ -192,12 +201,14 @@ def buy(session: Session, hold: Hold, accounts: Accounts, amount: int) -> None:
     session.flush()
 
 
-def _row(order: HoldOrder, amount: int) -> dict[str, int]:
+def _row(order: HoldOrder, amount: int) -> dict[str, int | str]:
     return {
         "allocation_id": order.allocation_id,
         "generation": order.generation,
         "customer_id": order.customer_id,
-        "price_version_id": order.price.id,
+        "price_version_id": order.price.price_version_id,
+        "terms": order.price.terms,
+        "price_micro_per_gpu_hour": order.price.price_micro_per_gpu_hour,
         "devices_milli": order.devices_milli,
         "devices": order.devices,
         "starts_ms": order.starts_ms,
@@ -214,9 +225,9 @@ def _rounding(price_micro_per_gpu_hour: int, devices: int) -> int:
 
 
 def _extend(session: Session, hold: Hold, until_ms: int) -> None:
-    price = session.get_one(PriceVersion, hold.price_version_id)
-    per_gpu_hour = price.price_micro_per_gpu_hour
-    accounts = customer_accounts(session, hold.customer_id, price.currency)
+    per_gpu_hour = hold.price_micro_per_gpu_hour
+    currency = session.get_one(PriceVersion, hold.price_version_id).currency
+    accounts = customer_accounts(session, hold.customer_id, currency)
     wallet = lock_accounts(session, (accounts.wallet, accounts.holds))[accounts.wallet]
     # What was bought so far covers starts..covers_until exactly; what it must become is counted from the start
     # too, so that rounding up does not accumulate over the steps.

@@ -1,8 +1,14 @@
-"""Price versions: immutable, each in force from a moment until a later version for the same words replaces it."""
+"""Price versions: immutable, each in force from a moment until a later version of the same reach replaces it.
 
+A version is of the list, of one customer, or of one of a customer's capacity groups. The narrower reach wins, whatever
+the model's words; then the version with more words; then the later one.
+"""
+
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import StrEnum
 
 from sqlalchemy import text
 from sqlalchemy.orm import Session
@@ -11,51 +17,133 @@ from api.billing.tables import PriceVersion
 from api.clock import utc_now
 from api.pipeline import Pipeline, pipelined
 from scheduler.gpu_model import matches, words
+from scheduler.prices import PriceTerms, Rates
 
 MAX_VERSIONS = 10_000
 """How many versions a look-up reads at most, the latest first."""
 _VERSIONS = text(
-    "select id, gpu_model, currency, price_micro_per_gpu_hour, effective_from from price_versions"
-    " order by effective_from desc, id desc limit :most"
+    "select id, gpu_model, currency, price_micro, effective_from, customer_id, capacity_group,"
+    " preemptible_discount_permille, reserved_discount_permille from price_versions"
+    " where unit = 'gpu_hour' order by effective_from desc, id desc limit :most"
 )
+
+
+class PriceUnit(StrEnum):
+    """What a price is of."""
+
+    GPU_HOUR = "gpu_hour"
+    CPU_CORE_HOUR = "cpu_core_hour"
+    MEMORY_GIB_HOUR = "memory_gib_hour"
+    VOLUME_GIB_MONTH = "volume_gib_month"
+    EGRESS_GIB = "egress_gib"
+
+
+@dataclass(frozen=True, slots=True)
+class Payer:
+    """Whose price is looked for."""
+
+    customer_id: int
+    currency: str
+    capacity_group: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """What a request pays: a version on the request's terms, in micro-units after the discount."""
+
+    price_version_id: int
+    currency: str
+    terms: PriceTerms
+    price_micro_per_gpu_hour: int
 
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """A version as it was read."""
+    """A version as it was read, of GPU hours."""
 
     id: int
     gpu_model: str
     currency: str
-    price_micro_per_gpu_hour: int
+    price_micro: int
     effective_from: datetime
+    customer_id: int | None = None
+    capacity_group: str | None = None
+    preemptible_discount_permille: int = 0
+    reserved_discount_permille: int = 0
+
+    @property
+    def rates(self) -> Rates:
+        return Rates.of(
+            self.price_micro,
+            preemptible_permille=self.preemptible_discount_permille,
+            reserved_permille=self.reserved_discount_permille,
+        )
+
+    def quote(self, *, preemptible: bool, reserved: bool) -> Quote:
+        rates = self.rates
+        terms = rates.best(preemptible=preemptible, reserved=reserved)
+        return Quote(self.id, self.currency, terms, rates.at(terms))
+
+    def is_for(self, payer: Payer) -> bool:
+        return (
+            self.currency == payer.currency
+            and self.customer_id in (None, payer.customer_id)
+            and self.capacity_group in (None, payer.capacity_group)
+        )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PriceList:
     """The versions in force at a moment, with what was looked up in them. `next_change`: when a later one begins."""
 
     versions: Sequence[Price]
     next_change: datetime | None = None
-    _found: dict[tuple[str, str | None], Price | None] = field(default_factory=dict)
+    _own: dict[int, list[Price]] = field(init=False)  # by customer
+    _listed: list[Price] = field(init=False)
+    _found: dict[tuple[str, str], Price | None] = field(default_factory=dict)  # of the list, by model and currency
 
-    def price_of(self, gpu_model: str, currency: str | None = None) -> Price | None:
-        """What a device of this model costs, in that currency or any.
+    def __post_init__(self) -> None:
+        own: defaultdict[int, list[Price]] = defaultdict(list)
+        for price in self.versions:
+            if price.customer_id is not None:
+                own[price.customer_id].append(price)
+        self._own = dict(own)
+        self._listed = [price for price in self.versions if price.customer_id is None]
 
-        Among the versions whose words the model has, the ones with most words win; of those the latest effective. None
-        if the model has no price.
-        """
+    def price_of(self, gpu_model: str, payer: Payer) -> Price | None:
+        """What a device of this model costs them; None if it has no price for them."""
+        own = [price for price in self._own.get(payer.customer_id, ()) if price.is_for(payer)]
+        return _latest(own, gpu_model) or self._of_list(gpu_model, payer.currency)
+
+    def is_priced(self, gpu_model: str) -> bool:
+        """Whether a device of this model has a price, for anybody."""
+        return any(matches(price.gpu_model, gpu_model) for price in self.versions)
+
+    def is_special(self, customer_id: int) -> bool:
+        """Whether the customer, or one of its capacity groups, has prices of its own."""
+        return customer_id in self._own
+
+    def groups_of(self, customer_id: int) -> set[str]:
+        """Its capacity groups with prices of their own."""
+        own = self._own.get(customer_id, ())
+        return {price.capacity_group for price in own if price.capacity_group is not None}
+
+    def rates(self, gpu_models: Sequence[str], payer: Payer) -> Mapping[str, Rates]:
+        """Of those models that have a price for them."""
+        found = ((model, self.price_of(model, payer)) for model in gpu_models)
+        return {model: price.rates for model, price in found if price is not None}
+
+    def is_free(self, gpu_models: Sequence[str], currency: str) -> bool:
+        """Whether the list asks nothing for any of the models."""
+        found = (self._of_list(model, currency) for model in gpu_models)
+        return not any(price.price_micro for price in found if price is not None)
+
+    def _of_list(self, gpu_model: str, currency: str) -> Price | None:
         key = gpu_model, currency
         if key not in self._found:
-            fitting = [price for price in self.versions if currency in (None, price.currency)]
-            fitting = [price for price in fitting if matches(price.gpu_model, gpu_model)]
-            self._found[key] = max(fitting, key=_precedence, default=None)
+            fitting = [price for price in self._listed if price.currency == currency]
+            self._found[key] = _latest(fitting, gpu_model)
         return self._found[key]
-
-    def by_model(self, gpu_models: Sequence[str], currency: str) -> Mapping[str, int]:
-        """Micro-units per GPU hour of those models that have a price in the currency."""
-        found = ((model, self.price_of(model, currency)) for model in gpu_models)
-        return {model: price.price_micro_per_gpu_hour for model, price in found if price is not None}
 
 
 def load_prices(session: Session, *, at: datetime) -> PriceList:
@@ -76,30 +164,44 @@ def ask_prices(pipeline: Pipeline, *, at: datetime) -> Callable[[], PriceList]:
     return told
 
 
-def price_for(session: Session, gpu_model: str, *, at: datetime, currency: str | None = None) -> Price | None:
-    """What a device of this model costs at a moment; None if it has no price (in that currency)."""
-    return load_prices(session, at=at).price_of(gpu_model, currency)
-
-
 def create_price(
     session: Session,
     *,
-    gpu_model: str,
-    price_micro_per_gpu_hour: int,
+    gpu_model: str | None,
+    price_micro: int,
+    unit: PriceUnit = PriceUnit.GPU_HOUR,
     currency: str = "USD",
     effective_from: datetime | None = None,
+    customer_id: int | None = None,
+    capacity_group: str | None = None,
+    preemptible_discount_permille: int = 0,
+    reserved_discount_permille: int = 0,
 ) -> PriceVersion:
-    """Add a version, in force from now unless told otherwise. What was placed before keeps the version it has."""
+    """Add a version, in force from now unless told otherwise. What was placed before keeps the price that it has.
+
+    `customer_id` is that of the capacity group, where one is named.
+    """
     price = PriceVersion(
+        unit=unit,
         gpu_model=gpu_model,
-        price_micro_per_gpu_hour=price_micro_per_gpu_hour,
+        price_micro=price_micro,
         currency=currency,
         effective_from=effective_from or utc_now(),
+        customer_id=customer_id,
+        capacity_group=capacity_group,
+        preemptible_discount_permille=preemptible_discount_permille,
+        reserved_discount_permille=reserved_discount_permille,
     )
     session.add(price)
     session.flush()
     return price
 
 
-def _precedence(price: Price) -> tuple[int, datetime, int]:
-    return len(words(price.gpu_model)), price.effective_from, price.id
+def _latest(prices: Sequence[Price], gpu_model: str) -> Price | None:
+    fitting = [price for price in prices if matches(price.gpu_model, gpu_model)]
+    return max(fitting, key=_precedence, default=None)
+
+
+def _precedence(price: Price) -> tuple[bool, bool, int, datetime, int]:
+    group, customer = price.capacity_group is not None, price.customer_id is not None
+    return group, customer, len(words(price.gpu_model)), price.effective_from, price.id

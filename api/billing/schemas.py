@@ -4,34 +4,15 @@ from datetime import datetime
 from typing import Annotated
 from uuid import UUID
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from api.billing.journal import JournalKind
+from scheduler.prices import PriceTerms
 
-MAX_PRICE_MICRO = 10**12
 MAX_TOP_UP_MICRO = 10**15
 
-GpuModel = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._+()/-]{0,99}$")]
 Currency = Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")]
 Note = Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00-\x1f]*$")]
-
-
-class PriceIn(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    gpu_model: GpuModel
-    price_micro_per_gpu_hour: int = Field(ge=0, le=MAX_PRICE_MICRO)
-    currency: Currency = "USD"
-    effective_from: AwareDatetime | None = Field(default=None, description="From when on; now by default")
-
-
-class PriceOut(BaseModel):
-    id: UUID
-    gpu_model: str
-    currency: str
-    price_micro_per_gpu_hour: int
-    effective_from: datetime
-    created_at: datetime
 
 
 class TopUpIn(BaseModel):
@@ -77,12 +58,13 @@ class UsageOut(BaseModel):
     duration_ms: int
     amount_micro: int
     price_version: UUID
+    terms: PriceTerms
     price_micro_per_gpu_hour: int
     currency: str
 
 
 class StatementLine(BaseModel):
-    """What one allocation was charged in the period, per GPU model and price version."""
+    """What one allocation was charged in the period, per GPU model and price."""
 
     environment_id: UUID | None
     environment: str | None
@@ -91,6 +73,7 @@ class StatementLine(BaseModel):
     allocation_id: UUID
     gpu_model: str
     price_version: UUID
+    terms: PriceTerms
     price_micro_per_gpu_hour: int
     currency: str
     duration_ms: int

@@ -9,13 +9,10 @@ from sqlalchemy.orm import Session
 from api.audit.service import record
 from api.billing import statement
 from api.billing.journal import Balance, balance, top_up
-from api.billing.prices import create_price
 from api.billing.schemas import (
     BalanceOut,
     JournalOut,
     PostingOut,
-    PriceIn,
-    PriceOut,
     StatementLine,
     StatementOut,
     StatementTotals,
@@ -24,7 +21,6 @@ from api.billing.schemas import (
     UsageOut,
 )
 from api.billing.statement import Period
-from api.billing.tables import PriceVersion
 from api.clock import from_ms
 from api.errors import NotFound
 from api.ids import new_uid
@@ -32,25 +28,7 @@ from api.pagination import Page
 from api.principal import Principal
 from api.tenants.tables import Customer
 from scheduler.money import cumulative_charge_micro
-
-
-def add_price(session: Session, principal: Principal, body: PriceIn) -> PriceOut:
-    price = create_price(
-        session,
-        gpu_model=body.gpu_model,
-        price_micro_per_gpu_hour=body.price_micro_per_gpu_hour,
-        currency=body.currency,
-        effective_from=body.effective_from,
-    )
-    record(
-        session,
-        actor=principal.actor,
-        action="price.create",
-        target=f"price:{price.uid}",
-        address=principal.address,
-        details=body.model_dump(mode="json"),
-    )
-    return price_view(price)
+from scheduler.prices import PriceTerms
 
 
 def add_money(session: Session, principal: Principal, customer_uid: UUID, body: TopUpIn) -> TopUpOut:
@@ -79,17 +57,6 @@ def add_money(session: Session, principal: Principal, customer_uid: UUID, body: 
     )
     after = balance_view(balance(session, customer_id))
     return TopUpOut(id=made.uid, amount_micro=body.amount_micro, **after.model_dump())
-
-
-def price_view(price: PriceVersion) -> PriceOut:
-    return PriceOut(
-        id=price.uid,
-        gpu_model=price.gpu_model,
-        currency=price.currency,
-        price_micro_per_gpu_hour=price.price_micro_per_gpu_hour,
-        effective_from=price.effective_from,
-        created_at=price.created_at,
-    )
 
 
 def balance_view(found: Balance) -> BalanceOut:
@@ -156,6 +123,7 @@ def _usage(row: Row[Any]) -> UsageOut:
         # Differences of the cumulative charge: they add up to what the meter was charged, to the unit.
         amount_micro=_charge(row, after) - _charge(row, before),
         price_version=row.price_uid,
+        terms=PriceTerms(row.terms),
         price_micro_per_gpu_hour=row.price_micro_per_gpu_hour,
         currency=row.currency,
     )
@@ -176,6 +144,7 @@ def _line(row: Row[Any]) -> StatementLine:
         allocation_id=row.allocation_uid,
         gpu_model=row.gpu_model,
         price_version=row.price_uid,
+        terms=PriceTerms(row.terms),
         price_micro_per_gpu_hour=row.price_micro_per_gpu_hour,
         currency=row.currency,
         duration_ms=int(row.duration_ms),

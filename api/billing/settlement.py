@@ -29,7 +29,7 @@ _Window = tuple[int, str, int]  # (allocation id, boot id, sequence)
 
 _LOCK = text(
     "select h.allocation_id, h.generation, h.customer_id, h.devices_milli, h.devices, h.starts_ms, h.covers_until_ms,"
-    " h.amount_micro, h.steps, p.currency, p.price_micro_per_gpu_hour"
+    " h.amount_micro, h.steps, h.price_micro_per_gpu_hour, p.currency"
     " from holds h join price_versions p on p.id = h.price_version_id"
     f" join {recordset(allocation_id='bigint', generation='int')} using (allocation_id, generation)"
     " where h.allocation_id = any(:keys) and h.billable_until_ms is null"
@@ -175,13 +175,13 @@ def reopen_hold(session: Session, hold: Hold) -> bool:
 
     The caller has locked the hold. False if the wallet does not cover it.
     """
-    price = session.get_one(PriceVersion, hold.price_version_id)
-    accounts = customer_accounts(session, hold.customer_id, price.currency)
+    currency = session.get_one(PriceVersion, hold.price_version_id).currency
+    accounts = customer_accounts(session, hold.customer_id, currency)
     key = hold.allocation_id, hold.generation
     assert hold.billable_until_ms is not None
     amount = unproven_micro(
         proven_totals(session, [key]).get(key, Proven()),
-        price_micro_per_gpu_hour=price.price_micro_per_gpu_hour,
+        price_micro_per_gpu_hour=hold.price_micro_per_gpu_hour,
         devices_milli=hold.devices_milli,
         devices=hold.devices,
         length_ms=hold.billable_until_ms - hold.starts_ms,

@@ -79,7 +79,7 @@ def lines(
     query = (
         select(sums, Environment.uid.label("environment_uid"), Environment.name.label("environment"))
         .add_columns(Task.uid.label("task_uid"), Task.name.label("task"))
-        .add_columns(PriceVersion.uid.label("price_uid"), PriceVersion.price_micro_per_gpu_hour, PriceVersion.currency)
+        .add_columns(PriceVersion.uid.label("price_uid"), PriceVersion.currency)
         .join(PriceVersion, PriceVersion.id == sums.c.price_version_id)
         .outerjoin(Environment, Environment.id == sums.c.environment_id)
         .outerjoin(Task, Task.id == sums.c.task_id)
@@ -96,6 +96,8 @@ def _line_sums(customer_id: int, period: Period) -> Select[*tuple[Any, ...]]:
             Allocation.uid.label("allocation_uid"),
             Gpu.model.label("gpu_model"),
             UsageMeter.price_version_id,
+            UsageMeter.terms,
+            UsageMeter.price_micro_per_gpu_hour,
             func.sum(Posting.duration_ms).label("duration_ms"),
             (-func.sum(Posting.amount_micro)).label("amount_micro"),
         )
@@ -106,7 +108,8 @@ def _line_sums(customer_id: int, period: Period) -> Select[*tuple[Any, ...]]:
         .join(Allocation, Allocation.id == UsageMeter.allocation_id)
         .where(JournalTransaction.customer_id == customer_id)
         .where(JournalTransaction.at >= period.start, JournalTransaction.at < period.end)
-        .group_by(Hold.environment_id, Hold.task_id, Allocation.uid, Gpu.model, UsageMeter.price_version_id)
+        .group_by(Hold.environment_id, Hold.task_id, Allocation.uid, Gpu.model)
+        .group_by(UsageMeter.price_version_id, UsageMeter.terms, UsageMeter.price_micro_per_gpu_hour)
     )
 
 
@@ -124,7 +127,8 @@ def intervals(
         select(UsageInterval.from_ms, UsageInterval.to_ms, UsageMeter.milli, before.label("before_ms"))
         .add_columns(Allocation.uid.label("allocation_uid"), UsageMeter.generation)
         .add_columns(Gpu.uuid.label("gpu_uuid"), Gpu.model.label("gpu_model"), Gpu.simulated)
-        .add_columns(PriceVersion.uid.label("price_uid"), PriceVersion.price_micro_per_gpu_hour, PriceVersion.currency)
+        .add_columns(UsageMeter.terms, UsageMeter.price_micro_per_gpu_hour)
+        .add_columns(PriceVersion.uid.label("price_uid"), PriceVersion.currency)
         .add_columns(Environment.uid.label("environment_uid"), Environment.name.label("environment"))
         .add_columns(Task.uid.label("task_uid"), Task.name.label("task"))
         .join(UsageMeter, UsageMeter.id == UsageInterval.meter_id)

@@ -13,15 +13,31 @@ from api.ids import new_uid
 
 
 class PriceVersion(Base):
-    """Immutable. The latest effective version whose model words match a device's is its price; more words win."""
+    """Immutable. Which one is in force for a device and a customer, `prices.py` says."""
 
     __tablename__ = "price_versions"
-    __table_args__ = (CheckConstraint("price_micro_per_gpu_hour >= 0", name="price"),)
+    __table_args__ = (
+        CheckConstraint("price_micro >= 0", name="price"),
+        CheckConstraint(
+            "unit in ('gpu_hour', 'cpu_core_hour', 'memory_gib_hour', 'volume_gib_month', 'egress_gib')", name="unit"
+        ),
+        CheckConstraint("(unit = 'gpu_hour') = (gpu_model is not null)", name="model"),
+        CheckConstraint("capacity_group is null or customer_id is not null", name="reach"),
+        CheckConstraint(
+            "preemptible_discount_permille between 0 and 1000 and reserved_discount_permille between 0 and 1000",
+            name="discounts",
+        ),
+    )
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     uid: Mapped[UUID] = mapped_column(unique=True, default=new_uid)
-    gpu_model: Mapped[str]
+    unit: Mapped[str] = mapped_column(server_default="gpu_hour")  # PriceUnit in prices.py
+    gpu_model: Mapped[str | None]
     currency: Mapped[str] = mapped_column(server_default="USD")
-    price_micro_per_gpu_hour: Mapped[int] = mapped_column(BigId)
+    price_micro: Mapped[int] = mapped_column(BigId)  # of one unit, before discounts
+    customer_id: Mapped[int | None] = mapped_column(ForeignKey("customers.id"))  # theirs alone; null: the list's
+    capacity_group: Mapped[str | None]  # this one's of theirs alone, by name: groups come and go, versions stay
+    preemptible_discount_permille: Mapped[int] = mapped_column(server_default=text("0"))
+    reserved_discount_permille: Mapped[int] = mapped_column(server_default=text("0"))
     effective_from: Mapped[datetime] = mapped_column(Moment, server_default=text("now()"))
     created_at: Mapped[datetime] = mapped_column(Moment, server_default=text("now()"))
 
@@ -107,6 +123,8 @@ class Hold(Base):
     environment_id: Mapped[int | None] = mapped_column(ForeignKey("environments.id"))  # what the statement calls it,
     task_id: Mapped[int | None] = mapped_column(ForeignKey("tasks.id"))  # or this
     price_version_id: Mapped[int] = mapped_column(ForeignKey("price_versions.id"))
+    terms: Mapped[str]  # PriceTerms in scheduler/prices.py: which of the version's discounts counts
+    price_micro_per_gpu_hour: Mapped[int] = mapped_column(BigId)  # after it: what everything is counted with
     devices_milli: Mapped[int]
     devices: Mapped[int]
     starts_ms: Mapped[int] = mapped_column(BigId)

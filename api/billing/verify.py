@@ -58,9 +58,23 @@ left join lateral (
 ) w on true
 where m.proven_ms <> coalesce(w.total, 0) limit :most
 """
+_PRICES = """
+select format('%s %s has a price of %s an hour, its version asks for %s on its terms',
+              kind, id, price, asked * (1000 - permille) / 1000)
+from (
+  select kind, s.id, s.price, p.price_micro asked, case s.terms when 'preemptible' then preemptible_discount_permille
+    when 'reserved' then reserved_discount_permille else 0 end permille
+  from (
+    select 'meter' kind, id::text, price_version_id, terms, price_micro_per_gpu_hour price from usage_meters
+    union all
+    select 'hold', format('%s:%s', allocation_id, generation), price_version_id, terms, price_micro_per_gpu_hour
+    from holds
+  ) s join price_versions p on p.id = s.price_version_id
+) priced
+where price <> asked * (1000 - permille) / 1000 limit :most
+"""
 _CHARGES = """
-select m.id, m.charged_micro, m.proven_ms, m.milli, p.price_micro_per_gpu_hour
-from usage_meters m join price_versions p on p.id = m.price_version_id
+select id, charged_micro, proven_ms, milli, price_micro_per_gpu_hour from usage_meters
 """
 
 
@@ -70,7 +84,7 @@ def check(session: Session) -> list[str]:
     Reads everything once: for tests and `remotegpud doctor`, not for every minute.
     """
     findings: list[str] = []
-    for query in (_UNBALANCED, _BALANCES, _CUSTOMERS, _HOLDS, _INTERVALS, _POSTINGS, _WINDOWS):
+    for query in (_UNBALANCED, _BALANCES, _CUSTOMERS, _HOLDS, _INTERVALS, _POSTINGS, _WINDOWS, _PRICES):
         findings += session.scalars(text(query), {"most": MAX_FINDINGS})
     return findings + _wrong_charges(session)
 

@@ -96,7 +96,7 @@ def options(session: Session, username: str) -> HubOptions:
     limit = effective_limits(session, customer.id).gpus
     return HubOptions(
         images=[ImageOption(name=image.name, description=image.description) for image in images],
-        models=model_offers(session, currency=customer.currency),
+        models=model_offers(session, customer=customer),
         balance_micro=session.scalar(wallet) or 0,
         max_gpus=MAX_GPUS if limit is None else min(limit, MAX_GPUS),
         max_priority=customer.priority_ceiling,

@@ -10,7 +10,8 @@ from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
 from api.allocations.tables import Allocation, AllocationDevice
-from api.billing.tables import PriceVersion
+from api.billing.holds import is_current_hold
+from api.billing.tables import Hold
 from api.environments.tables import Environment
 from api.errors import NotFound
 from api.identity.tables import User
@@ -18,6 +19,7 @@ from api.images.tables import Image
 from api.machines.tables import Gpu, Host
 from api.principal import Principal, Role
 from api.tenants.tables import Workspace
+from scheduler.prices import PriceTerms
 from scheduler.states import AllocationState, EnvironmentState
 
 MAX_LISTED = 1000  # environments of one user on one page of the Hub
@@ -42,6 +44,7 @@ class Loaded:
     allocation: Allocation | None
     host: str | None
     price_micro_per_gpu_hour: int | None
+    price_terms: PriceTerms | None
     devices: Sequence[Device]
 
 
@@ -99,14 +102,15 @@ def load(session: Session, environments: Sequence[Environment]) -> list[Loaded]:
             Image,
             Allocation,
             Host.name.label("host"),
-            PriceVersion.price_micro_per_gpu_hour,
+            Hold.price_micro_per_gpu_hour,
+            Hold.terms,
         )
         .join(User, User.id == Environment.user_id)
         .join(Workspace, Workspace.id == Environment.workspace_id)
         .join(Image, Image.id == Environment.image_id)
         .outerjoin(Allocation, Allocation.id == Environment.allocation_id)
         .outerjoin(Host, Host.id == Allocation.host_id)
-        .outerjoin(PriceVersion, PriceVersion.id == Allocation.price_version_id)
+        .outerjoin(Hold, is_current_hold())
         .where(Environment.id.in_([environment.id for environment in environments]))
     )
     rows = {row.id: row for row in session.execute(query)}
@@ -124,6 +128,7 @@ def _loaded(environment: Environment, row: Any, devices: dict[int, list[Device]]
         allocation=allocation,
         host=row.host,
         price_micro_per_gpu_hour=row.price_micro_per_gpu_hour,
+        price_terms=None if row.terms is None else PriceTerms(row.terms),
         devices=devices.get(allocation.id, ()) if allocation is not None else (),
     )
 

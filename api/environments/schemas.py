@@ -8,6 +8,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from api.allocations.request import ResourceRequest, RunOptions, SchedulingOptions
+from scheduler.prices import PriceTerms
 from scheduler.states import AllocationState, EnvironmentDesired, EnvironmentState
 
 Name = Annotated[
@@ -74,7 +75,8 @@ class AllocationOut(BaseModel):
     devices: list[DeviceOut]
     host: str | None
     run_until: datetime | None
-    price_micro_per_gpu_hour: int | None
+    price_micro_per_gpu_hour: int | None = Field(description="What it is charged by, after the discount of its terms")
+    price_terms: PriceTerms | None
 
 
 class EnvironmentOut(SchedulingOptions):

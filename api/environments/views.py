@@ -132,6 +132,7 @@ def _allocation(loaded: Loaded) -> AllocationOut | None:
         host=loaded.host,
         run_until=allocation.run_until,
         price_micro_per_gpu_hour=loaded.price_micro_per_gpu_hour,
+        price_terms=loaded.price_terms,
     )
 
 

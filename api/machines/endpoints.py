@@ -134,7 +134,7 @@ def list_offers(
     begin = max(0, decode_cursor(cursor)) if cursor is not None else 0
     with database.session() as session:
         customer = session.get_one(Customer, principal.tenant_id)
-        offers = model_offers(session, currency=customer.currency)
+        offers = model_offers(session, customer=customer)
     following = encode_cursor(begin + limit) if len(offers) > begin + limit else None
     return Page(items=offers[begin : begin + limit], next_cursor=following)
 

@@ -7,9 +7,10 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from api.allocations.tables import AllocationDevice
-from api.billing.prices import price_for
+from api.billing.prices import Payer, load_prices
 from api.clock import utc_now
 from api.machines.tables import Gpu, Host
+from api.tenants.tables import Customer
 from scheduler.states import AdminState, DeviceStatus
 
 
@@ -36,9 +37,8 @@ class _Kind:
     simulated: bool
 
 
-def model_offers(session: Session, *, currency: str) -> list[ModelOffer]:
-    """By model name. `free` counts whole devices of hosts that take new work now."""
-    now = utc_now()
+def model_offers(session: Session, *, customer: Customer) -> list[ModelOffer]:
+    """By model name, at the customer's price. `free` counts whole devices of hosts that take new work now."""
     taken = (
         select(AllocationDevice.gpu_id)
         .where(AllocationDevice.gpu_id == Gpu.id, func.upper_inf(AllocationDevice.period))
@@ -55,14 +55,15 @@ def model_offers(session: Session, *, currency: str) -> list[ModelOffer]:
         count.total += 1
         takes_work = device_status == DeviceStatus.ONLINE and admin_state == AdminState.AVAILABLE
         count.free += takes_work and healthy and not is_taken
-    prices = {kind.model: price_for(session, kind.model, at=now, currency=currency) for kind in counts}
+    found, payer = load_prices(session, at=utc_now()), Payer(customer.id, customer.currency)
+    prices = {kind.model: found.price_of(kind.model, payer) for kind in counts}
     return [
         ModelOffer(
             gpu_model=kind.model,
             memory_bytes=kind.memory_bytes,
             total=count.total,
             free=count.free,
-            price_micro_per_gpu_hour=price.price_micro_per_gpu_hour if (price := prices[kind.model]) else None,
+            price_micro_per_gpu_hour=price.price_micro if (price := prices[kind.model]) else None,
             currency=price.currency if price else None,
             simulated=kind.simulated,
         )

@@ -74,6 +74,8 @@ class UsageMeter(Base):
     customer_id: Mapped[int] = mapped_column(BigId, index=True)
     milli: Mapped[int]
     price_version_id: Mapped[int] = mapped_column(ForeignKey("price_versions.id"))
+    terms: Mapped[str]
+    price_micro_per_gpu_hour: Mapped[int] = mapped_column(BigId)  # its hold's: what it charges by
     proven_ms: Mapped[int] = mapped_column(BigId, server_default=text("0"))
     charged_micro: Mapped[int] = mapped_column(BigId, server_default=text("0"))
 

@@ -18,7 +18,6 @@ from api.allocations.request import SchedulingOptions, demand_of
 from api.allocations.sizes import default_size
 from api.allocations.transitions import notify
 from api.audit.service import record
-from api.billing.prices import price_for
 from api.environments.repository import find as find_environment
 from api.errors import Conflict, Forbidden
 from api.ids import new_uid
@@ -87,7 +86,8 @@ def create(session: Session, principal: Principal, wanted: ReservationCreate, *,
     workspace_id = workspaces.find_id(session, customer_id=customer.id, name=wanted.workspace)
     offers = feasibility.load_offers(session)
     demand = _demand(offers, wanted, bound_host_id)
-    models = _priced(session, feasibility.check(offers, demand), customer, now=now)
+    # What runs in a reservation is billed as anything that runs.
+    models = feasibility.priced(session, feasibility.check(offers, demand), customer_id=customer.id)
     _check_limits(session, customer, demand, spans, now=now)
     calendar = _calendar(session, demand, feasibility.check_kind(offers, demand), models, now=now)
     series = new_uid() if wanted.every is not None else None
@@ -156,12 +156,6 @@ def _demand(offers: Sequence[Offer], wanted: ReservationCreate, bound_host_id: i
         nodes=wanted.nodes,
         bound_host_id=bound_host_id,
     )
-
-
-def _priced(session: Session, models: Sequence[str], customer: Customer, *, now: datetime) -> list[str]:
-    """The models that the customer could pay for: what runs in a reservation is billed as anything that runs."""
-    feasibility.check_price(session, models, customer_id=customer.id)
-    return [model for model in models if price_for(session, model, at=now, currency=customer.currency) is not None]
 
 
 def _check_limits(

@@ -61,9 +61,14 @@ class Admin:
     def set_quota(self, customer_id: str, limits: Json) -> Json:
         return self._transport.put(f"/admin/customers/{customer_id}/quota", Json, limits)
 
-    def set_price(self, *, gpu_model: str, price_micro_per_gpu_hour: int, currency: str | None = None) -> Json:
-        body: Json = {"gpu_model": gpu_model, "price_micro_per_gpu_hour": price_micro_per_gpu_hour}
-        return self._transport.post("/admin/prices", Json, {**body, **({"currency": currency} if currency else {})})
+    def set_price(self, *, price_micro: int, gpu_model: str | None = None, **fields: object) -> Json:
+        """A price of an hour of a GPU; or of another `unit`, without a model.
+
+        `fields`: `currency`, `effective_from`, `customer` (its id) or `capacity_group` whose alone it is,
+        `preemptible_discount_permille`, `reserved_discount_permille`.
+        """
+        body = {"gpu_model": gpu_model, "price_micro": price_micro, **fields}
+        return self._transport.post("/admin/prices", Json, {k: v for k, v in body.items() if v is not None})
 
     def find_capacity_group(self, name: str) -> Json | None:
         return next(self.list("capacity-groups", name=name), None)

@@ -49,7 +49,13 @@ def _needs_no_less(request: Request, other: Request) -> bool:
         and wanted.memory_bytes >= refused.memory_bytes
         and request.demand.gpu_milli * request.hold_s >= other.demand.gpu_milli * other.hold_s
         and request.demand.models == other.demand.models
+        and _price_class(request) == _price_class(other)
     )
+
+
+def _price_class(request: Request) -> tuple[str | None, bool, bool]:
+    """What its price depends on, beside its customer and the model."""
+    return request.group, request.preemptible, request.reservation_id is not None
 
 
 def cost_micro(state: State, request: Request, parts: Sequence[Part]) -> int:
@@ -60,15 +66,16 @@ def cost_micro(state: State, request: Request, parts: Sequence[Part]) -> int:
     host = state.cluster.host(parts[0].host_id)
     models = {device.gpu_id: device.model for device in host.devices} if host is not None else {}
     model = models.get(parts[0].devices[0][0], "")
-    return _cost_micro(request, customer.prices_micro_per_gpu_hour.get(model, 0))
+    return _cost_micro(request, customer.price_micro(request, model) or 0)
 
 
 def _paid_for(state: State, request: Request) -> Request | Blocked:
     customer = state.customer(request.customer_id)
     if customer.available_micro is None or not request.demand.gpu_milli:
         return request
-    models, prices = state.models(request.demand), customer.prices_micro_per_gpu_hour
-    costs = {model: _cost_micro(request, prices[model]) for model in models if model in prices}
+    models = state.models(request.demand)
+    prices = ((model, customer.price_micro(request, model)) for model in models)
+    costs = {model: _cost_micro(request, price) for model, price in prices if price is not None}
     if models and not costs:
         detail = f"No price is set for {' or '.join(sorted(models))}."
         return Blocked(Code.NO_PRICE, detail, state.epoch(request))

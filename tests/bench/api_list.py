@@ -54,9 +54,9 @@ uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[2]), log_level="warning", a
 _ALLOCATIONS = """
 insert into allocations (uid, customer_id, workspace_id, user_id, state, end_reason, generation, gpus, gpu_models,
     cpu_milli, memory_bytes, disk_bytes, image_reference, container_name, disconnect_s, host_id, host_ids,
-    price_version_id, queued_at, placed_at, active_at, releasing_at, released_at)
+    queued_at, placed_at, active_at, releasing_at, released_at)
 select gen_random_uuid(), u.customer_id, w.id, u.id, 'released', 'completed', 1, 1, '{A100}', 4000, 1 << 30, 1 << 30,
-    'remotegpu/base:1', 'rg-env-' || n, 600, h.id, array[h.id], (select max(id) from price_versions),
+    'remotegpu/base:1', 'rg-env-' || n, 600, h.id, array[h.id],
     t.start, t.start, t.start, t.start + interval '1 hour', t.start + interval '1 hour'
 from generate_series(0, :rows - 1) n
 join lateral (select now() - interval '1 hour' * (:rows / :gpus + 1 - n / :gpus) as start) t on true

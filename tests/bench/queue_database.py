@@ -195,7 +195,7 @@ def _set_up(session: Session, trace: Trace, price_micro: int) -> None:
     for host in trace.hosts:
         _add_host(session, host)
     for model in sorted({device.model for host in trace.hosts for device in host.devices}):
-        create_price(session, gpu_model=model, price_micro_per_gpu_hour=price_micro)
+        create_price(session, gpu_model=model, price_micro=price_micro)
     for group in trace.groups:
         _add_owner(session, group)
 

@@ -51,7 +51,7 @@ def world(*options: str) -> Iterator[World]:
             admin.sign_in("admin", platform.admin_password)
             admin.account.change_password(current=platform.admin_password, new=PASSWORD)
             admin.sign_in("admin", PASSWORD)
-            admin.admin.set_price(gpu_model="A100", price_micro_per_gpu_hour=1_000_000)
+            admin.admin.set_price(gpu_model="A100", price_micro=1_000_000)
             created = admin.admin.create_customer(name="bench", owner="bench", password=PASSWORD)
             admin.admin.top_up(created["id"], amount_micro=10**12)
             owner.sign_in("bench", PASSWORD)

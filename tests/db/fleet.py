@@ -76,9 +76,7 @@ class Fleet:
         return self.database.transact(work)
 
     def price(self, gpu_model: str = "A100", *, micro: int = 2 * DOLLAR) -> None:
-        self.database.transact(
-            lambda session: create_price(session, gpu_model=gpu_model, price_micro_per_gpu_hour=micro)
-        )
+        self.database.transact(lambda session: create_price(session, gpu_model=gpu_model, price_micro=micro))
 
     def customer(self, name: str = "acme", *, dollars: int = 1000) -> tuple[Customer, Workspace, User]:
         def work(session: Any) -> tuple[Customer, Workspace, User]:

@@ -15,7 +15,7 @@ from api.allocations.tables import Allocation, AllocationDevice
 from api.allocations.transitions import move
 from api.billing.holds import HoldOrder, extend_hold, lock_wallets, write_holds
 from api.billing.journal import Balance, balance, post_all, top_up
-from api.billing.prices import Price, create_price
+from api.billing.prices import Quote, create_price
 from api.billing.settlement import Ending, settle_holds
 from api.billing.tables import PriceVersion
 from api.clock import to_ms
@@ -25,6 +25,7 @@ from api.machines.tables import Gpu, Host
 from api.metering.service import ingest
 from api.tenants.tables import Customer, Workspace
 from scheduler.host_protocol import LeaseEnd, UsageBatch, UsageReceipt, UsageWindow, WindowId
+from scheduler.prices import PriceTerms
 from scheduler.states import AllocationState, DeviceStatus, EndReason
 
 GIB = 1 << 30
@@ -105,7 +106,7 @@ class World:
             lambda session: create_price(
                 session,
                 gpu_model=gpu_model,
-                price_micro_per_gpu_hour=micro_per_gpu_hour,
+                price_micro=micro_per_gpu_hour,
                 effective_from=self.now - timedelta(days=1),
             )
         )
@@ -137,7 +138,7 @@ class World:
     def place(
         self,
         allocation_id: int,
-        price: PriceVersion,
+        price: PriceVersion | Quote,
         gpus: tuple[Gpu, ...],
         *,
         milli: int = 1000,
@@ -153,7 +154,6 @@ class World:
                 return None
             allocation.host_id, allocation.host_ids = gpus[0].host_id, [gpus[0].host_id]
             move(session, allocation, AllocationState.PLACING, actor="test")
-            allocation.price_version_id = price.id
             allocation.run_until = self.now + timedelta(seconds=allocation.disconnect_s)
             for gpu in gpus:
                 session.add(
@@ -173,16 +173,23 @@ class World:
         return self.database.transact(work)
 
     def hold(
-        self, session: Session, allocation: Allocation, price: PriceVersion, *, devices_milli: int, until: datetime
+        self,
+        session: Session,
+        allocation: Allocation,
+        price: PriceVersion | Quote,
+        *,
+        devices_milli: int,
+        until: datetime,
     ) -> bool:
         """Hold the worst case until then for a queued allocation; False if the balance does not cover it."""
+        quote = price
+        if isinstance(price, PriceVersion):
+            quote = Quote(price.id, price.currency, PriceTerms.ON_DEMAND, price.price_micro)
         order = HoldOrder(
             allocation_id=allocation.id,
             generation=allocation.generation + 1,
             customer_id=allocation.customer_id,
-            price=Price(
-                price.id, price.gpu_model, price.currency, price.price_micro_per_gpu_hour, price.effective_from
-            ),
+            price=quote,
             devices_milli=devices_milli,
             devices=max(allocation.gpus, -(-devices_milli // 1000)),
             starts_ms=self.now_ms,
@@ -194,7 +201,9 @@ class World:
         post_all(session, write_holds(session, wallets, [order]))
         return True
 
-    def start(self, customer: Customer, price: PriceVersion, gpus: tuple[Gpu, ...], *, disconnect_s: int = 60) -> Lease:
+    def start(
+        self, customer: Customer, price: PriceVersion | Quote, gpus: tuple[Gpu, ...], *, disconnect_s: int = 60
+    ) -> Lease:
         lease = self.place(self.queue(customer, gpus=len(gpus), disconnect_s=disconnect_s), price, gpus)
         assert lease is not None
         return lease

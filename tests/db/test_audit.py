@@ -84,7 +84,7 @@ CHANGES: tuple[Change, ...] = (
     ("admin", "POST", "/admin/images", {"name": "new", "framework": "f", "version": "1", "reference": "new:1",
                                         "ports": [8888]}),
     ("admin", "PATCH", "/admin/images/{image}", {"enabled": False}),
-    ("admin", "POST", "/admin/prices", {"gpu_model": "H100", "price_micro_per_gpu_hour": 5}),
+    ("admin", "POST", "/admin/prices", {"gpu_model": "H100", "price_micro": 5}),
     ("admin", "POST", "/admin/customers/{customer}/disable", None),
     ("admin", "POST", "/admin/customers/{customer}/enable", None),
 )  # fmt: skip

@@ -131,14 +131,14 @@ def test_topping_up(app_client: TestClient, admin: Person, tenant: Tenant, datab
 
 
 def test_prices(app_client: TestClient, admin: Person) -> None:
-    body = {"gpu_model": "A100-80GB", "price_micro_per_gpu_hour": 2_500_000}
+    body = {"gpu_model": "A100-80GB", "price_micro": 2_500_000}
     made = app_client.post("/api/v1/admin/prices", headers=admin.headers, json=body)
     assert made.status_code == 201, made.text
     listed = app_client.get("/api/v1/admin/prices", headers=admin.headers).json()["items"]
     assert listed == [made.json()]
     for wrong in (
         {"gpu_model": ""},
-        {"price_micro_per_gpu_hour": -1},
+        {"price_micro": -1},
         {"currency": "dollars"},
         {"effective_from": "9999-12-31T23:59:59Z"},
     ):

@@ -21,6 +21,7 @@ from scheduler.demand import Demand, Operator, Selector
 from scheduler.host_protocol import LeaseEnd
 from scheduler.packing.shape import Shape
 from scheduler.ports import Changes, Ended, Placed, Placement, PlacementFailed
+from scheduler.prices import Rates
 from scheduler.quota import Limits
 from scheduler.states import AllocationState, EndReason
 from scheduler.views import CapacityGroup, Held, HostView
@@ -73,7 +74,7 @@ def test_everything_is_told_first_and_nothing_twice(fleet: Fleet) -> None:
     assert (request.limit_s, request.hold_s) == (90, 90), "no more is paid ahead than it may run"
     (customer,) = first.customers
     assert (customer.weight, customer.limits, customer.available_micro) == (1.0, Limits(), 1000 * DOLLAR)
-    assert customer.prices_micro_per_gpu_hour == {A100: 2 * DOLLAR}
+    assert customer.prices == {A100: Rates.of(2 * DOLLAR)}
     assert (first.groups, first.reservations, first.idle_groups) == ([], [], [])
     assert quiet(store)
     assert store.changes(complete=True).queued == [request]
@@ -254,7 +255,7 @@ def test_a_price_makes_devices_rentable_from_its_time_on(fleet: Fleet) -> None:
     assert store.changes().hosts[0].devices == ()
     later = now + timedelta(hours=1)
     fleet.database.transact(
-        lambda session: create_price(session, gpu_model="H100", price_micro_per_gpu_hour=1, effective_from=later)
+        lambda session: create_price(session, gpu_model="H100", price_micro=1, effective_from=later)
     )
     assert store.changes().hosts[0].devices == ()
     assert quiet(store)

@@ -9,9 +9,9 @@ from sqlalchemy.exc import IntegrityError
 
 from api.allocations.tables import Allocation
 from api.billing.holds import extend_hold
-from api.billing.prices import create_price, price_for
+from api.billing.prices import create_price
 from api.billing.settlement import Ending, settle_holds, sweep_holds
-from api.billing.tables import JournalTransaction, PriceVersion
+from api.billing.tables import JournalTransaction
 from api.clock import to_ms
 from api.db import Database
 from tests.db.ledger_world import MICRO, World
@@ -189,36 +189,6 @@ def test_a_generation_is_held_for_once(world: World, database: Database) -> None
 
 def test_another_currency_is_not_spent(world: World, database: Database) -> None:
     customer, (_, gpus) = world.customer(balance_micro=1000 * MICRO), world.host(gpus=1)
-    euros = database.transact(
-        lambda session: create_price(session, gpu_model="A100", price_micro_per_gpu_hour=1, currency="EUR")
-    )
+    euros = database.transact(lambda session: create_price(session, gpu_model="A100", price_micro=1, currency="EUR"))
     assert world.place(world.queue(customer, gpus=1), euros, gpus) is None
     assert world.balance(customer).held_micro == 0
-
-
-def test_the_latest_price_with_most_words_wins(world: World, database: Database) -> None:
-    def add(model: str, micro: int, hours: int) -> PriceVersion:
-        return database.transact(
-            lambda session: create_price(
-                session,
-                gpu_model=model,
-                price_micro_per_gpu_hour=micro,
-                effective_from=world.now + timedelta(hours=hours),
-            )
-        )
-
-    add("A100", 1, 0), add("A100-80GB", 2, 0), add("A100-80GB", 3, 1), add("A100", 4, 2), add("H100", 5, 0)
-    with database.session() as session:
-        for hours, model, expected in (
-            (0, "NVIDIA A100-SXM4-80GB", 2),
-            (1, "NVIDIA A100-SXM4-80GB", 3),
-            (5, "NVIDIA A100-SXM4-80GB", 3),
-            (0, "NVIDIA A100-SXM4-40GB", 1),
-            (2, "NVIDIA A100-SXM4-40GB", 4),
-        ):
-            found = price_for(session, model, at=world.now + timedelta(hours=hours))
-            assert found is not None
-            assert found.price_micro_per_gpu_hour == expected
-        assert price_for(session, "NVIDIA L4", at=world.now) is None
-        assert price_for(session, "A100", at=world.now - timedelta(seconds=1)) is None
-        assert price_for(session, "A100", at=world.now, currency="EUR") is None

@@ -137,7 +137,7 @@ class Ledger(RuleBasedStateMachine):
         allocation = self.world.queue(self.customer, gpus=len(devices))
         before = self.world.balance(self.customer)
         lease = self.world.place(allocation, self.price, devices, milli=milli)
-        price = self.price.price_micro_per_gpu_hour
+        price = self.price.price_micro
         worst = Fraction(price * milli * len(devices) * 120_000, 1000 * HOUR_MS)
         if lease is None:
             assert before.available_micro < math.ceil(worst) + len(devices)

@@ -51,7 +51,7 @@ def test_the_administrator_makes_customers_with_the_command_or_over_rest(
     listed = {c["id"]: c["name"] for c in operator.json("admin", "customer", "list")}
     assert listed[customer.customer_id] == customer.name and listed[other["id"]] == name
     price = next(p for p in operator.json("admin", "price", "list") if p["gpu_model"] == "A100")
-    assert price["price_micro_per_gpu_hour"] == 3_600_000_000
+    assert price["price_micro"] == 3_600_000_000
     owner = Person(operator.address, profiles / "second.json", other["owner"]["username"], "a pass phrase of a second")
     owner.sign_in(other["owner"]["password"])
     assert owner.json("whoami")["customer"]["name"] == name

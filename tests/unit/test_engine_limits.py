@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from scheduler.ports import WaitReason
+from scheduler.prices import Rates
 from scheduler.quota import Limits
 from scheduler.views import CustomerView
 from tests.unit.engine_world import SETTINGS, world
@@ -59,7 +60,9 @@ def test_who_is_disabled_starts_nothing() -> None:
 
 
 def payer(available_micro: int, **prices: int) -> CustomerView:
-    return CustomerView(1, available_micro=available_micro, prices_micro_per_gpu_hour=prices)
+    return CustomerView(
+        1, available_micro=available_micro, prices={model: Rates.of(price) for model, price in prices.items()}
+    )
 
 
 def test_the_balance_has_to_cover_its_first_time() -> None:

@@ -15,6 +15,7 @@ from scheduler.json_values import Json, decode, encode
 from scheduler.packing.shape import Shape
 from scheduler.plan import Plan
 from scheduler.ports import Changes, Eviction, Placement, WaitReason
+from scheduler.prices import Rates
 from scheduler.quota import Limits
 from scheduler.recording import Recorder, RecordingError, Replay, replay
 from scheduler.states import AllocationState, DeviceStatus, EndReason
@@ -136,8 +137,8 @@ def test_the_first_difference_is_named(lines: list[str]) -> None:
         (["{"], "line 1: "),
         (['{"now":"2026-01-01T00:00:00+00:00","plan":{}}'], "line 1: it does not begin"),
         (['{"format":99,"settings":{}}'], "line 1: format 99"),
-        (['{"format":1,"settings":{}}', '{"now":"yesterday","plan":{}}'], "line 2: "),
-        (['{"format":1,"settings":{}}', '{"now":"2026-01-01T00:00:00+00:00","changes":{"hosts":[{"a":1}]}}'], "line 2"),
+        (['{"format":2,"settings":{}}', '{"now":"yesterday","plan":{}}'], "line 2: "),
+        (['{"format":2,"settings":{}}', '{"now":"2026-01-01T00:00:00+00:00","changes":{"hosts":[{"a":1}]}}'], "line 2"),
     ],
 )
 def test_what_is_no_recording_is_told(bad: list[str], said: str) -> None:
@@ -184,7 +185,9 @@ CHANGES = Changes(
     queued=(REQUEST,),
     held=(Held(REQUEST, AllocationState.RELEASING, 3, PARTS, START, checkpoint_at=START),),
     gone=(9,),
-    customers=(CustomerView(2, 0.1 + 0.2, Limits(1, 2, 3, 4), 5, {A100: 6}, True),),
+    customers=(
+        CustomerView(2, 0.1 + 0.2, Limits(1, 2, 3, 4), 5, {A100: Rates(6, 5, 4)}, True, {"g": {A100: Rates.of(3)}}),
+    ),
     usage=(Usage(2, 3, START, 1e-300, 2.5, 1 / 3),),
     groups=(CapacityGroup("g", "c", 1, 2, 3, False, False),),
     reservations=(Reservation(1, 2, START, START + timedelta(days=1), PARTS, 5, 6),),
@@ -221,4 +224,4 @@ def test_what_has_no_form_is_refused() -> None:
         encode(object())
     with pytest.raises(ValueError, match="this is no Plan"):
         decode(Plan, {"placements": [{"nothing": 1}]})
-    assert isinstance(replay(['{"format":1,"settings":{}}'], make), Replay)
+    assert isinstance(replay(['{"format":2,"settings":{}}'], make), Replay)

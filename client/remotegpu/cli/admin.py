@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from remotegpu.cli import capacity, machines
+from remotegpu.cli import capacity, machines, prices
 from remotegpu.cli.output import JsonFlag, console, print_fields, print_json, print_rows
 from remotegpu.cli.session import connected
 from remotegpu.cli.units import money, parse_money
@@ -16,9 +16,8 @@ from remotegpu.models import Json
 
 app = typer.Typer(help="For the platform's administrators.", no_args_is_help=True)
 customer = typer.Typer(help="Customers: their owners, money and quotas.", no_args_is_help=True)
-price = typer.Typer(help="Prices by GPU model.", no_args_is_help=True)
 app.add_typer(customer, name="customer")
-app.add_typer(price, name="price")
+app.add_typer(prices.app, name="price")
 app.add_typer(machines.app, name="machine")
 app.add_typer(capacity.app, name="capacity-group")
 
@@ -183,39 +182,6 @@ def quota(
             kept = {key: limits.get(key) for key in ("gpus", "cpu_milli", "memory_bytes", "allocations", "queued")}
             limits = client.admin.set_quota(found["id"], {**kept, **changes})
         print_json(limits) if as_json else console.print(_limits(limits))
-
-
-@price.command("set")
-def set_price(
-    context: typer.Context,
-    gpu_model: str,
-    amount: Annotated[str, typer.Argument(help="Per GPU-hour, for example 2.50.")],
-    currency: Annotated[str | None, typer.Option("--currency")] = None,
-    as_json: JsonFlag = False,
-) -> None:
-    """Set the price of a GPU model from now on; what runs keeps the one it started with."""
-    micro = parse_money(amount)
-    with connected(context) as client:
-        created = client.admin.set_price(gpu_model=gpu_model, price_micro_per_gpu_hour=micro, currency=currency)
-        if as_json:
-            print_json(created)
-        else:
-            console.print(f"{gpu_model}: {money(micro, created.get('currency'))} per GPU-hour")
-
-
-@price.command("list")
-def list_prices(context: typer.Context, as_json: JsonFlag = False) -> None:
-    """Show every price version, newest first."""
-    with connected(context) as client:
-        found = list(client.admin.list("prices"))
-        if as_json:
-            print_json(found)
-            return
-        rows = [
-            (p["gpu_model"], money(p["price_micro_per_gpu_hour"], p.get("currency")), p["effective_from"])
-            for p in found
-        ]
-        print_rows(["GPU MODEL", "PER GPU-HOUR", "FROM"], rows, empty="No price is set: nothing can be rented.")
 
 
 @app.command("allocations")

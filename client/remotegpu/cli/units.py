@@ -129,6 +129,21 @@ def parse_money(text: str) -> int:
     return int(micro)
 
 
+def parse_percent(text: str) -> int:
+    """`30` or `12.5`, in thousandths.
+
+    Raises:
+        typer.BadParameter: no percentage, or finer than a thousandth.
+    """
+    try:
+        permille = Decimal(text.removesuffix("%")) * 10
+    except InvalidOperation as error:
+        raise typer.BadParameter(f"{text!r} is no percentage; write for example 30 or 12.5") from error
+    if not permille.is_finite() or not 0 <= permille <= 1000 or permille != permille.to_integral_value():
+        raise typer.BadParameter(f"{text!r}: write a percentage from 0 to 100, with one decimal at most")
+    return int(permille)
+
+
 def money(micro: int | None, currency: str | None = None) -> str:
     """An amount to the last micro-unit, without trailing zeros beyond cents."""
     if micro is None:

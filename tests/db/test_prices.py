@@ -1,0 +1,116 @@
+"""Which price version is in force for a device and a customer, and what of it is kept with what runs."""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+from sqlalchemy.exc import IntegrityError
+
+from api.billing.prices import Payer, Quote, create_price, load_prices
+from api.billing.tables import Hold
+from api.billing.verify import check
+from api.db import Database
+from api.metering.tables import UsageMeter
+from scheduler.prices import PriceTerms
+from tests.db.ledger_world import MICRO, World
+
+A100 = "NVIDIA A100-SXM4-80GB"
+
+
+@pytest.fixture
+def world(database: Database) -> World:
+    return World(database)
+
+
+def add(world: World, micro: int, *, hours: int = 0, gpu_model: str | None = "A100", **more: Any) -> None:
+    """A version in force from so many hours after the world's now."""
+    at = world.now + timedelta(hours=hours)
+    world.database.transact(
+        lambda session: create_price(session, gpu_model=gpu_model, price_micro=micro, effective_from=at, **more)
+    )
+
+
+def found(world: World, payer: Payer, *, model: str = A100, at: datetime | None = None) -> int | None:
+    with world.database.session() as session:
+        price = load_prices(session, at=at or world.now).price_of(model, payer)
+    return None if price is None else price.price_micro
+
+
+def test_the_latest_price_with_most_words_wins(world: World) -> None:
+    add(world, 1), add(world, 2, gpu_model="A100-80GB"), add(world, 3, gpu_model="A100-80GB", hours=1)
+    add(world, 4, hours=2), add(world, 5, gpu_model="H100")
+    payer, forty = Payer(1, "USD"), "NVIDIA A100-SXM4-40GB"
+    at = {hours: world.now + timedelta(hours=hours) for hours in (-1, 0, 1, 2, 5)}
+    assert [found(world, payer, at=at[hours]) for hours in (-1, 0, 1, 5)] == [None, 2, 3, 3]
+    assert [found(world, payer, at=at[hours], model=forty) for hours in (0, 2)] == [1, 4]
+    assert found(world, payer, model="NVIDIA L4") is None
+    assert found(world, Payer(1, "EUR")) is None
+
+
+def test_a_narrower_reach_wins_over_more_words_and_later_ones(world: World) -> None:
+    acme, other = world.customer(), world.customer()
+    add(world, 9, gpu_model="A100-80GB", hours=3)
+    add(world, 7, customer_id=acme.id)
+    add(world, 6, customer_id=acme.id, hours=1)
+    add(world, 5, customer_id=acme.id, capacity_group="team")
+    at = world.now + timedelta(hours=4)
+    assert found(world, Payer(acme.id, "USD"), at=world.now) == 7
+    assert found(world, Payer(acme.id, "USD"), at=at) == 6
+    assert found(world, Payer(acme.id, "USD", "team"), at=at) == 5
+    assert found(world, Payer(acme.id, "USD", "another"), at=at) == 6
+    assert found(world, Payer(other.id, "USD"), at=at) == 9
+    assert found(world, Payer(other.id, "USD", "team"), at=at) == 9, "a group of that name is somebody else's"
+    assert found(world, Payer(other.id, "USD"), at=world.now) is None
+
+
+def test_other_units_are_no_gpu_prices(world: World) -> None:
+    add(world, 9, gpu_model=None, unit="cpu_core_hour")
+    with world.database.session() as session:
+        assert load_prices(session, at=world.now).versions == []
+    for wrong in ({"unit": "cpu_core_hour"}, {"gpu_model": None}, {"capacity_group": "g"}, {"unit": "mile"}):
+        with pytest.raises(IntegrityError):
+            add(world, 1, **wrong)
+    with pytest.raises(IntegrityError):
+        add(world, 1, reserved_discount_permille=1001)
+
+
+def test_what_runs_is_charged_by_what_was_stored_with_it(world: World, database: Database) -> None:
+    """A third off, rounded down once; the verifier derives it from the version again, for hold and meter."""
+    customer, (host, gpus) = world.customer(balance_micro=1000 * MICRO), world.host(gpus=1)
+    add(world, 3_600_001, preemptible_discount_permille=333, reserved_discount_permille=500)
+    with database.session() as session:
+        price = load_prices(session, at=world.now).price_of(A100, Payer(customer.id, "USD"))
+    assert price is not None
+    quote = price.quote(preemptible=True, reserved=False)
+    assert quote == Quote(price.id, "USD", PriceTerms.PREEMPTIBLE, 2_401_200)
+    lease = world.place(world.queue(customer, gpus=1), quote, gpus)
+    assert lease is not None
+    world.pass_time(3000)
+    world.deliver(host.id, world.window(lease, lease.starts_ms, world.now_ms))
+    assert world.balance(customer).balance_micro == 1000 * MICRO - 2001, "3 s at 2.4012 an hour"
+    with database.session() as session:
+        assert check(session) == []
+        for table in (Hold, UsageMeter):
+            session.execute(update(table).values(terms="reserved"))
+        assert [finding.split(",")[1] for finding in check(session)] == [
+            " its version asks for 1800000 on its terms"
+        ] * 2
+
+
+def test_discounts_do_not_add_up(world: World) -> None:
+    add(world, 1000, preemptible_discount_permille=300, reserved_discount_permille=200)
+    with world.database.session() as session:
+        price = load_prices(session, at=world.now).price_of(A100, Payer(1, "USD"))
+    assert price is not None
+    found = {
+        (preemptible, reserved): price.quote(preemptible=preemptible, reserved=reserved)
+        for preemptible in (False, True)
+        for reserved in (False, True)
+    }
+    assert {key: (str(quote.terms), quote.price_micro_per_gpu_hour) for key, quote in found.items()} == {
+        (False, False): ("on_demand", 1000),
+        (False, True): ("reserved", 800),
+        (True, False): ("preemptible", 700),
+        (True, True): ("preemptible", 700),
+    }
