@@ -7,9 +7,9 @@ import pytest
 from scheduler.ports import WaitReason
 from scheduler.prices import Rates
 from scheduler.quota import Limits
-from scheduler.views import CustomerView
+from scheduler.views import CapacityGroup, CustomerView
 from tests.unit.engine_world import SETTINGS, world
-from tests.unit.simulated_world import A100, GIB, H100, host
+from tests.unit.simulated_world import A100, GIB, H100, host, request
 
 FOUR = host(1, *[A100] * 4)
 
@@ -115,6 +115,29 @@ def test_without_a_price_nothing_starts() -> None:
     assert there.reasons[1].detail == f"No price is set for {A100}."
     there.set_host(host(2, H100))
     assert there.starts() == [1]
+
+
+@pytest.mark.parametrize(
+    ("available_micro", "started"), [(49, []), (50, [3]), (149, [2]), (150, [2, 3]), (200, [1]), (350, [1, 2, 3])]
+)
+def test_a_price_depends_on_terms_and_capacity_group(available_micro: int, started: list[int]) -> None:
+    """The first asks 200, the second 100, the third 50: who can't pay holds up nobody who can."""
+    there = world(FOUR)
+    there.set_groups(CapacityGroup("team", None, 4000))
+    rates, of_team = Rates.of(7200, preemptible_permille=500), {"team": {A100: Rates.of(1800)}}
+    there.set_customer(CustomerView(1, available_micro=available_micro, prices={A100: rates}, group_prices=of_team))
+    there.submit(1, hold_s=100)
+    there.submit(2, hold_s=100, preemptible=True)
+    there.submit(3, hold_s=100, group="team")
+    assert there.starts() == started
+
+
+def test_what_a_reservation_costs() -> None:
+    customer = CustomerView(1, prices={A100: Rates.of(7200, reserved_permille=250, preemptible_permille=100)})
+    asked = request(1, reservation_id=5, preemptible=True)
+    assert customer.price_micro(asked, A100) == 5400
+    assert customer.price_micro(replace(asked, reservation_id=None), A100) == 6480
+    assert customer.price_micro(asked, H100) is None
 
 
 # Bounded work

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.money import affordable_ms, cumulative_charge_micro, worst_case_charge_micro
+from scheduler.money import affordable_ms, cumulative_charge_micro, discounted_micro, worst_case_charge_micro
+from scheduler.prices import PriceTerms, Rates
 
 prices = st.integers(0, 10**12)
 shares = st.integers(1, 8000)
@@ -53,3 +54,26 @@ def test_negative_arguments_are_refused() -> None:
             function(price_micro_per_gpu_hour=-1, milli=1, duration_ms=1)
     with pytest.raises(ValueError, match="negative"):
         affordable_ms(budget_micro=-1, price_micro_per_gpu_hour=1, milli=1)
+
+
+@given(prices, st.integers(0, 1000))
+def test_a_discount_is_rounded_down_once(price: int, permille: int) -> None:
+    assert discounted_micro(price, discount_permille=permille) == math.floor(price * (1 - Fraction(permille, 1000)))
+
+
+@pytest.mark.parametrize(("price", "permille"), [(-1, 0), (1, -1), (1, 1001)])
+def test_impossible_discounts_are_refused(price: int, permille: int) -> None:
+    with pytest.raises(ValueError, match="between 0 and 1000"):
+        discounted_micro(price, discount_permille=permille)
+
+
+@given(prices, st.integers(0, 1000), st.integers(0, 1000), st.booleans(), st.booleans())
+def test_the_lowest_price_that_a_request_may_have_counts(
+    price: int, preemptible: int, reserved: int, is_preemptible: bool, is_reserved: bool
+) -> None:
+    rates = Rates.of(price, preemptible_permille=preemptible, reserved_permille=reserved)
+    terms = rates.best(preemptible=is_preemptible, reserved=is_reserved)
+    may_have = [PriceTerms.PREEMPTIBLE] * is_preemptible + [PriceTerms.RESERVED] * is_reserved
+    assert terms in (may_have or [PriceTerms.ON_DEMAND])
+    off = max(preemptible * is_preemptible, reserved * is_reserved)
+    assert rates.at(terms) == math.floor(Fraction(price * (1000 - off), 1000))

@@ -37,9 +37,7 @@ def set_price(
     ] = None,
     preemptible_discount: Discount = None,
     reserved_discount: Discount = None,
-    start: Annotated[
-        str | None, typer.Option("--from", help="From when on: '2026-12-01 09:00', +2h; else now.")
-    ] = None,
+    start: Annotated[str | None, typer.Option("--from", help="'2026-12-01 09:00' or +2h; now by default.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Set a price; what runs keeps the one it started with."""
