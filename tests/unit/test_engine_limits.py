@@ -119,12 +119,12 @@ def test_without_a_price_nothing_starts() -> None:
 
 @pytest.mark.parametrize(
     ("available_micro", "started"),
-    [(49, []), (149, [3]), (150, [2, 3]), (349, [2, 3]), (350, [1, 2, 3])],
+    [(49, []), (99, [3]), (149, [2]), (199, [2, 3]), (249, [1]), (299, [1, 3]), (349, [1, 2]), (350, [1, 2, 3])],
 )
 def test_a_price_depends_on_terms_and_capacity_group(available_micro: int, started: list[int]) -> None:
     """They cost 200, 100 and 50: who can't pay holds up nobody who can."""
     there = world(FOUR)
-    there.set_groups(CapacityGroup("team", None, 4000))
+    there.set_groups(CapacityGroup("team", None, 1000))
     rates, of_team = Rates.of(7200, preemptible_permille=500), {"team": {A100: Rates.of(1800)}}
     there.set_customer(CustomerView(1, available_micro=available_micro, prices={A100: rates}, group_prices=of_team))
     there.submit(1, hold_s=100)
