@@ -9,7 +9,7 @@ from scheduler.prices import Rates
 from scheduler.quota import Limits
 from scheduler.views import CapacityGroup, CustomerView
 from tests.unit.engine_world import SETTINGS, world
-from tests.unit.simulated_world import A100, GIB, H100, host, request
+from tests.unit.simulated_world import A100, GIB, H100, host
 
 FOUR = host(1, *[A100] * 4)
 
@@ -135,7 +135,7 @@ def test_a_price_depends_on_terms_and_capacity_group(available_micro: int, start
 
 def test_what_a_reservation_costs() -> None:
     customer = CustomerView(1, prices={A100: Rates.of(7200, reserved_permille=250, preemptible_permille=100)})
-    asked = request(1, reservation_id=5, preemptible=True)
+    asked = world(FOUR).submit(1, reservation_id=5, preemptible=True)
     assert customer.price_micro(asked, A100) == 5400
     assert customer.price_micro(replace(asked, reservation_id=None), A100) == 6480
     assert customer.price_micro(asked, H100) is None
