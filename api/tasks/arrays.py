@@ -15,7 +15,7 @@ from api.ids import new_uid
 from api.tasks import ranges
 from api.tasks.spec import TaskSpec
 from api.tasks.tables import Task, TaskArray, TaskElement, TaskEvent
-from api.tasks.transitions import move
+from api.tasks.transitions import move, wake_children
 from scheduler.states import TASK, TaskState
 
 AT_ONCE = 8
@@ -75,6 +75,7 @@ def advance(session: Session, task_id: int, *, actor: str) -> None:
     task.due_at = None
     if not workers and _is_over(task, array):
         _end(session, task, array, actor=actor)
+        wake_children(session, [task])
     elif task.cancelled_at is None:
         now = utc_now()
         _wake(session, array, now)

@@ -1,8 +1,9 @@
 """Moving tasks and their attempts along their state machines: the only code that assigns their states."""
 
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
-from sqlalchemy import select, update
+from sqlalchemy import Select, select, update
 from sqlalchemy.orm import Session
 
 from api.allocations.transitions import notify
@@ -15,8 +16,8 @@ from scheduler.states import ATTEMPT, TASK, AttemptEnd, AttemptState, TaskState
 def move(session: Session, task: Task, target: TaskState, *, actor: str, detail: str = "") -> None:
     """Apply a transition to a row that the caller has locked. `detail` is why, in words for its owner.
 
-    A task that ends makes those due that wait for it: their rows are locked, which are below it in the order of ids.
-    A worker makes its array due, whose row comes after its workers' in the order of locks.
+    Whoever ends a task calls `wake_children` in the same transaction. A worker makes its array due, whose row comes
+    after its workers' in the order of locks.
 
     Raises:
         scheduler.states.TransitionError: the transition table has no such step.
@@ -26,7 +27,6 @@ def move(session: Session, task: Task, target: TaskState, *, actor: str, detail:
     task.detail = detail
     if not TASK[target]:
         task.ended_at = utc_now()
-        _wake_children(session, task, now=task.ended_at)
     if task.array_id is not None:
         session.execute(update(Task).where(Task.id == task.array_id).values(due_at=utc_now()))
         notify(session)
@@ -59,14 +59,17 @@ def move_attempt(
             attempt.ended_at = at
 
 
-def _wake_children(session: Session, task: Task, *, now: datetime) -> None:
-    waiting = (
-        select(Task.id)
-        .join(TaskDependency, TaskDependency.task_id == Task.id)
-        .where(TaskDependency.parent_id == task.id, Task.state == TaskState.BLOCKED)
-        .order_by(Task.id)
-        .with_for_update(of=Task)
-    )
-    if children := session.scalars(waiting).all():
-        session.execute(update(Task).where(Task.id.in_(children)).values(due_at=now))
+def wake_children(session: Session, tasks: Iterable[Task]) -> None:
+    """Make those due that wait for tasks which have ended: their rows are locked, in the order of ids."""
+    ended = [task.id for task in tasks if not TASK[TaskState(task.state)]]
+    if not ended:
+        return
+    waiting = select(Task.id).where(Task.id.in_(children_of(ended)), Task.state == TaskState.BLOCKED)
+    if children := session.scalars(waiting.order_by(Task.id).with_for_update()).all():
+        session.execute(update(Task).where(Task.id.in_(children)).values(due_at=utc_now()))
         notify(session)
+
+
+def children_of(task_ids: Sequence[int]) -> Select[int]:
+    """The ids of those that wait for these, or have waited."""
+    return select(TaskDependency.task_id).where(TaskDependency.parent_id.in_(task_ids))
