@@ -51,9 +51,7 @@ def settle(database: Database) -> bool:
         for batch in _batches(due):
             if time.monotonic() - began > LONGEST_S:
                 return True
-            if not batch[0].alike or not _settle_together(database, batch):
-                for each in batch:
-                    _settle_one(database, each.task_id)
+            _settle_batch(database, batch)
     return False
 
 
@@ -84,6 +82,13 @@ def _batches(due: Sequence[_Due]) -> Iterator[list[_Due]]:
             batch = [alike.popleft() for _ in range(min(TOGETHER, len(alike)))]
             begun.update(batch)
             yield batch
+
+
+def _settle_batch(database: Database, batch: Sequence[_Due]) -> None:
+    if batch[0].alike and _settle_together(database, batch):
+        return
+    for each in batch:
+        _settle_one(database, each.task_id)
 
 
 def _settle_together(database: Database, batch: Sequence[_Due]) -> bool:

@@ -143,9 +143,9 @@ class Lives(RuleBasedStateMachine):
 
     @rule(count=st.integers(1, 2))
     def settle_and_die(self, count: int) -> None:
-        """After so many transactions."""
-        for task_id in settling._due(self.database)[:count]:
-            settling._settle_one(self.database, task_id)
+        """After so many tasks."""
+        for batch in settling._batches(settling._due(self.database)[:count]):
+            settling._settle_batch(self.database, batch)
 
     @rule()
     def the_pause_passes(self) -> None:
