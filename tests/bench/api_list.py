@@ -70,6 +70,13 @@ select a.id, g.id, 1, tstzrange(a.active_at, a.released_at)
 from (select *, row_number() over (order by id) - 1 as n from allocations) a
 join gpus g on g.host_id = a.host_id and g.index = a.n % :gpus_per_host
 """
+_HOLDS = """
+insert into holds (allocation_id, generation, customer_id, price_version_id, terms, price_micro_per_gpu_hour,
+    devices_milli, devices, starts_ms, covers_until_ms, bought_micro, amount_micro, billable_until_ms, release_at,
+    closed_at)
+select a.id, 1, a.customer_id, p.id, 'on_demand', p.price_micro, 1000, 1, 0, 0, 0, 0, 0, a.released_at, a.released_at
+from allocations a cross join price_versions p
+"""
 
 
 def run() -> list[Figure]:
@@ -81,7 +88,7 @@ def run() -> list[Figure]:
         headers = {"Authorization": f"Bearer {key}"}
         reply = httpx.get(url, headers=headers, trust_env=False).raise_for_status()
         items = reply.json()["items"]
-        assert len(items) == 50 and all(item["devices"] and item["host"] for item in items)
+        assert len(items) == 50 and all(item["devices"] and item["host"] and item["currency"] for item in items)
         with _from_memory(reply.content) as address:
             for _ in range(_ROUNDS):
                 memory.append(_requests_per_s(address, {}))
@@ -122,6 +129,7 @@ def _insert_rows(database: Database) -> None:
         connection.execute(text("update users set password_hash = :hash"), {"hash": hash_password(_PASSWORD)})
         connection.execute(text(_ALLOCATIONS), values)
         connection.execute(text(_DEVICES), {"gpus_per_host": _GPUS_PER_HOST})
+        connection.execute(text(_HOLDS))
     with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("vacuum analyze"))
 

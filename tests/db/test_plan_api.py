@@ -17,6 +17,7 @@ from sqlalchemy import select, update
 from api.allocations.planner import AT_ONCE, WAITING, ControllerUnavailable, SocketPlanner
 from api.allocations.tables import Allocation
 from api.billing.journal import top_up
+from api.billing.prices import create_price
 from api.capacity.tables import CapacityGroup
 from api.db import Database
 from api.errors import TooManyRequests
@@ -80,6 +81,23 @@ def planned(answer: httpx.Response) -> dict[str, Any]:
     assert answer.status_code == 200, answer.text
     body: dict[str, Any] = answer.json()
     return body
+
+
+def test_the_cost_is_told_on_its_own_terms(
+    app_client: TestClient, tenant: Tenant, fleet: Fleet, planner: AnsweringPlanner, database: Database
+) -> None:
+    database.transact(
+        lambda session: create_price(
+            session,
+            gpu_model="A100",
+            price_micro=DOLLAR,
+            preemptible_discount_permille=300,
+            customer_id=tenant.customer.id,
+        )
+    )
+    for preemptible, expected in ((False, ("on_demand", 1_000_000)), (True, ("preemptible", 700_000))):
+        (cost,) = planned(plan(app_client, tenant, preemptible=preemptible))["costs"]
+        assert (cost["terms"], cost["price_micro_per_gpu_hour"]) == expected
 
 
 def test_what_starts_now_is_told_with_place_and_price(

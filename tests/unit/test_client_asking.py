@@ -326,3 +326,21 @@ def test_only_what_was_asked_for_is_shown() -> None:
     assert queued_with(chosen) == [
         ("labels", "a=b, !c"), ("priority", 3), ("preemptible", "yes"), ("time limit", "1h30m")
     ]  # fmt: skip
+
+
+def test_a_price_is_sent_in_the_platforms_units(platform: Recorder) -> None:
+    platform.answers["GET", "/admin/customers"] = {"items": [{"id": "c1", "name": "Lovelace"}], "next_cursor": None}
+    made = {"unit": "gpu_hour", "currency": "USD", "customer": "Lovelace", "capacity_group": None}
+    platform.answers["POST", "/admin/prices"] = made
+    said = ran(
+        "admin", "price", "set", "A100", "2.5", "--customer", "Lovelace", "--preemptible-discount", "12.5",
+        "--reserved-discount", "20%", "--from", "2027-01-01T00:00:00+00:00",
+    )  # fmt: skip
+    assert said == "A100: 2.50 USD per GPU-hour, for Lovelace alone\n"
+    assert platform.sent[-1][2] == {
+        "gpu_model": "A100", "price_micro": 2_500_000, "customer": "c1", "preemptible_discount_permille": 125,
+        "reserved_discount_permille": 200, "effective_from": "2027-01-01T00:00:00+00:00",
+    }  # fmt: skip
+    ran("admin", "price", "set", "cpu_core_hour", "0.01")
+    assert platform.sent[-1][2] == {"unit": "cpu_core_hour", "price_micro": 10_000}
+    assert run("admin", "price", "set", "A100", "1", "--preemptible-discount", "0.01").exit_code != 0
