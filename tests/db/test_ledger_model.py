@@ -22,9 +22,10 @@ from hypothesis.stateful import (
 )
 
 from api.billing import statement
+from api.billing.prices import Payer, Quote, create_price, load_prices
 from api.billing.settlement import sweep_holds
 from api.billing.statement import Period
-from api.billing.tables import Hold, PriceVersion
+from api.billing.tables import Hold
 from api.billing.verify import check
 from api.clock import to_ms
 from api.db import Database
@@ -76,6 +77,19 @@ class Life:
         return sum(_covered(spans) for spans in self.proof.values())
 
 
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A price as the model knows it; `own` is the customer's."""
+
+    micro: int
+    own: bool
+    preemptible_permille: int
+
+    def effective(self, *, preemptible: bool) -> int:
+        off = Fraction(self.preemptible_permille, 1000) if preemptible else 0
+        return math.floor(self.micro * (1 - off))
+
+
 def _half_up(amount: Fraction) -> int:
     return math.floor(amount + Fraction(1, 2))
 
@@ -105,6 +119,7 @@ class Ledger(RuleBasedStateMachine):
         super().__init__()
         self.world = World(database)
         self.lives: list[Life] = []
+        self.versions: list[Version] = []  # of one GPU model, the latest last
         self.paid = 0
 
     @initialize(balance=st.one_of(st.integers(0, 40_000_000), st.just(10**12)), price=st.integers(0, 1_000_000_007))
@@ -113,7 +128,8 @@ class Ledger(RuleBasedStateMachine):
         self.customer = self.world.customer()
         self.stranger = self.world.customer(balance_micro=1_000_000)
         # A model of its own, so that no other example's price is found.
-        self.price: PriceVersion = self.world.price(price)
+        self.model = f"Model{self.host.id}"
+        self.change_price(price, own=False, preemptible_permille=0)
         if balance:
             self.top_up(balance)
 
@@ -122,22 +138,50 @@ class Ledger(RuleBasedStateMachine):
         self.world.top_up(self.customer, amount)
         self.paid += amount
 
-    @rule(price=st.integers(0, 1_000_000_007))
-    def change_price(self, price: int) -> None:
-        self.price = self.world.price(price)
+    @rule(
+        price=st.integers(0, 1_000_000_007),
+        own=st.booleans(),
+        preemptible_permille=st.sampled_from([0, 1, 333, 500, 999, 1000]),
+    )
+    def change_price(self, price: int, own: bool, preemptible_permille: int) -> None:
+        """The list's, or the customer's own, which comes before it whatever the list says later."""
+        self.versions.append(Version(price, own, preemptible_permille))
+        self.world.database.transact(
+            lambda session: create_price(
+                session,
+                gpu_model=self.model,
+                price_micro=price,
+                effective_from=self.world.now,
+                customer_id=self.customer.id if own else None,
+                preemptible_discount_permille=preemptible_permille,
+            )
+        )
+
+    def _price(self, *, preemptible: bool) -> int:
+        """What a start costs now, by the model."""
+        latest = [version for version in self.versions if version.own] or self.versions
+        return latest[-1].effective(preemptible=preemptible)
+
+    def _quote(self, *, preemptible: bool) -> Quote:
+        """The same, by the platform."""
+        with self.world.database.session() as session:
+            prices = load_prices(session, at=self.world.now)
+        found = prices.price_of(f"NVIDIA {self.model} 80GB", Payer(self.customer.id, "USD"))
+        assert found is not None
+        return found.quote(preemptible=preemptible, reserved=False)
 
     def _free(self) -> list[int]:
         taken = {gpu.id for life in self.lives if life.alive for gpu in life.lease.gpus}
         return [i for i, gpu in enumerate(self.gpus) if gpu.id not in taken]
 
     @precondition(lambda self: self._free())
-    @rule(count=st.integers(1, 2), milli=st.sampled_from([1000, 1000, 333, 1]))
-    def start(self, count: int, milli: int) -> None:
+    @rule(count=st.integers(1, 2), milli=st.sampled_from([1000, 1000, 333, 1]), preemptible=st.booleans())
+    def start(self, count: int, milli: int, preemptible: bool) -> None:
         devices = tuple(self.gpus[i] for i in self._free()[:count])
         allocation = self.world.queue(self.customer, gpus=len(devices))
         before = self.world.balance(self.customer)
-        lease = self.world.place(allocation, self.price, devices, milli=milli)
-        price = self.price.price_micro
+        lease = self.world.place(allocation, self._quote(preemptible=preemptible), devices, milli=milli)
+        price = self._price(preemptible=preemptible)
         worst = Fraction(price * milli * len(devices) * 120_000, 1000 * HOUR_MS)
         if lease is None:
             assert before.available_micro < math.ceil(worst) + len(devices)
