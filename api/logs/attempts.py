@@ -13,8 +13,15 @@ from api.logs.reading import LogRef
 from api.principal import Principal, Role
 from api.reading import Statement
 from api.tasks.repository import attempt_of
-from api.tasks.tables import Task, TaskAttempt, TaskElement
+from api.tasks.tables import Task, TaskAttempt
 from scheduler.states import TASK, TaskState
+
+VISIBLE = (
+    Task.uid == bindparam("task"),
+    Task.customer_id == bindparam("customer"),
+    or_(bindparam("user") == 0, Task.user_id == bindparam("user")),
+)
+"""Conditions whose parameters `values_of` gives."""
 
 _FOUND = Statement(
     select(Task.state, TaskAttempt.id, TaskAttempt.uid, TaskAttempt.number, Allocation.nodes)
@@ -25,21 +32,9 @@ _FOUND = Statement(
     )
     .outerjoin(Allocation, Allocation.id == TaskAttempt.allocation_id)
     .where(Task.array_id.is_(None))
-    .where(Task.uid == bindparam("task"), Task.customer_id == bindparam("customer"))
-    .where(or_(bindparam("user") == 0, Task.user_id == bindparam("user")))
+    .where(*VISIBLE)
     .order_by(TaskAttempt.number.desc())
     .limit(1)
-)
-
-
-_ELEMENT = Statement(
-    select(TaskAttempt.number, TaskElement.log_from, TaskElement.log_to)
-    .select_from(TaskElement)
-    .join(Task, Task.id == TaskElement.task_id)
-    .join(TaskAttempt, TaskAttempt.id == TaskElement.attempt_id)
-    .where(TaskElement.index == bindparam("element"))
-    .where(Task.uid == bindparam("task"), Task.customer_id == bindparam("customer"))
-    .where(or_(bindparam("user") == 0, Task.user_id == bindparam("user")))
 )
 
 
@@ -59,34 +54,12 @@ class NoAttempt:
     over: bool
 
 
-@dataclass(frozen=True, slots=True)
-class ElementSpan:
-    """Where the output of an array's element is, in that of an attempt. No `end`: it has not ended."""
-
-    attempt: int
-    begin: int
-    end: int | None
-
-
-async def find_element(database: Database, principal: Principal, task_uid: UUID, index: int) -> ElementSpan:
-    """
-    Raises:
-        NotFound: no such task, or no such element of it that has started, or not for this principal to see.
-    """
-    values = _values(principal, Wanted(task_uid, None, 0)) | {"element": index}
-    del values["attempt"]
-    rows = await database.read(_ELEMENT, values)
-    if not rows or rows[0][1] is None:
-        raise NotFound("There is no such task, or no such element of it that has started.")
-    return ElementSpan(*rows[0])
-
-
 async def find_log(database: Database, principal: Principal, wanted: Wanted) -> LogRef | NoAttempt:
     """
     Raises:
         NotFound: no such task, attempt or rank, or not for this principal to see.
     """
-    rows = await database.read(_FOUND, _values(principal, wanted))
+    rows = await database.read(_FOUND, values_of(principal, wanted.task_uid) | {"attempt": wanted.attempt or 0})
     if not rows:
         raise NotFound("There is no such task.")
     state, attempt_id, attempt_uid, number, nodes = rows[0]
@@ -99,11 +72,11 @@ async def find_log(database: Database, principal: Principal, wanted: Wanted) -> 
     return LogRef(attempt_id, attempt_uid, number, wanted.rank)
 
 
-def _values(principal: Principal, wanted: Wanted) -> dict[str, Any]:  # Any: of any column's type
+def values_of(principal: Principal, task_uid: UUID) -> dict[str, Any]:  # Any: of any column's type
+    """Of the parameters by which a statement finds the task if `principal` may see it."""
     everything = principal.role is Role.OWNER
     return {
-        "task": wanted.task_uid,
+        "task": task_uid,
         "customer": principal.tenant_id,
         "user": 0 if everything else principal.user_id,
-        "attempt": wanted.attempt or 0,
     }

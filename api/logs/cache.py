@@ -9,6 +9,7 @@ from api.logs.chunks import Chunk
 from api.logs.entries import Frame, frames_of
 from api.logs.reading import entries_from
 from api.object_store import ObjectStore
+from scheduler.log_records import MAX_POSITION
 
 MAX_CHARACTERS = 64 * 2**20
 _THREADS = 4
@@ -28,12 +29,14 @@ class ChunkCache:
         self._reading: dict[Chunk, asyncio.Task[Frames]] = {}
         self.reads = 0
 
-    async def frames(self, chunk: Chunk, position: int) -> Frames:
-        """What a chunk has from `position` on, and that what is missing before it was dropped.
+    async def frames(self, chunk: Chunk, position: int, limit: int = MAX_POSITION) -> Frames:
+        """What a chunk has from `position` on and before `limit`, and that what is missing before it was dropped.
 
         Raises:
             ObjectStoreUnavailable
         """
+        if limit < chunk.end:
+            return await self._read(chunk, position, limit)
         if position == chunk.position:
             return await self._whole(chunk)
         if position > chunk.position:
@@ -68,14 +71,14 @@ class ChunkCache:
             self._characters -= _size(oldest)
         return frames
 
-    async def _read(self, chunk: Chunk, position: int) -> Frames:
+    async def _read(self, chunk: Chunk, position: int, limit: int = MAX_POSITION) -> Frames:
         self.reads += 1
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, _frames, self._objects, chunk, position)
+        return await loop.run_in_executor(self._threads, _frames, self._objects, chunk, position, limit)
 
 
-def _frames(objects: ObjectStore, chunk: Chunk, position: int) -> Frames:
-    return list(frames_of(entries_from(objects, chunk, position)))
+def _frames(objects: ObjectStore, chunk: Chunk, position: int, limit: int) -> Frames:
+    return list(frames_of(entries_from(objects, chunk, position, limit)))
 
 
 def _size(frames: Frames) -> int:

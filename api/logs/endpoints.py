@@ -1,10 +1,8 @@
 """The output of tasks over HTTP: a part of it at a time, or followed as it comes."""
 
-import asyncio
-import json
 import logging
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import Annotated, Literal, cast
 from uuid import UUID
 
@@ -13,23 +11,22 @@ from psycopg import Error as ReadFailure
 from pydantic import BaseModel
 from starlette.requests import HTTPConnection
 
-from api.db import Database
 from api.deps import DatabaseDep, ObjectsDep, PrincipalDep
-from api.errors import ApiError
+from api.errors import ApiError, NotFound
 from api.logs import connection
-from api.logs.attempts import NoAttempt, Wanted, find_element, find_log
+from api.logs.attempts import NoAttempt, Wanted, find_log
 from api.logs.connection import AGAIN, DONE
-from api.logs.entries import STREAMS, Entry
+from api.logs.documents import Follower, document
+from api.logs.elements import find_element
+from api.logs.entries import STREAMS
 from api.logs.following import Following
-from api.logs.reading import LogRef, chunks_from, cut, entries_from, extent
-from api.principal import Principal
+from api.logs.pages import Span, read_page, span_of_element, span_of_task
 from api.problems import problems
 from scheduler.log_records import MAX_POSITION
 
 router = APIRouter(prefix="/customer/tasks/{task_id}/logs", tags=["tasks"])
 
-LOOK_AGAIN_S = 1.0  # for the first attempt of a task that waits
-_CHUNKS_AT_ONCE = 8
+_JSON = "application/json"
 
 _log = logging.getLogger(__name__)
 
@@ -51,13 +48,6 @@ class LogOut(BaseModel):
     records: list[LogRecordOut]
     next_position: int
     ended: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Follower:
-    database: Database
-    principal: Principal
-    wanted: Wanted
 
 
 AttemptNumber = Annotated[int | None, Query(ge=1, le=2**31 - 1)]
@@ -90,31 +80,21 @@ async def read_logs(
     """The output of an attempt, by default the newest, from `position` on.
 
     It goes through about `limit` bytes of output, of which it shows those of `stream`. What is no UTF-8 is replaced.
-    Of an `element` of an array it is what its last try wrote, at its positions in the attempt that it was in.
+    Of an `element` of an array it is what its last try wrote, at its positions in the attempt that it was in; with an
+    `attempt`, the try there that has `position` or begins after it.
     """
-    until = MAX_POSITION
     if element is not None:
-        span = await find_element(database, principal, task_id, element)
-        attempt, position = span.attempt, max(position, span.begin)
-        until = until if span.end is None else span.end
-    log = await find_log(database, principal, Wanted(task_id, attempt, rank))
-    if isinstance(log, NoAttempt):
-        return _reply(None, "", position, log.over)
-    known = await extent(database, log)
-    entries: list[Entry] = []
-    while (end := entries[-1].end if entries else position) < min(position + limit, until):
-        chunks = await chunks_from(database, log, end, most=_CHUNKS_AT_ONCE)
-        if not chunks:
-            break
-        for chunk in chunks:
-            end = entries[-1].end if entries else position
-            if end >= position + limit:
-                break
-            entries += await asyncio.to_thread(entries_from, objects, chunk, end)
-    entries = [entry for entry in cut(entries, limit) if entry.position < until]
-    end = entries[-1].end if entries else position
-    shown = [entry.json for entry in entries if stream in (None, STREAMS.get(entry.stream, stream))]
-    return _reply(log.number, ",".join(shown), end, end >= until or (known.ended and end >= known.position))
+        _only_rank(rank)
+        span: Span | NoAttempt = await span_of_element(
+            database, principal, task_id, element, attempt=attempt, position=position
+        )
+    else:
+        span = await span_of_task(database, principal, Wanted(task_id, attempt, rank), position)
+    if isinstance(span, NoAttempt):
+        return Response(document(None, "", position, span.over), media_type=_JSON)
+    page = await read_page(database, objects, span, limit=limit)
+    shown = [entry.json for entry in page.entries if stream in (None, STREAMS.get(entry.stream, stream))]
+    return Response(document(span.log.number, ",".join(shown), page.end, page.ended), media_type=_JSON)
 
 
 @router.websocket("/follow")
@@ -127,32 +107,32 @@ async def follow_logs(
     attempt: AttemptNumber = None,
     rank: Rank = 0,
     position: Position = 0,
+    element: ElementIndex = None,
 ) -> None:
-    """The same documents as messages, as output comes in, until the attempt has ended and all was sent."""
-    wanted = Wanted(task_id, attempt, rank)
-    log = await find_log(database, principal, wanted)
+    """The same documents as messages, as output comes in, until the attempt has ended and all was sent; of an
+    `element`, until that has ended, over all tries from that one on."""
+    follower = Follower(database, principal, following)
+    if element is not None:
+        _only_rank(rank)
+        found = await find_element(database, principal, task_id, element)
+        number = found.at(attempt, position)
+        if number is None and attempt is not None:
+            raise NotFound(f"The element has no such try in attempt {attempt}.")
+        documents = follower.of_element(task_id, element, found, number, position)
+    else:
+        wanted = Wanted(task_id, attempt, rank)
+        documents = follower.of_task(wanted, await find_log(database, principal, wanted), position)
     with following.counted(principal):
         await websocket.accept()
-        follower = Follower(database, principal, wanted)
-        await connection.serve(websocket, _send(websocket, following, follower, log, position))
+        await connection.serve(websocket, _send(websocket, documents))
 
 
-async def _send(
-    websocket: WebSocket, following: Following, follower: Follower, log: LogRef | NoAttempt, position: int
-) -> int | None:
-    """Send all that there is and comes; with what the connection is to be closed then, None if it is."""
+async def _send(websocket: WebSocket, documents: AsyncGenerator[str, None]) -> int | None:
+    """Send all of them; with what the connection is to be closed then, None if it is."""
     try:
-        while isinstance(log, NoAttempt):
-            if log.over:
-                await websocket.send_text(_document(None, "", position, True))
-                return DONE
-            await asyncio.sleep(LOOK_AGAIN_S)
-            log = await find_log(follower.database, follower.principal, follower.wanted)
-        async with aclosing(following.frames(log, position)) as frames:
-            async for frame in frames:
-                await websocket.send_text(_document(log.number, frame.json, frame.end, False))
-                position = frame.end
-        await websocket.send_text(_document(log.number, "", position, True))
+        async with aclosing(documents) as following:
+            async for each in following:
+                await websocket.send_text(each)
     except WebSocketDisconnect:
         return None
     except (ApiError, ReadFailure) as error:
@@ -161,11 +141,10 @@ async def _send(
     return DONE
 
 
-def _reply(attempt: int | None, records: str, position: int, ended: bool) -> Response:
-    return Response(_document(attempt, records, position, ended), media_type="application/json")
-
-
-def _document(attempt: int | None, records: str, position: int, ended: bool) -> str:
-    """`records` are what stands between the brackets."""
-    number, done = json.dumps(attempt), json.dumps(ended)
-    return f'{{"attempt":{number},"records":[{records}],"next_position":{position},"ended":{done}}}'
+def _only_rank(rank: int) -> None:
+    """
+    Raises:
+        NotFound: an element runs on one node.
+    """
+    if rank:
+        raise NotFound(f"The element has no node of rank {rank}.")

@@ -7,7 +7,7 @@ hold up nobody: who is further behind than that is served from the store.
 import asyncio
 import logging
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from psycopg import Error as ReadFailure
@@ -22,10 +22,13 @@ from api.logs.reading import LogRef, chunks_from, extent
 from api.logs.receiving import CHANNEL
 from api.object_store import ObjectStore
 from api.principal import Principal
+from scheduler.log_records import MAX_POSITION
 
 LOOK_AGAIN_S = 2.0  # a lost notification costs this much at most
 _NEWEST = 64  # chunks that a reader remembers
 _AT_ONCE = 16
+
+End = Callable[[], Awaitable[int | None]]
 
 _log = logging.getLogger(__name__)
 
@@ -42,8 +45,10 @@ class Following:
         self.cache = ChunkCache(objects)
         self.readers: dict[LogRef, Reader] = {}
 
-    async def frames(self, log: LogRef, position: int) -> AsyncGenerator[Frame, None]:
+    async def frames(self, log: LogRef, position: int, end: End | None = None) -> AsyncGenerator[Frame, None]:
         """What a log has from `position` on, and then what comes, until it has ended. Close it when done.
+
+        With `end`, of a part of it: that is asked again and again, and answers where the part ends once that is known.
 
         Raises:
             ObjectStoreUnavailable
@@ -52,19 +57,23 @@ class Following:
         reader = self._join(log)
         try:
             while True:
-                known = reader.position
+                known, look = reader.position, reader.next_look
                 chunks = await reader.chunks(position)
+                limit = await _limit(end)  # after the chunks: what they hold of other parts is known then
                 for chunk in chunks:
-                    for frame in await self.cache.frames(chunk, position):
-                        yield frame
-                        position = frame.end
+                    if position < limit:
+                        for frame in await self.cache.frames(chunk, position, limit):
+                            yield frame
+                            position = frame.end
+                if position >= limit:
+                    return
                 if not chunks and position < known:
-                    yield _gone(position, known)
-                    position = known
+                    yield _gone(position, min(known, limit))
+                    position = min(known, limit)
                 elif not chunks:
                     if reader.ended and position >= reader.position:
                         return
-                    await reader.news(position)
+                    await (reader.news(position) if end is None else look.wait())
         finally:
             self._leave(reader)
 
@@ -139,6 +148,11 @@ class Reader:
         while self.position <= position and not self.ended:
             await self._news.wait()
 
+    @property
+    def next_look(self) -> asyncio.Event:
+        """Set when it has looked again; after the last time that is the case."""
+        return self._news
+
     async def _run(self) -> None:
         event = self._feed.watch(self.log.attempt_id)
         try:
@@ -166,7 +180,13 @@ class Reader:
         self.ended = found.ended
         self._looked.set()
         self._news.set()
-        self._news = asyncio.Event()
+        if not found.ended:
+            self._news = asyncio.Event()
+
+
+async def _limit(end: End | None) -> int:
+    known = None if end is None else await end()
+    return MAX_POSITION if known is None else known
 
 
 def _gone(position: int, end: int) -> Frame:

@@ -16,7 +16,7 @@ from api.logs.tables import Log, LogChunk
 from api.object_store import NoSuchObject, ObjectStore
 from api.reading import Statement
 from api.tasks.tables import TaskAttempt
-from scheduler.log_records import since, unpack_run
+from scheduler.log_records import MAX_POSITION, since, unpack_run, until
 from scheduler.states import AttemptEnd, AttemptState
 
 LATE = timedelta(seconds=60)
@@ -76,19 +76,21 @@ async def chunks_from(database: Database, log: LogRef, position: int, *, most: i
     return [chunk for chunk in found if chunk.end > position][:most]
 
 
-def entries_from(objects: ObjectStore, chunk: Chunk, position: int) -> list[Entry]:
-    """What is in a chunk from `position` on, and what is missing before it or instead of it. Waits for the store.
+def entries_from(objects: ObjectStore, chunk: Chunk, position: int, limit: int = MAX_POSITION) -> list[Entry]:
+    """What is in a chunk from `position` on, and what is missing before it or instead of it; nothing from `limit` on.
+
+    Waits for the store.
 
     Raises:
         ObjectStoreUnavailable
     """
-    start = max(position, chunk.position)
+    start, stop = min(max(position, chunk.position), limit), min(chunk.end, limit)
     missing = [dropped(position, start)] if position < start else []
     try:
         content = decompressed(objects.get(chunk.key))
     except NoSuchObject:  # dropped meanwhile
-        return [*missing, dropped(start, chunk.end)]
-    records = unpack_run(content, chunk.position)
+        return [*missing, dropped(start, stop)] if start < stop else missing
+    records = (part for record in unpack_run(content, chunk.position) if (part := until(record, stop)))
     return [*missing, *entries_of(part for record in records if (part := since(record, start)))]
 
 

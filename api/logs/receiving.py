@@ -103,6 +103,11 @@ def take(database: Database, objects: ObjectStore, settings: Settings, source: S
         delete_dropped(database, objects)
 
 
+def announce(session: Session, attempt_id: int) -> None:
+    """Once this transaction is done, tell who follows the output of an attempt that there is something new."""
+    session.execute(_NOTIFY, {"channel": CHANNEL, "attempt": str(attempt_id)})
+
+
 def _attempt(session: Session, source: Source) -> tuple[int, UUID]:
     """Its id and uid, if it runs or ran on this host at this rank."""
     found = session.execute(
@@ -177,7 +182,7 @@ def _record(
     _count(log, incoming, content_bytes, settings)
     session.flush()
     dropped = _drop_oldest(session, log, settings.log_limit_bytes)
-    session.execute(_NOTIFY, {"channel": CHANNEL, "attempt": str(attempt_id)})
+    announce(session, attempt_id)
     return dropped
 
 

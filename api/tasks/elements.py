@@ -18,10 +18,11 @@ from api.allocations.transitions import notify
 from api.clock import from_ms, to_ms, utc_now
 from api.errors import Conflict, NotFound
 from api.ids import parse_uid
+from api.logs.receiving import announce
 from api.tasks import arrays, ranges, words
 from api.tasks.outcome import Outcome, outcome_of
 from api.tasks.spec import Retry
-from api.tasks.tables import Task, TaskArray, TaskAttempt, TaskElement
+from api.tasks.tables import Task, TaskArray, TaskAttempt, TaskElement, TaskElementTry
 from scheduler.host_protocol import ElementResult, ElementRun, ElementsAsked, ElementsGiven
 from scheduler.states import AllocationState, AttemptEnd, AttemptState, TaskState
 
@@ -120,37 +121,55 @@ def _take_in(session: Session, task: Task, array: TaskArray, attempt: TaskAttemp
     now, retry = utc_now(), _retry_of(task)
     for element in session.scalars(query.order_by(TaskElement.index)):
         if element.place in results:
-            _result(array, element, results[element.place], retry, now)
+            _result(session, array, element, results[element.place], retry, now)
             attempt.elements_ended += 1
         elif element.state == TaskState.STARTING:
             start = said[element.place]
             element.state, element.started_at = TaskState.RUNNING, _moment(start.at_ms, now)
             element.log_from = _within(start.log_from, 0, _MAX_POSITION)
+    announce(session, attempt.id)  # to those who follow the output of one of them
     _look_at(session, task, array)
 
 
-def _result(array: TaskArray, element: TaskElement, result: ElementResult, retry: Retry, now: datetime) -> None:
+def _result(
+    session: Session, array: TaskArray, element: TaskElement, result: ElementResult, retry: Retry, now: datetime
+) -> None:
     element.end = next((end for end in _ENDS if end == result.end), AttemptEnd.EXITED)
     element.exit_code = _within(result.exit_code, 0, 255)
     element.signal = _within(result.signal, 1, 64)
     element.log_from = _within(result.log_from, 0, _MAX_POSITION)
     element.log_to = _within(result.log_to, 0, _MAX_POSITION)
     element.started_at, element.ended_at = _moment(result.started_at_ms, now), _moment(result.ended_at_ms, now)
-    _conclude(array, element, AttemptEnd(element.end), retry, now)
+    _conclude(session, array, element, AttemptEnd(element.end), retry, now)
 
 
-def _conclude(array: TaskArray, element: TaskElement, end: AttemptEnd, retry: Retry, now: datetime) -> None:
+def _conclude(
+    session: Session, array: TaskArray, element: TaskElement, end: AttemptEnd, retry: Retry, now: datetime
+) -> None:
     """After a try: once more, or the end."""
     element.tries += end is not AttemptEnd.PREEMPTED  # to give way is no failure
     code = element.exit_code if element.signal is None else None
     outcome = outcome_of(end, exit_code=code, retry=retry, attempts=element.tries, cancelled=False)
     element.state = outcome.state
     if outcome.state is TaskState.QUEUED:
+        session.add_all(_kept(element))
         _again(array, element, outcome, now)
     elif outcome.state is TaskState.SUCCEEDED:
         array.succeeded += 1
     elif outcome.state is not TaskState.CANCELLED:
         array.failed += 1
+
+
+def _kept(element: TaskElement) -> list[TaskElementTry]:
+    """Where the output of a try is that is not the last, if it can have any."""
+    if element.log_from is None:
+        return []
+    return [
+        TaskElementTry(
+            task_id=element.task_id, index=element.index, attempt_id=element.attempt_id, place=element.place,
+            log_from=element.log_from, log_to=element.log_to,
+        )
+    ]  # fmt: skip
 
 
 def _again(array: TaskArray, element: TaskElement, outcome: Outcome, now: datetime) -> None:
@@ -219,7 +238,7 @@ def _return_all(session: Session, task: Task, array: TaskArray, attempt: TaskAtt
         if end is AttemptEnd.CANCELLED:
             element.state = TaskState.CANCELLED
         else:
-            _conclude(array, element, end, retry, now)
+            _conclude(session, array, element, end, retry, now)
     return bool(running) or attempt.elements_ended > 0
 
 

@@ -10,6 +10,10 @@ def count(ranges: Ranges) -> int:
     return sum(last - first + 1 for first, last in ranges)
 
 
+def contains(ranges: Ranges, index: int) -> bool:
+    return any(first <= index <= last for first, last in ranges)
+
+
 def take(ranges: Ranges, most: int) -> tuple[list[int], Ranges]:
     """The smallest `most` indices, or all if there are fewer, and what is left."""
     taken: list[int] = []

@@ -194,3 +194,17 @@ class TaskElement(Base):
     started_at: Mapped[datetime | None] = mapped_column(Moment)
     ended_at: Mapped[datetime | None] = mapped_column(Moment)
     due_at: Mapped[datetime | None] = mapped_column(Moment)  # it is tried again then
+
+
+class TaskElementTry(Base):
+    """A try of an element after which it was tried again: where its output is. The last one is in `TaskElement`."""
+
+    __tablename__ = "task_element_tries"
+    __table_args__ = (Index("ix_task_element_tries_element", "task_id", "index", "id"),)
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    task_id: Mapped[int] = mapped_column(ForeignKey("tasks.id"))
+    index: Mapped[int]
+    attempt_id: Mapped[int] = mapped_column(ForeignKey("task_attempts.id"))
+    place: Mapped[int]
+    log_from: Mapped[int] = mapped_column(BigId)
+    log_to: Mapped[int | None] = mapped_column(BigId)  # null: it ended with its attempt

@@ -11,7 +11,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from api.app import API
 from api.db import Database
-from api.logs import connection, endpoints
+from api.logs import connection, documents, endpoints
 from api.logs.reading import LATE
 from api.logs.tables import LogChunk
 from api.settings import Settings
@@ -203,7 +203,7 @@ def test_following_shows_what_is_there_and_ends_with_the_attempt(
 def test_following_waits_for_the_first_attempt_unless_there_will_be_none(
     world: LogWorld, app_client: TestClient, tenant: Tenant, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(endpoints, "LOOK_AGAIN_S", 0.05)
+    monkeypatch.setattr(documents, "LOOK_AGAIN_S", 0.05)
     task = world.task()
     with app_client.websocket_connect(follow_path(task), headers=dict(tenant.owner.headers)) as socket:
         attempt, source = world.attempt(task)
