@@ -17,8 +17,8 @@ _CLOSE_S = 1.0
 _MAX_FRAME = 32 * 2**20
 
 
-def connect_live(transport: Transport, path: str, **params: int) -> ClientConnection:
-    """A connection; with new tokens if the old ones have expired.
+def connect_live(transport: Transport, path: str, **params: int | None) -> ClientConnection:
+    """A connection; with new tokens if the old ones have expired. What is None is not asked for.
 
     Raises:
         ApiError: the platform refused; ServerFailed also where something else answers for now.
@@ -33,11 +33,15 @@ def connect_live(transport: Transport, path: str, **params: int) -> ClientConnec
         return _open(transport, path, params)
 
 
-def _open(transport: Transport, path: str, params: dict[str, int]) -> ClientConnection:
+def _open(transport: Transport, path: str, params: dict[str, int | None]) -> ClientConnection:
     from websockets.exceptions import InvalidHandshake, InvalidStatus
     from websockets.sync.client import connect
 
-    address = transport.live_address(path) + "?" + urlencode(params)
+    address = (
+        transport.live_address(path)
+        + "?"
+        + urlencode({name: value for name, value in params.items() if value is not None})
+    )
     try:
         # Compression would be what limits the speed.
         return connect(

@@ -46,26 +46,35 @@ def read(
 
 
 def follow(
-    transport: Transport, path: str, *, attempt: int, rank: int, position: int, give_up_s: float = GIVE_UP_S
+    transport: Transport,
+    path: str,
+    *,
+    attempt: int | None,
+    rank: int,
+    position: int,
+    element: int | None = None,
+    give_up_s: float = GIVE_UP_S,
 ) -> Iterator[LogBatch | None]:
     """An attempt's output from `position` until it has ended and all was sent; None in each second of silence.
 
-    A broken connection is made again, and goes on where it broke.
+    Of an `element` it is that of all its tries from that one on, without an `attempt` from the newest on. A broken
+    connection is made again, and goes on where it broke.
 
     Raises:
         ConnectionFailed: it could not be made again within `give_up_s`.
-        NotFound: there is no such attempt.
+        NotFound: there is no such attempt or element.
     """
     from websockets.exceptions import ConnectionClosed  # slow to import, and most commands need none
 
     away_since, pause_s, last = time.monotonic(), 0.1, ""
     while True:
         try:
-            with connect_live(transport, path, attempt=attempt, rank=rank, position=position) as socket:
+            where = {"attempt": attempt, "rank": rank, "position": position, "element": element}
+            with connect_live(transport, path, **where) as socket:
                 while True:
                     batch = _receive(socket)
                     if batch is not None:
-                        position = batch.next_position
+                        attempt, position = batch.attempt or attempt, batch.next_position
                     away_since, pause_s = time.monotonic(), 0.1
                     yield batch
         except ConnectionClosed as closed:

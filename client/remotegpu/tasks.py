@@ -177,9 +177,11 @@ class Tasks:
         """Its output: of `attempt`, or of the newest; from `position`, in bytes; of `stream` "stdout" or "stderr" only.
 
         With `follow`, until it has ended; without an `attempt` those that are begun after a preemption come as well.
-        Of an array's `element` it is what its last try has written up to now, without `follow`.
+        Of an array's `element` it is what its last try has written up to now; with `follow`, also what later ones do.
         """
-        if follow:
+        if follow and element is not None:
+            batches = self.follow_element(task_id, element, attempt=attempt, position=position)
+        elif follow:
             batches = self.follow(task_id, attempt=attempt, rank=rank, position=position)
         else:
             batches = self.output(
@@ -230,6 +232,19 @@ class Tasks:
             if attempt is not None:
                 return
             number, position = number + 1, 0
+
+    def follow_element(
+        self, task_id: str, element: int, *, attempt: int | None = None, position: int = 0
+    ) -> Iterator[LogBatch]:
+        """The output of an array's element as it comes, until that has ended: of its newest try, or of the one that
+        has `position` in `attempt`, and of those that follow it.
+
+        Raises:
+            NotFound: the array has no such element, or it has no such try.
+        """
+        path = f"{_PATH}/{task_id}/logs/follow"
+        batches = logs.follow(self._transport, path, attempt=attempt, rank=0, position=position, element=element)
+        yield from (batch for batch in batches if batch is not None)
 
     def exec(
         self, task_id: str, command: Sequence[str], *, rank: int = 0, terminal: tuple[int, int] | None = None

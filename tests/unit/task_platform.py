@@ -166,7 +166,8 @@ class _Endpoints:
     async def follow(self, socket: WebSocket) -> None:
         if not await self._allowed(socket):
             return
-        number, position = int(socket.query_params["attempt"]), int(socket.query_params["position"])
+        newest = max(self.platform.output, default=1)
+        number, position = int(socket.query_params.get("attempt", newest)), int(socket.query_params["position"])
         if number not in self.platform.output:
             await socket.send_denial_response(_problem(404, "There is no such attempt."))
             return

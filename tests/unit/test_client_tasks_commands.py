@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 import pytest
 import yaml
@@ -307,4 +308,16 @@ def test_an_array_shows_counts_failures_and_the_output_of_an_element(run: Run, p
     assert [each["index"] for each in listed] == [5, 7]
     assert "exit code 0" in run("task", "elements", "a").stdout
     assert run("task", "logs", "a", "--element", "7").stdout == "seven\n"
-    assert run("task", "logs", "a", "--element", "7", "-f").exit_code == 2
+    assert run("task", "logs", "a", "--element", "7", "--rank", "1").exit_code == 2
+
+
+def test_an_element_is_followed_over_tries_and_broken_connections(run: Run, platform: TaskPlatform) -> None:
+    platform.add("a", {**RUNNING, "attempts": 2})
+    platform.output[2] = written(("stdout", "seven\n"), ("stdout", "more\n"), ("stdout", "end\n"))
+    platform.breaks = [1, 1]
+    followed = run("task", "logs", "a", "-f", "--element", "7")
+    assert (followed.stdout, followed.exit_code) == ("seven\nmore\nend\n", 0)
+    asked = [parse_qs(query) for method, query in platform.asked if method == "WS"]
+    assert [each.get("attempt") for each in asked] == [None, ["2"], ["2"]], "it goes on in the try that it was in"
+    assert [each["position"] for each in asked] == [["0"], ["6"], ["11"]]
+    assert all(each["element"] == ["7"] for each in asked)

@@ -167,10 +167,8 @@ def logs(
     """
     if stdout and stderr:
         raise typer.BadParameter("give --stdout or --stderr; without them, both are printed")
-    if element is not None and (follow or attempt is not None):
-        raise typer.BadParameter(
-            "an element's output is of its last try, up to now: give neither --follow nor --attempt"
-        )
+    if element is not None and rank:
+        raise typer.BadParameter("an element runs on one node: give no --rank")
     only = "stdout" if stdout else "stderr" if stderr else None
     output = LogOutput(only=only, timestamps=timestamps)
     with connected(context) as client:
