@@ -155,6 +155,7 @@ def _api_routers() -> Sequence[APIRouter]:
         tasks.router,
         admin_tasks.router,
         logs.router,
+        logs.admin_router,
         task_execs.router,
         secrets.router,
         uploads.router,

@@ -137,6 +137,7 @@ POLICY: dict[tuple[str, str], Rule] = {
     ("DELETE", "/api/v1/customer/reservations/{reservation_id}"): Rule(CUSTOMER, scope="reservations:write"),
     ("GET", "/api/v1/admin/tasks"): Rule(ADMIN, scope="tasks:read"),
     ("POST", "/api/v1/admin/tasks/{task_id}/cancel"): Rule(ADMIN, scope="tasks:write"),
+    ("GET", "/api/v1/admin/tasks/{task_id}/logs"): Rule(ADMIN, scope="tasks:read"),
     ("GET", "/api/v1/customer/tasks"): Rule(CUSTOMER, scope="tasks:read"),
     ("POST", "/api/v1/customer/tasks"): Rule(CUSTOMER, scope="tasks:write"),
     ("POST", "/api/v1/customer/tasks/plan"): Rule(CUSTOMER, scope="tasks:read"),

@@ -18,7 +18,7 @@ from scheduler.states import TASK, TaskState
 
 VISIBLE = (
     Task.uid == bindparam("task"),
-    Task.customer_id == bindparam("customer"),
+    or_(bindparam("customer") == 0, Task.customer_id == bindparam("customer")),
     or_(bindparam("user") == 0, Task.user_id == bindparam("user")),
 )
 """Conditions whose parameters `values_of` gives."""
@@ -74,9 +74,8 @@ async def find_log(database: Database, principal: Principal, wanted: Wanted) -> 
 
 def values_of(principal: Principal, task_uid: UUID) -> dict[str, Any]:  # Any: of any column's type
     """Of the parameters by which a statement finds the task if `principal` may see it."""
-    everything = principal.role is Role.OWNER
     return {
         "task": task_uid,
-        "customer": principal.tenant_id,
-        "user": 0 if everything else principal.user_id,
+        "customer": 0 if principal.role is Role.ADMIN else principal.tenant_id,
+        "user": principal.user_id if principal.role is Role.MEMBER else 0,
     }

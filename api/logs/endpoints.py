@@ -3,14 +3,21 @@
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Literal, cast
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Path, Query, Response, WebSocket, WebSocketDisconnect
+from fastapi.concurrency import run_in_threadpool
 from psycopg import Error as ReadFailure
 from pydantic import BaseModel
+from sqlalchemy import select
+from sqlalchemy.orm import Session
 from starlette.requests import HTTPConnection
 
+from api.audit.service import record
+from api.db import Database
 from api.deps import DatabaseDep, ObjectsDep, PrincipalDep
 from api.errors import ApiError, NotFound
 from api.logs import connection
@@ -21,10 +28,14 @@ from api.logs.elements import find_element
 from api.logs.entries import STREAMS
 from api.logs.following import Following
 from api.logs.pages import Span, read_page, span_of_element, span_of_task
+from api.object_store import ObjectStore
+from api.principal import Principal
 from api.problems import problems
+from api.tasks.tables import Task
 from scheduler.log_records import MAX_POSITION
 
 router = APIRouter(prefix="/customer/tasks/{task_id}/logs", tags=["tasks"])
+admin_router = APIRouter(prefix="/admin/tasks/{task_id}/logs", tags=["tasks"])
 
 _JSON = "application/json"
 
@@ -64,18 +75,28 @@ async def _following(request: HTTPConnection) -> Following:
 FollowingDep = Annotated[Following, Depends(_following)]
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What of a task's output is asked for."""
+
+    attempt: AttemptNumber = None
+    rank: Rank = 0
+    position: Position = 0
+    limit: Limit = 2**18
+    stream: Literal["stdout", "stderr"] | None = None
+    element: ElementIndex = None
+
+
+AskedQuery = Annotated[Asked, Depends()]
+
+
 @router.get("", response_model=LogOut, responses=problems(404))
 async def read_logs(
     task_id: Annotated[UUID, Path()],
     principal: PrincipalDep,
     database: DatabaseDep,
     objects: ObjectsDep,
-    attempt: AttemptNumber = None,
-    rank: Rank = 0,
-    position: Position = 0,
-    limit: Limit = 2**18,
-    stream: Literal["stdout", "stderr"] | None = None,
-    element: ElementIndex = None,
+    asked: AskedQuery,
 ) -> Response:
     """The output of an attempt, by default the newest, from `position` on.
 
@@ -83,17 +104,51 @@ async def read_logs(
     Of an `element` of an array it is what its last try wrote, at its positions in the attempt that it was in; with an
     `attempt`, the try there that has `position` or begins after it.
     """
-    if element is not None:
-        _only_rank(rank)
+    return await _answer(database, objects, principal, task_id, asked)
+
+
+@admin_router.get("", response_model=LogOut, responses=problems(404))
+async def read_any_logs(
+    task_id: Annotated[UUID, Path()],
+    principal: PrincipalDep,
+    database: DatabaseDep,
+    objects: ObjectsDep,
+    asked: AskedQuery,
+) -> Response:
+    """The output of any customer's task, as its owner reads it. Each answer leaves a row in the audit trail."""
+    answer = await _answer(database, objects, principal, task_id, asked)
+    details = {"attempt": asked.attempt, "rank": asked.rank, "element": asked.element, "position": asked.position}
+    await run_in_threadpool(database.transact, partial(_record_reading, principal, task_id, details))
+    return answer
+
+
+def _record_reading(principal: Principal, task_uid: UUID, details: dict[str, int | None], session: Session) -> None:
+    record(
+        session,
+        actor=principal.actor,
+        action="task.read_output",
+        target=f"task:{task_uid}",
+        customer_id=session.scalar(select(Task.customer_id).where(Task.uid == task_uid)),
+        address=principal.address,
+        details={name: value for name, value in details.items() if value is not None},
+    )
+
+
+async def _answer(
+    database: Database, objects: ObjectStore, principal: Principal, task_uid: UUID, asked: Asked
+) -> Response:
+    position = asked.position
+    if asked.element is not None:
+        _only_rank(asked.rank)
         span: Span | NoAttempt = await span_of_element(
-            database, principal, task_id, element, attempt=attempt, position=position
+            database, principal, task_uid, asked.element, attempt=asked.attempt, position=position
         )
     else:
-        span = await span_of_task(database, principal, Wanted(task_id, attempt, rank), position)
+        span = await span_of_task(database, principal, Wanted(task_uid, asked.attempt, asked.rank), position)
     if isinstance(span, NoAttempt):
         return Response(document(None, "", position, span.over), media_type=_JSON)
-    page = await read_page(database, objects, span, limit=limit)
-    shown = [entry.json for entry in page.entries if stream in (None, STREAMS.get(entry.stream, stream))]
+    page = await read_page(database, objects, span, limit=asked.limit)
+    shown = [entry.json for entry in page.entries if asked.stream in (None, STREAMS.get(entry.stream, asked.stream))]
     return Response(document(span.log.number, ",".join(shown), page.end, page.ended), media_type=_JSON)
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from remotegpu.models import Json
+from remotegpu import logs
+from remotegpu.models import Json, LogRecord
 from remotegpu.transport import Transport
+
+_AT_ONCE = 4 * 2**20  # bytes of output in one answer
 
 
 class Admin:
@@ -100,6 +103,16 @@ class Admin:
 
     def end_allocation(self, allocation_id: str) -> Json:
         return self._transport.post(f"/admin/allocations/{allocation_id}/end", Json)
+
+    def task_output(
+        self, task_id: str, *, attempt: int | None = None, rank: int = 0, element: int | None = None
+    ) -> Iterator[LogRecord]:
+        """What any customer's task has written up to now, as `tasks.logs` has it. That it was read is in the audit."""
+        path = f"/admin/tasks/{task_id}/logs"
+        for batch in logs.read(
+            self._transport, path, attempt=attempt, rank=rank, position=0, stream=None, element=element, limit=_AT_ONCE
+        ):
+            yield from batch.records
 
     def reset_password(self, user_id: str) -> Json:
         return self._transport.post(f"/admin/users/{user_id}/reset-password", Json)

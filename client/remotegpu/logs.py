@@ -33,11 +33,12 @@ def read(
     position: int,
     stream: str | None,
     element: int | None = None,
+    limit: int | None = None,
 ) -> Iterator[LogBatch]:
     """What there is now of an attempt's output, or of an element's, from `position`. `stream`: of one of them only."""
     while True:
         batch = transport.get(
-            path, LogBatch, attempt=attempt, rank=rank, position=position, stream=stream, element=element
+            path, LogBatch, attempt=attempt, rank=rank, position=position, stream=stream, element=element, limit=limit
         )
         yield batch
         if batch.ended or batch.next_position <= position:

@@ -150,6 +150,26 @@ def test_only_those_who_see_the_task_see_its_output(
             assert denied(app_client, task, person) == (None if status == 200 else 404)
 
 
+def test_an_administrator_reads_any_output_and_the_audit_trail_has_it(
+    world: LogWorld, app_client: TestClient, tenant: Tenant, admin: Person
+) -> None:
+    task = world.task()
+    _, source = world.attempt(task)
+    world.take(source, written(0, "what went wrong"))
+    theirs = f"{API}/admin/tasks/{task.uid}/logs"
+    answer = app_client.get(f"{theirs}?position=5", headers=admin.headers)
+    assert (answer.status_code, text_of(answer.json()["records"])) == (200, "went wrong")
+    trail = f"{API}/admin/audit?action=task.read_output"
+    (row,) = app_client.get(trail, headers=admin.headers).json()["items"]
+    assert (row["actor"], row["target"]) == (f"user:{admin.user.uid}", f"task:{task.uid}")
+    assert (row["customer_id"], row["details"]) == (str(tenant.customer.uid), {"rank": 0, "position": 5})
+    nowhere = theirs.replace(str(task.uid), str(source.allocation_uid))
+    assert app_client.get(nowhere, headers=admin.headers).status_code == 404
+    assert len(app_client.get(trail, headers=admin.headers).json()["items"]) == 1
+    for person in (tenant.owner, tenant.member):
+        assert app_client.get(theirs, headers=person.headers).status_code == 403
+
+
 def denied(client: TestClient, task: Task, person: Person | None, query: str = "") -> int | None:
     """The status of what a WebSocket's handshake is refused with."""
     headers = dict(person.headers) if person else {}

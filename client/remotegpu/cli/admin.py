@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 from remotegpu.cli import capacity, machines, prices
-from remotegpu.cli.output import JsonFlag, console, print_fields, print_json, print_rows
+from remotegpu.cli.output import JsonFlag, console, print_fields, print_json, print_json_line, print_rows
 from remotegpu.cli.session import connected
+from remotegpu.cli.task_output import LogOutput
 from remotegpu.cli.units import money, parse_money
 from remotegpu.client import Client
 from remotegpu.errors import NotFound
@@ -216,6 +217,22 @@ def end_allocation(context: typer.Context, allocation_id: str, as_json: JsonFlag
     with connected(context) as client:
         ending = client.admin.end_allocation(allocation_id)
         print_json(ending) if as_json else console.print("Ending.")
+
+
+@app.command("task-logs")
+def task_logs(
+    context: typer.Context,
+    task_id: str,
+    attempt: Annotated[int | None, typer.Option("--attempt", help="Of that attempt; default: the newest.")] = None,
+    rank: Annotated[int, typer.Option("--rank", help="Of that node.", min=0)] = 0,
+    element: Annotated[int | None, typer.Option("--element", help="Of that element of an array.", min=0)] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Print what a customer's task has written up to now. That you did is in the audit."""
+    output = LogOutput()
+    with connected(context) as client:
+        for record in client.admin.task_output(task_id, attempt=attempt, rank=rank, element=element):
+            print_json_line(record) if as_json else output.write(record)
 
 
 @app.command("audit")
