@@ -235,7 +235,9 @@ class Attempts:
             threading.Event().wait(_RETRY_S)
 
     def _attend(self, kept: _Kept) -> None:
-        self._shipping.attend(LogSource(*kept.key, kept.held.lease.rank, kept.directory.outside))
+        """Of a worker's output that goes first of which the platform knows whose it is."""
+        source = LogSource(*kept.key, kept.held.lease.rank, kept.directory.outside)
+        self._shipping.attend(source, lambda: kept.feed.untold_from() if kept.feed is not None else None)
 
     def _clear(self, directory: AttemptDirectory, uid: str, generation: int) -> None:
         """Once its output is shipped. The platform hears of its end also where there never was any."""

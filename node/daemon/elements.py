@@ -43,6 +43,8 @@ class ElementFeed:
         self._stopped = threading.Event()
         self._finally: Callable[[], None] | None = None
         self._lock = threading.Lock()  # of the one above
+        self._over = False  # nothing more is told
+        self._looking = threading.RLock()  # of what the runner was given and tells
         self._thread = threading.Thread(target=self._run, name=f"elements-{allocation_uid[:8]}", daemon=True)
 
     def start(self) -> None:
@@ -60,6 +62,18 @@ class ElementFeed:
         self._thread.join(longest_s)
         self._stopped.set()
 
+    def untold_from(self) -> int | None:
+        """Where the output of the first element ends whose end the platform does not know; None: it knows them all.
+
+        What the runner told before the call counts. So of the output up to there the platform can tell whose it is.
+        """
+        with self._looking:
+            if self._over:
+                return None
+            while self._look()[1]:
+                pass
+            return min((result.log_to for result in self._results), default=None)
+
     def _run(self) -> None:
         try:
             self._feed()
@@ -68,7 +82,9 @@ class ElementFeed:
         except Exception:
             log.exception("the elements of allocation %s are no longer looked at", self._key[0])
         finally:
-            self._told.close()
+            with self._looking:
+                self._over = True
+                self._told.close()
         self._closing.wait()
         with self._lock:
             then = self._finally
@@ -103,15 +119,16 @@ class ElementFeed:
 
     def _look(self) -> tuple[bool, bool]:
         """Take in what the runner tells: whether there was anything, and whether there is more."""
-        starts, results, more = self._told.read(given=self._given.count)
-        now = time.monotonic()
-        self._starts += starts
-        self._results += results
-        self._ended += len(results)
-        self._recent.extend(now for _ in results)
-        if self._unsent and self._unsent_since is None:
-            self._unsent_since = now
-        return bool(starts or results), more
+        with self._looking:
+            starts, results, more = self._told.read(given=self._given.count)
+            now = time.monotonic()
+            self._starts += starts
+            self._results += results
+            self._ended += len(results)
+            self._recent.extend(now for _ in results)
+            if self._unsent and self._unsent_since is None:
+                self._unsent_since = now
+            return bool(starts or results), more
 
     def _wanted(self) -> int:
         """As many as it runs in a second: so few requests are enough, and long ones are not kept from other workers."""
@@ -130,14 +147,16 @@ class ElementFeed:
 
     def _exchange(self, take: int) -> None:
         """Raises: AttemptOverError, PlatformUnavailableError, OSError."""
-        starts, results = self._starts[:_MOST_TOLD], self._results[:_MOST_TOLD]
+        with self._looking:
+            starts, results = self._starts[:_MOST_TOLD], self._results[:_MOST_TOLD]
         ended = {result.place for result in results}
         started = tuple(start for start in starts if start.place not in ended)
         asked = ElementsAsked(self._given.count, take, started, tuple(results))
         answer = self._platform.elements(*self._key, asked)
-        del self._starts[: len(starts)], self._results[: len(results)]
-        self._unsent_since = time.monotonic() if self._unsent else None
-        self._given.add(answer.runs)
+        with self._looking:
+            self._given.add(answer.runs)
+            del self._starts[: len(starts)], self._results[: len(results)]
+            self._unsent_since = time.monotonic() if self._unsent else None
         self._none_left = answer.over
         if answer.over and self._ended == self._given.count and not self._unsent:
             self._given.end()

@@ -49,6 +49,14 @@ class Batch:
     def content(self) -> bytes:
         return b"".join(map(pack, self.records))
 
+    def before(self, position: int) -> "Batch":
+        """What of it lies there; the rest is for later."""
+        if position >= self.end:
+            return self
+        end = max(position, self.position)
+        records = [part for record in self.records if (part := until(record, end))]
+        return Batch(self.position, end, records, full=False)
+
 
 class _Collected:
     """A batch in the making."""

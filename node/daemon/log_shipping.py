@@ -36,6 +36,10 @@ class Platform(Protocol):
     ) -> None: ...
 
 
+HeldFrom = Callable[[], int | None]
+"""The position from which output is not to be shipped yet, of what was written before the call; None: there is none."""
+
+
 @dataclass(frozen=True, slots=True)
 class LogSource:
     """The output of an attempt on this host; its segments are in `log` below `directory`."""
@@ -50,6 +54,7 @@ class LogSource:
 class _Log:
     source: LogSource
     segments: Segments
+    held_from: HeldFrom | None = None
     position: int | None = None  # of what comes next; None until it was looked for
     then: Callable[[], None] | None = None  # set: nobody writes any more
     nobody_keeps_it: bool = False
@@ -85,10 +90,11 @@ class LogShipping:
         for thread in self._threads:
             thread.join(max(0.0, deadline_s - time.monotonic()))
 
-    def attend(self, source: LogSource) -> None:
-        """Take its output away while it is written. Idempotent."""
+    def attend(self, source: LogSource, held_from: HeldFrom | None = None) -> None:
+        """Take its output away while it is written. Idempotent. Nothing is held back once it is finished."""
         with self._changed:
-            self._known(source)
+            found = self._known(source)
+            found.held_from = held_from or found.held_from
 
     def finish(self, source: LogSource, then: Callable[[], None]) -> None:
         """Nothing more is written: `then` is called once all is shipped, or nobody keeps it. Idempotent."""
@@ -177,6 +183,9 @@ class LogShipping:
         if one.position is None:
             one.position = one.segments.begin()
         batch = one.segments.read(one.position, final=then is not None)
+        held = one.held_from() if one.held_from is not None and then is None else None
+        if held is not None:
+            batch = batch.before(held)
         last = then is not None and not batch.full
         if batch.records or last:
             self._send(one.source, batch, last=last)

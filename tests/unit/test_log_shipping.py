@@ -122,6 +122,23 @@ def test_what_is_written_arrives_while_it_is_written(bench: Bench) -> None:
     assert bench.shipping.waiting() == 0
 
 
+def test_what_is_held_back_waits_until_the_end(bench: Bench) -> None:
+    held: list[int | None] = [6]
+    output = bench.output("a")
+    bench.shipping.attend(bench.source("a"), lambda: held[0])
+    output.write(STDOUT, b"first\nsecond\nthird\n", 0)
+    until(lambda: bench.platform.text("a") == b"first\n")
+    other = bench.output("b")
+    for number in range(5):  # it has its turns meanwhile
+        other.write(STDOUT, b"x", number * 1000)
+        until(lambda: bench.platform.text("b") == b"x" * (number + 1))  # noqa: B023 - it is called at once
+    assert bench.platform.turns.count("a") == 1
+    held[0] = 13
+    until(lambda: bench.platform.text("a") == b"first\nsecond\n")
+    bench.finish("a")
+    assert bench.platform.text("a") == b"first\nsecond\nthird\n"
+
+
 def test_an_attempt_that_wrote_nothing_or_never_began_ends_too(bench: Bench) -> None:
     bench.output("a")
     bench.finish("a", "never-began")
