@@ -30,20 +30,22 @@ class Person:
     password: str
 
     def run(self, *arguments: str, stdin: str = "", check: bool = True) -> subprocess.CompletedProcess[str]:
-        command = Path(sys.executable).with_name("remotegpu")
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("REMOTEGPU_")}
         done = subprocess.run(
-            [str(command), *arguments],
+            self._command(*arguments),
             input=stdin,
             capture_output=True,
             text=True,
             timeout=_TIMEOUT_S,
             check=False,
-            env={**environment, "REMOTEGPU_PROFILE": str(self.profile), "COLUMNS": "200"},
+            env=self._environment(),
         )
         if check and done.returncode != 0:
             raise CommandFailed(f"remotegpu {' '.join(arguments)}: exit {done.returncode}\n{done.stdout}{done.stderr}")
         return done
+
+    def begin(self, *arguments: str) -> subprocess.Popen[str]:
+        """A command that goes on: to be used as a context manager, which waits for its end."""
+        return subprocess.Popen(self._command(*arguments), stdout=subprocess.PIPE, text=True, env=self._environment())
 
     def rest(self) -> httpx.Client:
         """The API as this person, without the command between: to be used as a context manager."""
@@ -62,6 +64,13 @@ class Person:
     def signs_in(self) -> bool:
         """Whether the password they chose is theirs already."""
         return self._login(f"{self.password}\n", check=False).returncode == 0
+
+    def _command(self, *arguments: str) -> list[str]:
+        return [str(Path(sys.executable).with_name("remotegpu")), *arguments]
+
+    def _environment(self) -> dict[str, str]:
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("REMOTEGPU_")}
+        return {**environment, "REMOTEGPU_PROFILE": str(self.profile), "COLUMNS": "200"}
 
     def _login(self, lines: str, *, check: bool) -> subprocess.CompletedProcess[str]:
         arguments = ("login", self.address, "--username", self.username, "--password-stdin")

@@ -176,6 +176,32 @@ def test_what_is_preempted_is_told_in_time_and_comes_back(customer: Customer) ->
     customer.owner.run("task", "cancel", "wide")
 
 
+def test_an_array_runs_its_elements_each_with_output_of_its_own(customer: Customer) -> None:
+    """Two at once; one fails, and one is followed from before it begins, while it writes."""
+    slow = "sleep 5; echo on; sleep 5; echo end"
+    script = f"echo begin $TASK_INDEX; [ $TASK_INDEX != 5 ] || {{ {slow}; }}; [ $TASK_INDEX != 3 ]"
+    run(customer, "--detach", *shell("sweep", script, "--array", "0-7%2"))
+    with customer.owner.begin("task", "logs", "sweep", "-f", "--element", "5") as following:
+        assert following.stdout is not None
+        assert [next(following.stdout) for _ in range(2)] == ["begin 5\n", "on\n"]
+        assert show(customer, "sweep")["state"] == "running"
+        (running,) = customer.owner.json("task", "elements", "sweep", "--state", "running")
+        assert running["index"] == 5
+        assert following.stdout.read() == "end\n"
+    assert following.returncode == 0
+    task = in_state(customer, "sweep", "failed")
+    assert task["elements"] == {"total": 8, "pending": 0, "running": 0, "succeeded": 7, "failed": 1}
+    assert "1 of 8 elements failed" in task["detail"]
+    rows = customer.owner.json("task", "elements", "sweep")
+    assert [(row["index"], row["state"], row["exit_code"]) for row in rows] == [
+        (index, "failed" if index == 3 else "succeeded", int(index == 3)) for index in range(8)
+    ]
+    for index in range(8):
+        output = customer.owner.run("task", "logs", "sweep", "--element", str(index)).stdout
+        assert output == f"begin {index}\n" + ("on\nend\n" if index == 5 else "")
+    assert len(task["attempt_list"]) == 2, "they share the containers of two workers"
+
+
 def test_a_dry_run_says_what_it_would_cost(customer: Customer) -> None:
     done = run(customer, "--dry-run", "--json", *_SMALL, "--timeout", "1h", "--", "true")
     (plan,) = json.loads(done.stdout)
