@@ -15,6 +15,7 @@ from api.hostlink import Hostlink
 from api.internal import archive_endpoints, attempt_endpoints, host_endpoints, hub_endpoints, log_endpoints, metrics
 from api.internal.peer import PeerRegister
 from api.internal.pki import Authority
+from api.logs.merging import Merging
 from api.settings import Settings
 
 MAX_BODY_BYTES = 8 * 2**20  # a usage batch or a HostFacts is far below it
@@ -53,6 +54,7 @@ def create_internal_app(settings: Settings, database: Database) -> FastAPI:
     app.state.peers = PeerRegister(database)
     app.state.hostlink = Hostlink(settings.hostlink_socket)
     app.state.host_calls = HostCalls()
+    app.state.merging = Merging(database, app.state.objects)
     app.state.changes = ChangeFeed(database, "environments")
     app.include_router(host_endpoints.router)
     app.include_router(attempt_endpoints.router)

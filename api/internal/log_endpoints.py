@@ -4,7 +4,7 @@ from functools import partial
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Path, Query, Request
+from fastapi import APIRouter, BackgroundTasks, Path, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel
 
@@ -50,6 +50,7 @@ async def receive_chunk(
     database: DatabaseDep,
     objects: ObjectsDep,
     settings: SettingsDep,
+    background: BackgroundTasks,
     length: Length = 0,
     last: bool = False,
 ) -> None:
@@ -59,7 +60,8 @@ async def receive_chunk(
     """
     incoming = Incoming(position, length, await request.body(), last)
     source = _source(peer, allocation_uid, generation, rank)
-    await run_in_threadpool(partial(receiving.take, database, objects, settings, source, incoming))
+    if await run_in_threadpool(partial(receiving.take, database, objects, settings, source, incoming)):
+        background.add_task(request.app.state.merging.run)
 
 
 def _source(peer: Peer, allocation_uid: UUID, generation: int, rank: int) -> Source:

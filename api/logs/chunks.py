@@ -12,12 +12,16 @@ _MAX_WINDOW_BYTES = 2**23
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Which part of which log it is. `length` counts output, what was dropped included."""
+    """Which part of which log it is. `length` counts output, what was dropped included.
+
+    `merged_uid` is of those that were several.
+    """
 
     attempt_uid: UUID
     rank: int
     position: int
     length: int
+    merged_uid: UUID | None = None
 
     @property
     def end(self) -> int:
@@ -26,7 +30,8 @@ class Chunk:
     @property
     def key(self) -> str:
         """Of its object. Two that cover the same bytes are equally true, whatever else they differ in."""
-        return f"logs/{self.attempt_uid}/{self.rank}/{self.position}-{self.length}"
+        merged = "" if self.merged_uid is None else f"-{self.merged_uid.hex}"
+        return f"logs/{self.attempt_uid}/{self.rank}/{self.position}-{self.length}{merged}"
 
 
 def compressed(content: bytes) -> bytes:

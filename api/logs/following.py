@@ -18,9 +18,9 @@ from api.errors import TooManyRequests
 from api.logs.cache import ChunkCache
 from api.logs.chunks import Chunk
 from api.logs.entries import Frame, dropped, frames_of
-from api.logs.reading import LogRef, chunks_from, extent
+from api.logs.reading import LogRef, chunks_from, extent, is_kept, lost
 from api.logs.receiving import CHANNEL
-from api.object_store import ObjectStore
+from api.object_store import NoSuchObject, ObjectStore
 from api.principal import Principal
 from scheduler.log_records import MAX_POSITION
 
@@ -61,10 +61,12 @@ class Following:
                 chunks = await reader.chunks(position)
                 limit = await _limit(end)  # after the chunks: what they hold of other parts is known then
                 for chunk in chunks:
-                    if position < limit:
-                        for frame in await self.cache.frames(chunk, position, limit):
-                            yield frame
-                            position = frame.end
+                    frames = await self._frames(reader, chunk, position, limit)
+                    if frames is None:
+                        break
+                    for frame in frames:
+                        yield frame
+                        position = frame.end
                 if position >= limit:
                     return
                 if not chunks and position < known:
@@ -76,6 +78,18 @@ class Following:
                     await (reader.news(position) if end is None else look.wait())
         finally:
             self._leave(reader)
+
+    async def _frames(self, reader: "Reader", chunk: Chunk, position: int, limit: int) -> Sequence[Frame] | None:
+        """What is new of a chunk. None: it is no chunk of its own any more, look again."""
+        if position >= min(limit, chunk.end):
+            return ()
+        try:
+            return await self.cache.frames(chunk, position, limit)
+        except NoSuchObject:
+            if await is_kept(self._database, reader.log, chunk):
+                return list(frames_of(lost(chunk, position, limit)))
+        reader.forget()
+        return None
 
     @contextmanager
     def counted(self, principal: Principal) -> Iterator[None]:
@@ -142,6 +156,10 @@ class Reader:
         if self._newest and position >= self._newest[0].position:
             return [chunk for chunk in self._newest if chunk.end > position]
         return await chunks_from(self._database, self.log, position, most=_AT_ONCE)
+
+    def forget(self) -> None:
+        """Chunks that it knows are there no more: who is behind looks in the database."""
+        self._newest.clear()
 
     async def news(self, position: int) -> None:
         """Wait until there is more than up to `position`, or the log has ended."""

@@ -1,6 +1,5 @@
 """A part of an output at a time, as far as it has come in."""
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
@@ -10,7 +9,7 @@ from api.errors import NotFound
 from api.logs.attempts import NoAttempt, Wanted, find_log
 from api.logs.elements import find_element
 from api.logs.entries import Entry
-from api.logs.reading import Extent, LogRef, chunks_from, cut, entries_from, extent
+from api.logs.reading import Extent, LogRef, chunks_from, cut, extent, read_chunk
 from api.object_store import ObjectStore
 from api.principal import Principal
 from scheduler.log_records import MAX_POSITION
@@ -76,9 +75,11 @@ async def read_page(database: Database, objects: ObjectStore, span: Span, *, lim
     stop = min(position + limit, span.until)
     while end < stop and (chunks := await chunks_from(database, span.log, end, most=_CHUNKS_AT_ONCE)):
         for chunk in chunks:
-            if end < stop:
-                entries += await asyncio.to_thread(entries_from, objects, chunk, end, span.until)
-                end = entries[-1].end
+            found = await read_chunk(database, objects, span.log, chunk, end, span.until) if end < stop else None
+            if found is None:
+                break
+            entries += found
+            end = entries[-1].end
     entries = cut(entries, limit)
     end = entries[-1].end if entries else position
     known = span.known

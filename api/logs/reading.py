@@ -1,5 +1,6 @@
 """Reading output from the store: which chunks there are from a position on, and what is in them."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -30,7 +31,7 @@ _FIRST = (
     .where(_before.position <= bindparam("position"), _before.dropped_at.is_(None))
 )
 _CHUNKS = Statement(
-    select(LogChunk.position, LogChunk.length)
+    select(LogChunk.position, LogChunk.length, LogChunk.merged_uid)
     .where(*_SAME, LogChunk.dropped_at.is_(None))
     .where(LogChunk.position >= func.coalesce(_FIRST.scalar_subquery(), 0))
     .order_by(LogChunk.position)
@@ -72,26 +73,51 @@ async def extent(database: Database, log: LogRef) -> Extent:
 async def chunks_from(database: Database, log: LogRef, position: int, *, most: int) -> list[Chunk]:
     """Those that hold `position` or come after it, in order."""
     values = {"attempt": log.attempt_id, "rank": log.rank, "position": position, "most": most + 1}
-    found = [Chunk(log.attempt_uid, log.rank, begin, length) for begin, length in await database.read(_CHUNKS, values)]
+    found = [Chunk(log.attempt_uid, log.rank, *row) for row in await database.read(_CHUNKS, values)]
     return [chunk for chunk in found if chunk.end > position][:most]
 
 
 def entries_from(objects: ObjectStore, chunk: Chunk, position: int, limit: int = MAX_POSITION) -> list[Entry]:
-    """What is in a chunk from `position` on, and what is missing before it or instead of it; nothing from `limit` on.
+    """What is in a chunk from `position` on, and what is missing before it; nothing from `limit` on. Waits for the
+    store.
 
-    Waits for the store.
+    Raises:
+        NoSuchObject: it is part of another chunk by now, was dropped, or is lost.
+        ObjectStoreUnavailable
+    """
+    start = min(max(position, chunk.position), limit)
+    content = decompressed(objects.get(chunk.key))
+    records = (part for record in unpack_run(content, chunk.position) if (part := until(record, limit)))
+    return [*_gap(position, start), *entries_of(part for record in records if (part := since(record, start)))]
+
+
+def lost(chunk: Chunk, position: int, limit: int = MAX_POSITION) -> list[Entry]:
+    """What there is of a chunk whose object is gone, as `entries_from` has it: that it was dropped."""
+    start = min(max(position, chunk.position), limit)
+    return [*_gap(position, start), *_gap(start, min(chunk.end, limit))]
+
+
+def _gap(position: int, end: int) -> list[Entry]:
+    return [dropped(position, end)] if position < end else []
+
+
+async def is_kept(database: Database, log: LogRef, chunk: Chunk) -> bool:
+    """Whether it is still a chunk of its own."""
+    return chunk in await chunks_from(database, log, chunk.position, most=1)
+
+
+async def read_chunk(
+    database: Database, objects: ObjectStore, log: LogRef, chunk: Chunk, position: int, limit: int = MAX_POSITION
+) -> list[Entry] | None:
+    """As `entries_from`, with what was lost as dropped. None: look again for what there is from `position` on.
 
     Raises:
         ObjectStoreUnavailable
     """
-    start, stop = min(max(position, chunk.position), limit), min(chunk.end, limit)
-    missing = [dropped(position, start)] if position < start else []
     try:
-        content = decompressed(objects.get(chunk.key))
-    except NoSuchObject:  # dropped meanwhile
-        return [*missing, dropped(start, stop)] if start < stop else missing
-    records = (part for record in unpack_run(content, chunk.position) if (part := until(record, stop)))
-    return [*missing, *entries_of(part for record in records if (part := since(record, start)))]
+        return await asyncio.to_thread(entries_from, objects, chunk, position, limit)
+    except NoSuchObject:
+        return lost(chunk, position, limit) if await is_kept(database, log, chunk) else None
 
 
 def cut(entries: Sequence[Entry], limit: int) -> list[Entry]:

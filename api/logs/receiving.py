@@ -16,7 +16,8 @@ from api.db import Database
 from api.errors import Conflict, NotFound, Unprocessable
 from api.logs.chunks import Chunk, decompressed
 from api.logs.retention import delete_dropped
-from api.logs.tables import Log, LogChunk
+from api.logs.runs import SMALL_BYTES
+from api.logs.tables import FEW, MANY, Log, LogChunk
 from api.object_store import ObjectStore
 from api.settings import Settings
 from api.tasks.tables import TaskAttempt
@@ -56,6 +57,14 @@ class Standing:
     whole: bool
 
 
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """`dropped`: how many old chunks are, for this one or before."""
+
+    dropped: int
+    to_merge: bool
+
+
 class NotExpectedError(Conflict):
     """It does not begin where the log ends; the problem document says where that is."""
 
@@ -74,8 +83,8 @@ def standing(session: Session, source: Source) -> Standing:
     return _standing(session.get(Log, (attempt_id, source.rank)))
 
 
-def take(database: Database, objects: ObjectStore, settings: Settings, source: Source, incoming: Incoming) -> None:
-    """Keep a chunk. Sent again, it changes nothing.
+def take(database: Database, objects: ObjectStore, settings: Settings, source: Source, incoming: Incoming) -> bool:
+    """Keep a chunk. Sent again, it changes nothing. Whether there is something to merge now.
 
     Raises:
         NotFound: this host has no such attempt.
@@ -86,12 +95,12 @@ def take(database: Database, objects: ObjectStore, settings: Settings, source: S
     with database.session() as session:
         attempt_id, attempt_uid = _attempt(session, source)
         if _is_there(session, session.get(Log, (attempt_id, source.rank)), attempt_id, source.rank, incoming):
-            return
+            return False
     chunk = Chunk(attempt_uid, source.rank, incoming.position, incoming.length)
     if incoming.body:
         objects.put(chunk.key, incoming.body)
 
-    def record(session: Session) -> NotExpectedError | int:
+    def record(session: Session) -> NotExpectedError | _Kept:
         return _record(session, attempt_id, source.rank, incoming, content_bytes, settings)
 
     outcome = database.transact(record)
@@ -99,8 +108,9 @@ def take(database: Database, objects: ObjectStore, settings: Settings, source: S
         if incoming.body:
             objects.delete(chunk.key)  # another one was faster, and covers other bytes: this one gets no row any more
         raise outcome
-    if outcome:
+    if outcome.dropped:
         delete_dropped(database, objects)
+    return outcome.to_merge
 
 
 def announce(session: Session, attempt_id: int) -> None:
@@ -162,13 +172,12 @@ def _is_there(session: Session, log: Log | None, attempt_id: int, rank: int, inc
 
 def _record(
     session: Session, attempt_id: int, rank: int, incoming: Incoming, content_bytes: int, settings: Settings
-) -> NotExpectedError | int:
-    """How many old chunks are dropped, if it is taken now or was before."""
+) -> NotExpectedError | _Kept:
     session.execute(insert(Log).values(attempt_id=attempt_id, rank=rank).on_conflict_do_nothing())
     log = session.get_one(Log, (attempt_id, rank), with_for_update=True)
     try:
         if _is_there(session, log, attempt_id, rank, incoming):
-            return 0
+            return _Kept(0, False)
     except NotExpectedError as error:
         return error
     if incoming.length:
@@ -183,7 +192,7 @@ def _record(
     session.flush()
     dropped = _drop_oldest(session, log, settings.log_limit_bytes)
     announce(session, attempt_id)
-    return dropped
+    return _Kept(dropped, log.unmerged >= (FEW if log.is_whole else MANY))
 
 
 def _count(log: Log, incoming: Incoming, content_bytes: int, settings: Settings) -> None:
@@ -192,6 +201,7 @@ def _count(log: Log, incoming: Incoming, content_bytes: int, settings: Settings)
         log.head = log.position
     log.received_bytes += content_bytes
     log.kept_bytes += content_bytes
+    log.unmerged += 0 < content_bytes < SMALL_BYTES
     log.is_whole = incoming.last
     log.at = utc_now()
 

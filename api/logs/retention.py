@@ -2,18 +2,19 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import delete, select, tuple_
+from sqlalchemy import delete, func, select, tuple_
 from sqlalchemy.orm import Session
 
 from api.db import Database
 from api.logs.chunks import Chunk
-from api.logs.tables import LogChunk
+from api.logs.tables import LogChunk, LogLeftover
 from api.object_store import ObjectStore
 from api.tasks.tables import TaskAttempt
 
 AT_ONCE = 64
 
 _Id = tuple[int, int, int]  # of a row: attempt, rank, position
+_ID = LogChunk.attempt_id, LogChunk.rank, LogChunk.position
 
 
 def delete_dropped(database: Database, objects: ObjectStore) -> int:
@@ -29,20 +30,38 @@ def delete_dropped(database: Database, objects: ObjectStore) -> int:
     for _, chunk in dropped:
         objects.delete(chunk.key)
     ids = [identity for identity, _ in dropped]
-    rows = tuple_(LogChunk.attempt_id, LogChunk.rank, LogChunk.position)
+    rows = tuple_(*_ID)
     database.transact(lambda session: session.execute(delete(LogChunk).where(rows.in_(ids))))
     return len(dropped)
 
 
+def delete_leftovers(database: Database, objects: ObjectStore) -> int:
+    """Delete objects that no chunk names, as above.
+
+    Raises:
+        ObjectStoreUnavailable
+    """
+    query = select(LogLeftover.key).where(LogLeftover.due_at <= func.now()).order_by(LogLeftover.due_at).limit(AT_ONCE)
+    with database.session() as session:
+        keys = session.scalars(query).all()
+    for key in keys:
+        objects.delete(key)
+    if keys:
+        database.transact(lambda session: session.execute(delete(LogLeftover).where(LogLeftover.key.in_(keys))))
+    return len(keys)
+
+
 def _dropped(session: Session) -> Sequence[tuple[_Id, Chunk]]:
     rows = session.execute(
-        select(LogChunk.attempt_id, LogChunk.rank, LogChunk.position, LogChunk.length, TaskAttempt.uid)
+        select(
+            LogChunk.attempt_id, LogChunk.rank, LogChunk.position, LogChunk.length, LogChunk.merged_uid, TaskAttempt.uid
+        )
         .join(TaskAttempt, TaskAttempt.id == LogChunk.attempt_id)
         .where(LogChunk.dropped_at.is_not(None))
         .order_by(LogChunk.dropped_at)
         .limit(AT_ONCE)
     )
     return [
-        ((attempt_id, rank, position), Chunk(uid, rank, position, length))
-        for attempt_id, rank, position, length, uid in rows
+        ((attempt_id, rank, position), Chunk(uid, rank, position, length, merged_uid))
+        for attempt_id, rank, position, length, merged_uid, uid in rows
     ]

@@ -1,11 +1,16 @@
 """Where the output of attempts lies in the object store."""
 
 from datetime import datetime
+from uuid import UUID
 
 from sqlalchemy import CheckConstraint, ForeignKey, Index, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from api.db import Base, BigId, Moment
+
+MANY, FEW = 64, 8
+"""So many small chunks of a log are merged while it goes on, and so many once it is whole."""
+TO_MERGE = f"unmerged >= {MANY} or (is_whole and unmerged >= {FEW})"
 
 
 class Log(Base):
@@ -19,6 +24,7 @@ class Log(Base):
     __table_args__ = (
         CheckConstraint("rank >= 0 and position >= 0 and head >= 0", name="range"),
         CheckConstraint("received_bytes >= kept_bytes and kept_bytes >= 0", name="bytes"),
+        Index("ix_logs_to_merge", "at", postgresql_where=text(TO_MERGE)),
     )
     attempt_id: Mapped[int] = mapped_column(ForeignKey("task_attempts.id"), primary_key=True)
     rank: Mapped[int] = mapped_column(primary_key=True)
@@ -28,6 +34,7 @@ class Log(Base):
     kept_bytes: Mapped[int] = mapped_column(BigId, server_default=text("0"))  # of those
     is_whole: Mapped[bool] = mapped_column(server_default=text("false"))  # the host says that no more comes
     at: Mapped[datetime] = mapped_column(Moment, server_default=text("now()"))  # of the last chunk
+    unmerged: Mapped[int] = mapped_column(server_default=text("0"))  # small chunks that came in since the last merging
 
 
 class LogChunk(Base):
@@ -44,5 +51,14 @@ class LogChunk(Base):
     length: Mapped[int] = mapped_column(BigId)  # bytes of output that it covers, those dropped included
     size_bytes: Mapped[int] = mapped_column(BigId)  # of the object
     content_bytes: Mapped[int] = mapped_column(BigId)  # of its records, not compressed
+    merged_uid: Mapped[UUID | None]  # it was several; part of the object's name, which no other try to merge has
     at: Mapped[datetime] = mapped_column(Moment, server_default=text("now()"))
     dropped_at: Mapped[datetime | None] = mapped_column(Moment)  # no longer read; its object goes next, then the row
+
+
+class LogLeftover(Base):
+    """An object that no chunk names: what became part of another one, and what is to be one if its merging is done."""
+
+    __tablename__ = "log_leftovers"
+    key: Mapped[str] = mapped_column(primary_key=True)
+    due_at: Mapped[datetime] = mapped_column(Moment, index=True)  # it is deleted from then on

@@ -17,7 +17,7 @@ from api.errors import ApiError, NotFound
 from api.logs.attempts import NoAttempt, Wanted, find_log
 from api.logs.connection import AGAIN, DONE
 from api.logs.following import Following
-from api.logs.reading import LogRef, chunks_from, entries_from, extent
+from api.logs.reading import LogRef, chunks_from, extent, read_chunk
 from api.object_store import ObjectStore
 from api.principal import Principal
 from api.reading import Statement
@@ -49,7 +49,9 @@ async def newest(database: Database, objects: ObjectStore, principal: Principal,
     parts = [_EARLIER] if position else []
     while position < end and (chunks := await chunks_from(database, log, position, most=_CHUNKS_AT_ONCE)):
         for chunk in chunks:
-            entries = await asyncio.to_thread(entries_from, objects, chunk, position)
+            entries = await read_chunk(database, objects, log, chunk, position)
+            if entries is None:
+                break
             parts += _texts(",".join(entry.json for entry in entries))
             position = chunk.end
     return "".join(parts)
