@@ -4,6 +4,7 @@
 from api.allocations import tables as _allocations
 from api.audit import tables as _audit
 from api.billing import tables as _billing
+from api.billing.chain import tables as _chain
 from api.capacity import tables as _capacity
 from api.db import Base
 from api.environments import tables as _environments

@@ -1,0 +1,93 @@
+"""The controller's part: everybody's usage is sealed once a minute, in turns of bounded size, and months are closed."""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from sqlalchemy import text
+
+from api.billing.chain.heads import CLOSES_AFTER, sign_head
+from api.billing.chain.month import Month
+from api.billing.chain.sealing import MAX_METERS, seal
+from api.clock import utc_now
+from api.db import Database
+from api.settings import Settings
+
+ROUND_S = 60.0
+CLOSED_A_ROUND = 500
+"""Months that one round closes; the rest is closed by the rounds after it."""
+_TURN_S = 0.05
+_LOOK_BACK, _FIRST_LOOK_BACK = timedelta(hours=1), timedelta(days=8)
+
+# Proof comes to open holds only. Of those that were closed since the last look, the last of it may not be sealed yet.
+_UNSEALED = text(
+    "select distinct m.customer_id from usage_meters m"
+    " join holds h on h.allocation_id = m.allocation_id and h.generation = m.generation"
+    " left join sealed_meters s on s.meter_id = m.id"
+    " where (h.closed_at is null or h.closed_at >= :since) and m.proven_ms > coalesce(s.sealed_ms, 0)"
+    " order by m.customer_id"
+)
+_UNCLOSED = text(
+    "select c.id from customers c where not exists (select from usage_heads u"
+    " where u.customer_id = c.id and u.period = :period and u.closed)"
+    " and exists (select from usage_meters m where m.customer_id = c.id) order by c.id limit :most"
+)
+
+
+class Sealer:
+    """`run_once` is called every second or so: it takes a twentieth of a second, and one customer's turn at most.
+
+    What is to be done is found in the database, so that nothing is missed by whoever leads next; a customer whose meters no
+    round finds, since nobody led for days, is sealed at the month's close and whenever they export a bill.
+    """
+
+    def __init__(self, database: Database, settings: Settings, *, clock: Callable[[], datetime] = utc_now) -> None:
+        self._database = database
+        self._settings = settings
+        self._clock = clock
+        self._next_round = float("-inf")  # monotonic
+        self._since = clock() - _FIRST_LOOK_BACK
+        self._waiting: deque[Callable[[], bool]] = deque()
+
+    def run_once(self) -> None:
+        """A turn of the round that is due, or nothing."""
+        if not self._waiting and time.monotonic() >= self._next_round:
+            self._next_round = time.monotonic() + ROUND_S
+            self._begin()
+        ends = time.monotonic() + _TURN_S
+        while self._waiting and time.monotonic() < ends:
+            work = self._waiting.popleft()
+            if not work():
+                self._waiting.appendleft(work)
+
+    @property
+    def resting(self) -> bool:
+        """Whether a round has been done."""
+        return not self._waiting
+
+    def _begin(self) -> None:
+        now = self._clock()
+        period = Month.of(now - CLOSES_AFTER)
+        last_month = Month.of(period.start - timedelta(days=1))
+        with self._database.session() as session:
+            unsealed = session.scalars(_UNSEALED, {"since": self._since}).all()
+            unclosed = session.scalars(_UNCLOSED, {"period": str(last_month), "most": CLOSED_A_ROUND}).all()
+        self._since = now - _LOOK_BACK
+        self._waiting.extend(self._sealing(customer_id) for customer_id in unsealed)
+        self._waiting.extend(self._closing(customer_id, last_month) for customer_id in unclosed)
+
+    def _sealing(self, customer_id: int) -> Callable[[], bool]:
+        return lambda: self._database.transact(lambda session: seal(session, customer_id)) < MAX_METERS
+
+    def _closing(self, customer_id: int, period: Month) -> Callable[[], bool]:
+        sealing = self._sealing(customer_id)
+
+        def work() -> bool:
+            if not sealing():
+                return False
+            now = self._clock()
+            self._database.transact(lambda session: sign_head(session, self._settings, customer_id, period, now=now))
+            return True
+
+        return work
