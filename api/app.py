@@ -14,6 +14,8 @@ from api.allocations.planner import SocketPlanner
 from api.audit import endpoints as audit
 from api.billing import endpoints as billing
 from api.billing import price_endpoints as prices
+from api.billing.chain import endpoints as bills
+from api.billing.chain.bill import Exports
 from api.body_limit import BodyLimit, LargeBody
 from api.capacity import endpoints as capacity
 from api.db import Database
@@ -96,6 +98,7 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
     app.state.exec_hosts = ExecHosts(Hostlink(settings.hostlink_socket))
     app.state.rate_limits = RateLimits(settings)
     app.state.receiver = Receiver()
+    app.state.exports = Exports()
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, larger=_large_bodies(settings))
     app.add_middleware(SecurityHeaders, hsts=settings.tls)
     if settings.cors_origins:
@@ -149,6 +152,7 @@ def _api_routers() -> Sequence[APIRouter]:
         images.router,
         billing.router,
         prices.router,
+        bills.router,
         quotas.router,
         capacity.router,
         reservations.router,

@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
-Value: TypeAlias = "str | int | bool | None | Sequence[Value] | Mapping[str, Value]"
+Value: TypeAlias = "str | int | bool | Sequence[Value] | Mapping[str, Value] | None"
 
 GENESIS = bytes(32)
 """What stands for the hash before the first one."""

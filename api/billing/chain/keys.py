@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import select, text
@@ -13,7 +14,7 @@ from api.billing.chain.tables import BillKey
 from api.seal import sealer
 from api.settings import Settings
 
-ALGORITHM = "Ed25519"
+ALGORITHM: Final = "Ed25519"
 _PURPOSE = "bill-key"
 _FIRST_LOCK = 7_303_010  # one first key, whichever process needs it first
 _HEAD, _BILL = b"remotegpu head 1\n", b"remotegpu bill 1\n"

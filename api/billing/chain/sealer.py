@@ -38,8 +38,8 @@ _UNCLOSED = text(
 class Sealer:
     """`run_once` is called every second or so: it takes a twentieth of a second, and one customer's turn at most.
 
-    What is to be done is found in the database, so that nothing is missed by whoever leads next; a customer whose meters no
-    round finds, since nobody led for days, is sealed at the month's close and whenever they export a bill.
+    What is to be done is found in the database, so that nothing is missed by whoever leads next; a customer whose
+    meters no round finds, since nobody led for days, is sealed at the month's close and whenever they export a bill.
     """
 
     def __init__(self, database: Database, settings: Settings, *, clock: Callable[[], datetime] = utc_now) -> None:

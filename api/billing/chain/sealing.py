@@ -1,16 +1,16 @@
 """Sealing: what a meter has proven since its last record is appended to its customer's chain.
 
-Nothing that ingestion locks is locked here, so neither waits for the other; one lock per customer keeps two sealers from
-writing the same link.
+Nothing that ingestion locks is locked here, so neither waits for the other; one lock per customer keeps two sealers
+from writing the same link.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, text
+from sqlalchemy import Connection, Row, text
 from sqlalchemy.orm import Session
 
 from api.billing.chain.canonical import GENESIS, Value, canonical, digest
@@ -71,7 +71,7 @@ def tail(session: Session, customer_id: int) -> Link:
 
 
 def seal(session: Session, customer_id: int) -> int:
-    """Append what up to MAX_METERS of a customer's meters have proven since their last records. Answers how many it was.
+    """Append what a customer's meters have proven since their last records. Answers of how many, MAX_METERS at most.
 
     With fewer than MAX_METERS, nothing that was committed before the call is left.
     """
@@ -108,9 +108,8 @@ def _records(
         for from_ms, to_ms in meter.pieces:
             sequence += 1
             proven_ms += to_ms - from_ms
-            facts = {
-                "sequence": sequence, "from_ms": from_ms, "to_ms": to_ms, "proven_ms": proven_ms, "sealed_ms": end.sealed_ms
-            }  # fmt: skip
+            facts = {"sequence": sequence, "from_ms": from_ms, "to_ms": to_ms, "proven_ms": proven_ms}
+            facts["sealed_ms"] = end.sealed_ms
             body = record_body(customer=customer, meter=digests[meter.id], previous=previous, **facts)
             row = {"customer_id": customer_id, "meter_id": meter.id, "previous": _bytea(previous), **facts}
             previous = digest(body)
@@ -146,13 +145,22 @@ def _digests(session: Session, customer_id: int, unsealed: Sequence[Row[Any]]) -
     digests = {row.id: row.digest for row in unsealed if row.digest is not None}
     new = [row.id for row in unsealed if row.digest is None]
     if new:
-        rows = []
-        for row in session.execute(_BODIES, {"ids": new}):
-            body = canonical(_meter_body(row))
-            digests[row.id] = hashlib.sha256(body).digest()
-            rows.append({"meter_id": row.id, "digest": _bytea(digests[row.id]), "body": body.decode()})
+        bodies = meter_bodies(session.connection(), new)
+        rows = [
+            {"meter_id": meter_id, "digest": _bytea(found), "body": body} for meter_id, (found, body) in bodies.items()
+        ]
         session.execute(_ADD_METERS, {"rows": document(rows), "customer": customer_id})
+        digests |= {meter_id: found for meter_id, (found, _) in bodies.items()}
     return digests
+
+
+def meter_bodies(connection: Connection, meter_ids: Collection[int]) -> dict[int, tuple[bytes, str]]:
+    """What meters are, by id: the digest and the canonical text."""
+    found = {}
+    for row in connection.execute(_BODIES, {"ids": list(meter_ids)}):
+        body = canonical(_meter_body(row))
+        found[row.id] = hashlib.sha256(body).digest(), body.decode()
+    return found
 
 
 def _meter_body(row: Row[Any]) -> dict[str, Value]:

@@ -41,6 +41,7 @@ class UsageRecord(Base):
             name="ex_usage_records_disjoint",
             using="gist",
         ),
+        Index("ix_usage_records_meter", "meter_id", "sequence"),
         CheckConstraint("to_ms > from_ms and sequence > 0", name="span"),
         CheckConstraint("length(hash) = 32 and length(previous) = 32", name="hashes"),
     )

@@ -45,6 +45,7 @@ def upgrade() -> None:
             using="gist",
         ),
     )
+    op.create_index("ix_usage_records_meter", "usage_records", ["meter_id", "sequence"])
     op.create_table(
         "bill_keys",
         sa.Column("id", sa.BigInteger, primary_key=True),
