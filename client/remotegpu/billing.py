@@ -18,6 +18,19 @@ class Billing:
     def balance(self) -> Balance:
         return self._transport.get(f"{_PATH}/balance", Balance)
 
+    def export(self, period: str) -> Iterator[bytes]:
+        """The file by which the bill of a month, as 2026-11, can be checked: `remotegpu.bill.verify`."""
+        return self._transport.download(f"{_PATH}/bill", period=period)
+
+    def heads(self) -> Iterator[Json]:
+        """The signed heads of the chain of usage records, newest first."""
+        return self._transport.pages(f"{_PATH}/heads", Json)
+
+    def keys(self) -> bytes:
+        """The platform's public keys that verify bills, in PEM."""
+        found = self._transport.get("/billing/keys", Json)
+        return "".join(key["public_key"] for key in found["keys"]).encode()
+
     def usage(self) -> Iterator[Json]:
         """Intervals of proven running time, newest first."""
         return self._transport.pages(f"{_PATH}/usage", Json)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 import httpx
@@ -17,6 +18,7 @@ _PREFIX = "/api/v1"
 _ATTEMPTS = 4
 _RETRIED_STATUSES = frozenset({429, 502, 503, 504})
 _MAX_PAUSE_S = 10.0
+_DOWNLOAD_PAUSE_S = 600.0  # what is downloaded may be sorted first
 
 Model = TypeVar("Model")
 
@@ -74,6 +76,26 @@ class Transport:
             cursor = page.get("next_cursor")
             if cursor is None:
                 return
+
+    def download(self, path: str, **params: object) -> Iterator[bytes]:
+        """The bytes of an answer as they come. A lost connection is not resumed.
+
+        Raises:
+            ConnectionFailed: also where it is lost in the middle.
+        """
+        try:
+            for attempt in range(2):
+                with self._open(path, _present(params)) as reply:
+                    if reply.status_code != 401 or self._tokens is None or attempt:
+                        yield from _content(reply)
+                        return
+                self.refresh()
+        except httpx.TransportError as error:
+            raise ConnectionFailed(f"{self.address} was lost: {error}") from error
+
+    def _open(self, path: str, params: dict[str, Any]) -> AbstractContextManager[httpx.Response]:
+        timeout = httpx.Timeout(30.0, read=_DOWNLOAD_PAUSE_S)
+        return self._http.stream("GET", _PREFIX + path, params=params, headers=self.authorization(), timeout=timeout)
 
     def post(self, path: str, kind: type[Model], body: object = None) -> Model:
         """POST with an idempotency key of its own, so that a repetition after a lost reply creates nothing twice."""
@@ -176,6 +198,13 @@ def _decode(reply: httpx.Response, kind: type[Model]) -> Model:
         return msgspec.json.decode(reply.content, type=kind)
     except msgspec.MsgspecError as error:
         raise ConnectionFailed(f"{reply.url} did not answer as a RemoteGPU platform does: {error}") from error
+
+
+def _content(reply: httpx.Response) -> Iterator[bytes]:
+    if not reply.is_success:
+        reply.read()
+        raise _error(reply)
+    yield from reply.iter_bytes()
 
 
 def _error(reply: httpx.Response) -> ApiError:

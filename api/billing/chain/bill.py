@@ -130,12 +130,12 @@ def _lines(connection: Connection, export: Export) -> Iterator[bytes]:
     content.begin()
     yield lines.line(LineKind.BILL, _bill(connection, export, content))
     yield from _section(lines, LineKind.PRICE_VERSION, content.price_versions())
-    meters = (rest | {"meter": json.loads(body)} for body, rest in content.meters())
+    meters = ({**rest, "meter": json.loads(body)} for body, rest in content.meters())
     yield from _section(lines, LineKind.METER, meters)
     yield from _section(lines, LineKind.RECORD, content.records())
     yield from _section(lines, LineKind.WINDOW, content.windows())
     yield from _section(lines, LineKind.TRANSACTION, content.transactions())
-    totals = {"amount_micro": content.amount_micro, "duration_ms": content.duration_ms, "closing": content.closing}
+    totals: Value = {"amount_micro": content.amount_micro, "duration_ms": content.duration_ms, "closing": content.closing}
     yield lines.line(LineKind.TOTALS, totals)
     kid = next(key.kid for key in export.keys if key.id == export.head.key_id)
     head = head_body(export.head, customer=str(export.customer.uid), kid=kid)

@@ -82,8 +82,8 @@ def keys(response: Response, database: DatabaseDep, settings: SettingsDep) -> Bi
 
 
 def _head(row: Row[Any]) -> HeadOut:
-    head: UsageHead = row[0]
-    body = head_body(head, customer=str(row[2]), kid=row[1])
+    head, kid, customer = row[:3]
+    body = head_body(head, customer=str(customer), kid=kid)
     return HeadOut(head=HeadBody.model_validate(body), signature=base64.b64encode(head.signature).decode())
 
 

@@ -3,7 +3,8 @@
 from datetime import datetime
 
 from sqlalchemy import CheckConstraint, ForeignKey, ForeignKeyConstraint, Index, func, text
-from sqlalchemy.dialects.postgresql import INT8MULTIRANGE, ExcludeConstraint, MultiRange
+from sqlalchemy.dialects.postgresql import INT8MULTIRANGE, ExcludeConstraint
+from sqlalchemy.dialects.postgresql.ranges import MultiRange
 from sqlalchemy.orm import Mapped, mapped_column
 
 from api.db import Base, BigId, Moment

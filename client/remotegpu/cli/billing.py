@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, BinaryIO
 
 import typer
 
-from remotegpu.cli.output import JsonFlag, console, print_json, print_rows
-from remotegpu.cli.session import connected
+from remotegpu.cli.output import JsonFlag, console, print_fields, print_json, print_rows
+from remotegpu.cli.session import connected, reported
 from remotegpu.cli.units import money, seconds
+
+app = typer.Typer(invoke_without_command=True)
 
 Day = Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"], help="UTC.")]
 
@@ -34,8 +40,11 @@ def usage(context: typer.Context, as_json: JsonFlag = False) -> None:
         print_rows(["ENVIRONMENT", "GPU MODEL", "FROM", "DURATION", "AMOUNT"], rows, empty="Nothing has been used yet.")
 
 
+@app.callback()
 def bill(context: typer.Context, start: Day = None, end: Day = None, as_json: JsonFlag = False) -> None:
-    """Show the balance and the statement."""
+    """Show the balance and the statement; export a bill, and check it."""
+    if context.invoked_subcommand is not None:
+        return
     with connected(context) as client:
         statement = client.billing.statement(start=_utc(start), end=_utc(end))
         balance = client.billing.balance()
@@ -56,6 +65,70 @@ def bill(context: typer.Context, start: Day = None, end: Day = None, as_json: Js
         print_rows(titles, rows, empty="Nothing has been charged in this period.")
         console.print(f"Balance {money(balance.balance_micro, balance.currency)}", end="")
         console.print(f", of which {money(balance.held_micro)} is held for what runs.")
+
+
+@app.command()
+def export(
+    context: typer.Context,
+    period: Annotated[str, typer.Option("--period", help="The month, UTC, as 2026-11.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file.")] = None,
+) -> None:
+    """Print everything by which a month's bill can be checked, signed by the platform."""
+    with connected(context) as client, _target(output) as file:
+        for piece in client.billing.export(period):
+            file.write(piece)
+        file.flush()
+
+
+@app.command()
+def keys(context: typer.Context) -> None:
+    """Print the platform's public keys: keep them, to check bills with them later."""
+    with connected(context) as client:
+        sys.stdout.write(client.billing.keys().decode())
+
+
+@app.command()
+def verify(
+    file: Annotated[Path, typer.Argument(help="As `bill export` printed it.", exists=True, dir_okay=False)],
+    key: Annotated[
+        Path | None,
+        typer.Option("--key", help="The platform's public keys, from `bill keys`.", exists=True, dir_okay=False),
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Recompute every amount of an exported bill, with nothing but the file and the key. It connects to nothing."""
+    from remotegpu.bill import read_keys, verify  # slow to import, and other commands need none of it
+
+    with reported(), file.open("rb") as content:
+        found = verify(content, keys=None if key is None else read_keys(key.read_bytes()))
+    if as_json:
+        print_json(found)
+        return
+    rows = [
+        ("Period", f"{found.period}, {'closed' if found.closed else 'not over yet'}"),
+        ("Customer", found.customer),
+        ("Amount", money(found.amount_micro, found.currency)),
+        ("Device time", seconds(found.duration_ms)),
+        ("Usage records", f"{found.records}, the last is number {found.sequence}: {found.hash}"),
+        ("Lines", f"{found.lines}: {found.windows} windows, {found.transactions} transactions"),
+        ("Signed by", found.key),
+    ]
+    print_fields(rows)
+    if found.unsealed_ms:
+        console.print(f"{seconds(found.unsealed_ms)} of the last minute are paid for and not sealed yet.")
+    if key is None:
+        console.print("Every line holds, by the key that the file itself names: compare it, or give --key.")
+    else:
+        console.print("Every line holds.")
+
+
+@contextmanager
+def _target(output: Path | None) -> Iterator[BinaryIO]:
+    if output is None:
+        yield sys.stdout.buffer
+    else:
+        with output.open("wb") as file:
+            yield file
 
 
 def _utc(moment: datetime | None) -> datetime | None:

@@ -1,0 +1,116 @@
+"""The meters of a bill, their prices, and the chain of records of what they have proven."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from remotegpu.bill.bodies import Bill, Group, Meter, MeterLine, Position, PriceVersion, Record, RecordLine
+from remotegpu.bill.charges import discounted
+from remotegpu.bill.lines import BadLine, Line, canonical, sha256
+from remotegpu.bill.spans import Spans
+
+
+@dataclass
+class Count:
+    """A meter, and how much of its time is sealed and paid for as of the line that was read last."""
+
+    meter: Meter
+    sealed_ms: int
+    posted_ms: int
+
+
+@dataclass
+class Meters:
+    """Price versions and meters, each once and in order."""
+
+    bill: Bill
+    prices: dict[str, PriceVersion] = field(default_factory=dict)
+    counts: dict[str, Count] = field(default_factory=dict)
+    milli: dict[Group, int] = field(default_factory=dict)
+    _last: str = ""
+
+    def take_price(self, number: int, price: PriceVersion) -> None:
+        if self.prices and price.id <= self._last:
+            raise BadLine(number, "the price version does not belong after the one before")
+        self._last = price.id
+        self.prices[price.id] = price
+
+    def take(self, line: Line, found: MeterLine) -> None:
+        meter = found.meter
+        if found.id != sha256(canonical(line.body["meter"])):
+            raise BadLine(line.number, "the meter's id is not the hash of what it is")
+        if self.counts and found.id <= self._last:
+            raise BadLine(line.number, "the meter does not belong after the one before")
+        if meter.customer != self.bill.customer or meter.currency != self.bill.currency:
+            raise BadLine(line.number, "the meter is another customer's, or of another currency")
+        if found.posted_before_ms < found.sealed_before_ms:
+            raise BadLine(line.number, "more of the meter was sealed before the period than had been paid for")
+        self._check_price(line.number, meter)
+        if self.milli.setdefault(meter.group, meter.milli) != meter.milli:
+            raise BadLine(line.number, "the device has another share than another meter of it says")
+        self._last = found.id
+        self.counts[found.id] = Count(meter, found.sealed_before_ms, found.posted_before_ms)
+
+    def _check_price(self, number: int, meter: Meter) -> None:
+        version = self.prices.get(meter.price_version)
+        if version is None:
+            raise BadLine(number, "the meter's price version is not in the file")
+        if (version.currency, version.unit) != (meter.currency, meter.unit):
+            raise BadLine(number, "the price version is of another currency or unit")
+        discounts = {
+            "on_demand": 0,
+            "preemptible": version.preemptible_discount_permille,
+            "reserved": version.reserved_discount_permille,
+        }
+        price = discounted(version.price_micro, permille=discounts[meter.terms])
+        if meter.price_micro_per_gpu_hour != price:
+            said = f"{meter.price_micro_per_gpu_hour}, its version and terms make it {price}"
+            raise BadLine(number, f"the meter's price is {said}")
+
+
+@dataclass
+class Chain:
+    """The records of the file. `spans` is what they cover, with that of the files before; `fresh` without it."""
+
+    bill: Bill
+    meters: Meters
+    spans: dict[Group, Spans]
+    position: Position
+    sealed_ms: int = 0
+    records: int = 0
+    fresh: dict[Group, Spans] = field(default_factory=dict)
+
+    def take(self, line: Line, found: RecordLine) -> None:
+        record, number = found.record, line.number
+        if record.sequence != self.position.sequence + 1 or record.previous != self.position.hash:
+            raise BadLine(number, f"record {record.sequence} does not follow record {self.position.sequence}")
+        if found.hash != sha256(canonical(line.body["record"])):
+            raise BadLine(number, "the record's hash is not that of what it says")
+        if record.customer != self.bill.customer:
+            raise BadLine(number, "the record is another customer's")
+        if record.sealed_ms < max(self.sealed_ms, self.bill.from_ms):
+            raise BadLine(number, "the record was sealed before the one before, or before the period")
+        count = self.meters.counts.get(record.meter)
+        if count is None:
+            raise BadLine(number, "the record's meter is not in the file")
+        self._count(number, record, count)
+        self.position = Position(record.sequence, found.hash)
+        self.sealed_ms = record.sealed_ms
+        self.records += 1
+
+    def _count(self, number: int, record: Record, count: Count) -> None:
+        if record.from_ms >= record.to_ms:
+            raise BadLine(number, "the record has no length")
+        if record.proven_ms != count.sealed_ms + record.to_ms - record.from_ms:
+            raise BadLine(number, "what the meter has proven is not what it was before and the record's time")
+        count.sealed_ms = record.proven_ms
+        group = count.meter.group
+        if not self.spans.setdefault(group, Spans()).add(record.from_ms, record.to_ms):
+            raise BadLine(number, "a moment of the record's device is in another record already")
+        self.fresh.setdefault(group, Spans()).add(record.from_ms, record.to_ms)
+
+
+def unsealed_ms(counts: Mapping[str, Count]) -> int:
+    """Time that was paid for and is in no record yet."""
+    return sum(max(0, count.posted_ms - count.sealed_ms) for count in counts.values())
