@@ -4,10 +4,11 @@ import io
 import random
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 from api.billing.chain.bill import Export, prepare, stream
 from api.billing.chain.month import Month
-from api.billing.chain.sealing import MAX_METERS, seal
+from api.billing.chain.sealing import seal
 from api.clock import utc_now
 from api.db import Database
 from api.settings import Settings
@@ -28,7 +29,7 @@ class BillWorld:
         return self.world.database
 
     def seal(self, customer: Customer) -> None:
-        while self.database.transact(lambda session: seal(session, customer.id)) == MAX_METERS:
+        while not self.database.transact(lambda session: seal(session, customer.id)):
             pass
 
     def prepare(self, customer: Customer, *, now: datetime | None = None, period: Month | None = None) -> Export:
@@ -53,7 +54,7 @@ class BillWorld:
             lasted = chance.randrange(1000, 20_000)
             for lease in leases:
                 cuts = sorted({0, lasted, *(chance.randrange(lasted) for _ in range(3))})
-                for start, end in zip(cuts, cuts[1:], strict=False):
+                for start, end in pairwise(cuts):
                     written += [
                         (lease, gpu, self.world.now_ms + start, self.world.now_ms + end)
                         for gpu in range(len(lease.gpus))

@@ -20,7 +20,7 @@ from api.billing.chain.heads import closing_head, head_body, is_over, sign_head
 from api.billing.chain.keys import ALGORITHM, Signer, public_keys, signer
 from api.billing.chain.lines import LineKind, Lines
 from api.billing.chain.month import Month
-from api.billing.chain.sealing import MAX_METERS, seal
+from api.billing.chain.sealing import seal
 from api.billing.chain.tables import BillKey, UsageHead
 from api.clock import to_ms
 from api.db import Database
@@ -58,7 +58,7 @@ def prepare(database: Database, settings: Settings, customer_id: int, period: Mo
     def sealing(session: Session) -> bool:
         if is_over(period, now) and closing_head(session, customer_id, period) is not None:
             return True
-        return seal(session, customer_id) < MAX_METERS
+        return seal(session, customer_id)
 
     def signing(session: Session) -> Export:
         head = sign_head(session, settings, customer_id, period, now=now)
@@ -135,8 +135,7 @@ def _lines(connection: Connection, export: Export) -> Iterator[bytes]:
     yield from _section(lines, LineKind.RECORD, content.records())
     yield from _section(lines, LineKind.WINDOW, content.windows())
     yield from _section(lines, LineKind.TRANSACTION, content.transactions())
-    totals: Value = {"amount_micro": content.amount_micro, "duration_ms": content.duration_ms, "closing": content.closing}
-    yield lines.line(LineKind.TOTALS, totals)
+    yield lines.line(LineKind.TOTALS, content.totals())
     kid = next(key.kid for key in export.keys if key.id == export.head.key_id)
     head = head_body(export.head, customer=str(export.customer.uid), kid=kid)
     yield lines.line(LineKind.HEAD, {"head": head, "signature": _base64(export.head.signature)})

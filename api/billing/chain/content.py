@@ -108,10 +108,10 @@ class Content:
             ]
             self.connection.execute(_NAME_METERS, {"rows": document(rows)})
 
-    @property
-    def closing(self) -> dict[str, int]:
-        """After the last transaction that was read."""
-        return {kind: amount + self.moved[kind] for kind, amount in self.opening.items()}
+    def totals(self) -> Value:
+        """Of the transactions that were read."""
+        closing = {kind: amount + self.moved[kind] for kind, amount in self.opening.items()}
+        return {"amount_micro": self.amount_micro, "duration_ms": self.duration_ms, "closing": closing}
 
     def price_versions(self) -> Iterator[Value]:
         for row in self._rows(_PRICES):

@@ -9,7 +9,7 @@ from sqlalchemy import text
 
 from api.billing.chain.heads import CLOSES_AFTER, sign_head
 from api.billing.chain.month import Month
-from api.billing.chain.sealing import MAX_METERS, seal
+from api.billing.chain.sealing import seal
 from api.clock import utc_now
 from api.db import Database
 from api.settings import Settings
@@ -78,7 +78,7 @@ class Sealer:
         self._waiting.extend(self._closing(customer_id, last_month) for customer_id in unclosed)
 
     def _sealing(self, customer_id: int) -> Callable[[], bool]:
-        return lambda: self._database.transact(lambda session: seal(session, customer_id)) < MAX_METERS
+        return lambda: self._database.transact(lambda session: seal(session, customer_id))
 
     def _closing(self, customer_id: int, period: Month) -> Callable[[], bool]:
         sealing = self._sealing(customer_id)

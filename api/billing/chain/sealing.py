@@ -70,16 +70,16 @@ def tail(session: Session, customer_id: int) -> Link:
     return Link(0, GENESIS, 0) if row is None else Link(*row)
 
 
-def seal(session: Session, customer_id: int) -> int:
-    """Append what a customer's meters have proven since their last records. Answers of how many, MAX_METERS at most.
+def seal(session: Session, customer_id: int) -> bool:
+    """Append what up to MAX_METERS of a customer's meters have proven since their last records.
 
-    With fewer than MAX_METERS, nothing that was committed before the call is left.
+    Answers whether that was all: nothing is left that was committed before the call.
     """
     lock_chain(session, customer_id)
     end = tail(session, customer_id)
     unsealed = session.execute(_UNSEALED, {"customer": customer_id, "most": MAX_METERS}).all()
     if not unsealed:
-        return 0
+        return True
     digests = _digests(session, customer_id, unsealed)
     customer = str(session.scalar(text("select uid from customers where id = :id"), {"id": customer_id}))
     # Read after what is sealed was: no record is older than the posting that pays for it.
@@ -90,7 +90,7 @@ def seal(session: Session, customer_id: int) -> int:
         for row in unsealed
     ]
     session.execute(_COVER, {"rows": document(covered)})
-    return len(unsealed)
+    return len(unsealed) < MAX_METERS
 
 
 def lock_chain(session: Session, customer_id: int) -> None:
