@@ -73,6 +73,18 @@ from (
 ) priced
 where price <> asked * (1000 - permille) / 1000 limit :most
 """
+_RECORDS = """
+select format('meter %s is sealed for %s ms, its records sum to %s, or one does not follow the one before',
+              s.meter_id, s.sealed_ms, coalesce(r.total, 0))
+from sealed_meters s left join (
+  select r.meter_id, sum(r.to_ms - r.from_ms) total, bool_and(b.hash is not distinct from case r.sequence
+    when 1 then null else r.previous end) linked
+  from usage_records r left join usage_records b on b.customer_id = r.customer_id and b.sequence = r.sequence - 1
+  group by r.meter_id
+) r using (meter_id)
+join usage_meters m on m.id = s.meter_id
+where s.sealed_ms <> coalesce(r.total, 0) or not coalesce(r.linked, true) or s.sealed_ms > m.proven_ms limit :most
+"""
 _CHARGES = """
 select id, charged_micro, proven_ms, milli, price_micro_per_gpu_hour from usage_meters
 """
@@ -84,7 +96,7 @@ def check(session: Session) -> list[str]:
     Reads everything once: for tests and `remotegpud doctor`, not for every minute.
     """
     findings: list[str] = []
-    for query in (_UNBALANCED, _BALANCES, _CUSTOMERS, _HOLDS, _INTERVALS, _POSTINGS, _WINDOWS, _PRICES):
+    for query in (_UNBALANCED, _BALANCES, _CUSTOMERS, _HOLDS, _INTERVALS, _POSTINGS, _WINDOWS, _PRICES, _RECORDS):
         findings += session.scalars(text(query), {"most": MAX_FINDINGS})
     return findings + _wrong_charges(session)
 

@@ -13,7 +13,7 @@ from api.clock import utc_now
 from api.db import Database
 from api.settings import Settings
 from api.tenants.tables import Customer
-from remotegpu.bill import Verified, verify
+from remotegpu.bill import Verified, Verifier
 from tests.db.ledger_world import Lease, World
 
 
@@ -73,7 +73,7 @@ class BillWorld:
 
 
 def check(bill: bytes) -> Verified:
-    return verify(io.BytesIO(bill))
+    return Verifier().verify(io.BytesIO(bill))
 
 
 def month_after(moment: datetime) -> datetime:

@@ -16,7 +16,7 @@ from api.billing.statement import Period, totals
 from api.clock import utc_now
 from api.db import Database
 from api.settings import Settings
-from remotegpu.bill import BadLine, verify
+from remotegpu.bill import BadLine, Verifier
 from tests.db.bill_world import BEGINNING, BillWorld, check
 from tests.db.forging import Body, Forger, contents_of, first_difference, lines_of, rehashed
 from tests.db.ledger_world import World
@@ -232,8 +232,8 @@ def test_a_bill_is_checked_with_the_keys_that_are_given(bills: BillWorld) -> Non
     bill = bills.export(customer)
     keys = bills.database.transact(lambda session: list(public_keys(session, bills.settings)))
     right = {key.kid: key.public_key for key in keys}
-    assert verify(io.BytesIO(bill), keys=right).key == keys[0].kid
+    assert Verifier(right).verify(io.BytesIO(bill)).key == keys[0].kid
     with pytest.raises(BadLine, match="signature is not the platform's"):
-        verify(io.BytesIO(bill), keys={key: bytes(32) for key in right})
+        Verifier({key: bytes(32) for key in right}).verify(io.BytesIO(bill))
     with pytest.raises(BadLine, match="signature is not the platform's"):
-        verify(io.BytesIO(bill), keys={})
+        Verifier({}).verify(io.BytesIO(bill))

@@ -1,6 +1,7 @@
 """Sealing: nothing is sealed twice or left out, whoever is killed or comes late; what is sealed stays as it is."""
 
 import base64
+import io
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -22,6 +23,7 @@ from api.db import Database
 from api.metering.tables import UsageMeter
 from api.settings import Settings
 from api.tenants.tables import Customer
+from remotegpu.bill import Verifier
 from tests.db.bill_world import BillWorld, check, month_after
 from tests.db.forging import canonical, contents_of
 from tests.db.ledger_world import Lease, World
@@ -207,6 +209,8 @@ def test_what_comes_late_makes_the_chain_longer_and_leaves_a_closed_period_as_it
     assert check(again).hash == check(closed).hash
     same = ("meter", "record", "window", "transaction", "totals", "head")
     assert _of(again, *same) == _of(closed, *same)
+    together = Verifier()
+    assert [together.verify(io.BytesIO(bill)).duration_ms for bill in (closed, later)] == [20_000, 10_000]
     heads = {body["head"]["sequence"]: body for body in (*_of(closed, "head"), *_of(later, "head"))}
     assert len(heads) == 2
     for sequence, body in heads.items():

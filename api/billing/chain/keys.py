@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from cryptography.fernet import InvalidToken
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
@@ -16,7 +17,7 @@ from api.settings import Settings
 
 ALGORITHM: Final = "Ed25519"
 _PURPOSE = "bill-key"
-_FIRST_LOCK = 7_303_010  # one first key, whichever process needs it first
+_MAKING_LOCK = 7_303_010  # one key is made, whichever process needs it first
 _HEAD, _BILL = b"remotegpu head 1\n", b"remotegpu bill 1\n"
 
 
@@ -37,13 +38,12 @@ class Signer:
 
 
 def signer(session: Session, settings: Settings) -> Signer:
-    """The newest key; the first one is made where there is none."""
-    row = _newest(session)
-    if row is None:
-        session.execute(text("select pg_advisory_xact_lock(:lock)"), {"lock": _FIRST_LOCK})
-        row = _newest(session) or _make(session, settings)
-    private = sealer(settings, purpose=_PURPOSE).decrypt(row.private_sealed)
-    return Signer(row.id, row.kid, Ed25519PrivateKey.from_private_bytes(private))
+    """The newest key. One is made where there is none, or none that opens: `signing_key_secret` is another then."""
+    found = _newest(session, settings)
+    if found is None:
+        session.execute(text("select pg_advisory_xact_lock(:lock)"), {"lock": _MAKING_LOCK})
+        found = _newest(session, settings) or _make(session, settings)
+    return found
 
 
 def public_keys(session: Session, settings: Settings) -> Sequence[BillKey]:
@@ -52,15 +52,22 @@ def public_keys(session: Session, settings: Settings) -> Sequence[BillKey]:
     return session.scalars(select(BillKey).order_by(BillKey.id.desc())).all()
 
 
-def _newest(session: Session) -> BillKey | None:
-    return session.scalar(select(BillKey).order_by(BillKey.id.desc()).limit(1))
+def _newest(session: Session, settings: Settings) -> Signer | None:
+    row = session.scalar(select(BillKey).order_by(BillKey.id.desc()).limit(1))
+    if row is None:
+        return None
+    try:
+        private = sealer(settings, purpose=_PURPOSE).decrypt(row.private_sealed)
+    except InvalidToken:
+        return None
+    return Signer(row.id, row.kid, Ed25519PrivateKey.from_private_bytes(private))
 
 
-def _make(session: Session, settings: Settings) -> BillKey:
+def _make(session: Session, settings: Settings) -> Signer:
     private = Ed25519PrivateKey.generate()
     public = private.public_key().public_bytes_raw()
     sealed = sealer(settings, purpose=_PURPOSE).encrypt(private.private_bytes_raw())
     row = BillKey(kid=hashlib.sha256(public).hexdigest(), public_key=public, private_sealed=sealed)
     session.add(row)
     session.flush()
-    return row
+    return Signer(row.id, row.kid, private)

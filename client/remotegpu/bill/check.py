@@ -19,9 +19,10 @@ from remotegpu.bill.bodies import (
     Window,
     read,
 )
-from remotegpu.bill.journal import Journal
+from remotegpu.bill.carried import Carried
+from remotegpu.bill.journal import Boundary, Journal
 from remotegpu.bill.lines import ZERO, BadLine, Line, canonical, read_lines
-from remotegpu.bill.meters import Chain, Meters, unsealed_ms
+from remotegpu.bill.meters import Chain, Meters, Place, unsealed_ms
 from remotegpu.bill.proof import Windows
 from remotegpu.bill.signatures import Keys, decode, holds, key_id
 
@@ -50,23 +51,31 @@ class Verified:
     key: str
 
 
-def verify(file: BinaryIO, *, keys: Keys | None = None) -> Verified:
-    """Recompute everything in a file.
+@dataclass
+class Verifier:
+    """Recomputes everything in bills: in one, or in those of several months in their order, which have to agree.
 
     Args:
-        keys: the platform's public keys. Without any, the file's own are believed: that shows that it fits together,
-            and not whose it is.
-
-    Raises:
-        BadLine: the first line that does not hold.
+        keys: the platform's public keys. Without any, a file's own are believed: that shows that it fits together, and
+            not whose it is.
     """
-    lines = _ordered(read_lines(file))
-    first = next(lines)
-    check = _Check(first, read(first, Bill), keys)
-    line = first
-    for line in lines:
-        check.take(line)
-    return check.result(line.number)
+
+    keys: Keys | None = None
+    _carried: Carried | None = None
+
+    def verify(self, file: BinaryIO) -> Verified:
+        """
+        Raises:
+            BadLine: the first line that does not hold.
+        """
+        lines = _ordered(read_lines(file))
+        first = next(lines)
+        check = _Check(first, read(first, Bill), self.keys, self._carried)
+        line = first
+        for line in lines:
+            check.take(line)
+        self._carried = check.carried()
+        return check.result(line.number)
 
 
 def _ordered(lines: Iterator[Line]) -> Iterator[Line]:
@@ -94,7 +103,7 @@ def _ordered(lines: Iterator[Line]) -> Iterator[Line]:
 class _Check:
     """The lines of one file after the first."""
 
-    def __init__(self, line: Line, bill: Bill, keys: Keys | None) -> None:
+    def __init__(self, line: Line, bill: Bill, keys: Keys | None, before: Carried | None) -> None:
         own = _own_keys(line, bill)
         self._keys = own if keys is None else keys
         if bill.chain.sequence == 0 and bill.chain.hash != ZERO:
@@ -103,7 +112,11 @@ class _Check:
             raise BadLine(line.number, "the period has no length")
         self._bill = bill
         self._meters = Meters(bill)
-        self._chain = Chain(bill, self._meters, {}, bill.chain)
+        self._before = before
+        if before is not None:
+            before.check_bill(line.number, bill)
+        spans, known = ({}, None) if before is None else (before.spans, before.head)
+        self._chain = Chain(bill, self._meters, spans, bill.chain, known)
         self._windows: Windows | None = None
         self._journal = Journal(bill, self._meters, dict(bill.opening))
         self._last = line
@@ -116,7 +129,7 @@ class _Check:
             case "price_version":
                 self._meters.take_price(line.number, read(line, PriceVersion))
             case "meter":
-                self._meters.take(line, read(line, MeterLine))
+                self._take_meter(line, read(line, MeterLine))
             case "record":
                 self._chain.take(line, read(line, RecordLine))
             case "window":
@@ -131,6 +144,11 @@ class _Check:
                 self._take_end(line, read(line, End))
         self._last = line
 
+    def _take_meter(self, line: Line, found: MeterLine) -> None:
+        self._meters.take(line, found)
+        if self._before is not None:
+            self._before.check_meter(line.number, found)
+
     def _proof(self) -> Windows:
         if self._windows is None:
             self._windows = Windows(self._chain.fresh, self._meters.milli)
@@ -142,6 +160,8 @@ class _Check:
             raise BadLine(line.number, "the head is of another bill")
         if (head.sequence, head.hash) != (self._chain.position.sequence, self._chain.position.hash):
             raise BadLine(line.number, "the head is not the hash of the last record")
+        if self._before is not None and head.sequence < self._before.head.sequence:
+            raise BadLine(line.number, "the head covers less than that of the bill before")
         if head.signed_ms < self._chain.sealed_ms:
             raise BadLine(line.number, "the head was signed before its last record was sealed")
         message = _HEAD + canonical(line.body["head"])
@@ -152,6 +172,17 @@ class _Check:
         if not holds(self._keys, found.key, found.signature, _BILL + self._last.running.encode()):
             raise BadLine(line.number, "the file's signature is not the platform's")
         self._key = found.key
+
+    def carried(self) -> Carried:
+        """For the next file."""
+        chain = self._chain.boundary or self._chain.mark()
+        journal = self._journal.boundary or self._journal.mark()
+        before = self._before
+        if before is not None:
+            chain = Place(chain.position, {**before.chain.sealed_ms, **chain.sealed_ms})
+            journal = Boundary(journal.balances, {**before.journal.posted_ms, **journal.posted_ms})
+        whole = self._bill.chain.sequence == 0 if before is None else before.whole
+        return Carried(self._bill, self._chain.position, chain, journal, self._chain.spans, whole)
 
     def result(self, lines: int) -> Verified:
         return Verified(

@@ -69,17 +69,32 @@ class Meters:
             raise BadLine(number, f"the meter's price is {said}")
 
 
+@dataclass(frozen=True)
+class Place:
+    """Between two records: the position of the one before, and how much of each meter is sealed."""
+
+    position: Position
+    sealed_ms: dict[str, int]
+
+
 @dataclass
 class Chain:
-    """The records of the file. `spans` is what they cover, with that of the files before; `fresh` without it."""
+    """The records of the file.
+
+    `spans` is what they cover, with those of the files before; `fresh` is without. What was sealed after the period is
+    in `later` instead: the next file begins with it, at `boundary`. `known` is a position that the chain has to pass.
+    """
 
     bill: Bill
     meters: Meters
     spans: dict[Group, Spans]
     position: Position
+    known: Position | None = None
     sealed_ms: int = 0
     records: int = 0
     fresh: dict[Group, Spans] = field(default_factory=dict)
+    later: dict[Group, Spans] = field(default_factory=dict)
+    boundary: Place | None = None
 
     def take(self, line: Line, found: RecordLine) -> None:
         record, number = found.record, line.number
@@ -94,10 +109,17 @@ class Chain:
         count = self.meters.counts.get(record.meter)
         if count is None:
             raise BadLine(number, "the record's meter is not in the file")
+        if record.sealed_ms >= self.bill.to_ms and self.boundary is None:
+            self.boundary = self.mark()
         self._count(number, record, count)
         self.position = Position(record.sequence, found.hash)
+        if self.known is not None and self.known.sequence == record.sequence and self.known != self.position:
+            raise BadLine(number, "the record is another than the one that a head in the file before is of")
         self.sealed_ms = record.sealed_ms
         self.records += 1
+
+    def mark(self) -> Place:
+        return Place(self.position, {key: count.sealed_ms for key, count in self.meters.counts.items()})
 
     def _count(self, number: int, record: Record, count: Count) -> None:
         if record.from_ms >= record.to_ms:
@@ -106,7 +128,9 @@ class Chain:
             raise BadLine(number, "what the meter has proven is not what it was before and the record's time")
         count.sealed_ms = record.proven_ms
         group = count.meter.group
-        if not self.spans.setdefault(group, Spans()).add(record.from_ms, record.to_ms):
+        spans = self.spans.setdefault(group, Spans())
+        target = spans if self.boundary is None else self.later.setdefault(group, Spans())
+        if spans.overlaps(record.from_ms, record.to_ms) or not target.add(record.from_ms, record.to_ms):
             raise BadLine(number, "a moment of the record's device is in another record already")
         self.fresh.setdefault(group, Spans()).add(record.from_ms, record.to_ms)
 

@@ -7,13 +7,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
-from remotegpu.cli.output import JsonFlag, console, print_fields, print_json, print_rows
+from remotegpu.cli.output import JsonFlag, console, print_fields, print_json, print_json_line, print_rows
 from remotegpu.cli.session import connected, reported
 from remotegpu.cli.units import money, seconds
+from remotegpu.errors import RemoteGpuError
+
+if TYPE_CHECKING:
+    from remotegpu.bill import Verified
 
 app = typer.Typer(invoke_without_command=True)
 
@@ -89,21 +93,31 @@ def keys(context: typer.Context) -> None:
 
 @app.command()
 def verify(
-    file: Annotated[Path, typer.Argument(help="As `bill export` printed it.", exists=True, dir_okay=False)],
-    key: Annotated[
-        Path | None,
-        typer.Option("--key", help="The platform's public keys, from `bill keys`.", exists=True, dir_okay=False),
-    ] = None,
+    files: Annotated[list[Path], typer.Argument(help="As `bill export` printed them; several in the order of months.")],
+    key: Annotated[Path | None, typer.Option("--key", help="The platform's public keys, from `bill keys`.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Recompute every amount of an exported bill, with nothing but the file and the key. It connects to nothing."""
-    from remotegpu.bill import read_keys, verify  # slow to import, and other commands need none of it
+    """Recompute every amount of exported bills, with nothing but the files and the key. It connects to nothing."""
+    from remotegpu.bill import BadLine, Verifier, read_keys  # slow to import, and other commands need none of it
 
-    with reported(), file.open("rb") as content:
-        found = verify(content, keys=None if key is None else read_keys(key.read_bytes()))
-    if as_json:
-        print_json(found)
-        return
+    with reported(), _readable():
+        verifier = Verifier(None if key is None else read_keys(key.read_bytes()))
+        for file in files:
+            try:
+                with file.open("rb") as content:
+                    found = verifier.verify(content)
+            except BadLine as error:
+                raise RemoteGpuError(f"{file}, {error}") from error
+            if as_json:
+                print_json_line(found)
+            else:
+                _tell(found)
+    if not as_json:
+        by = "by the key that each file itself names: compare it, or give --key" if key is None else "by the given key"
+        console.print(f"Every line holds, {by}.")
+
+
+def _tell(found: Verified) -> None:
     rows = [
         ("Period", f"{found.period}, {'closed' if found.closed else 'not over yet'}"),
         ("Customer", found.customer),
@@ -116,10 +130,14 @@ def verify(
     print_fields(rows)
     if found.unsealed_ms:
         console.print(f"{seconds(found.unsealed_ms)} of the last minute are paid for and not sealed yet.")
-    if key is None:
-        console.print("Every line holds, by the key that the file itself names: compare it, or give --key.")
-    else:
-        console.print("Every line holds.")
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RemoteGpuError(f"{error.filename} can't be read: {error.strerror}") from error
 
 
 @contextmanager
