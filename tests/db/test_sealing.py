@@ -3,6 +3,7 @@
 import base64
 import io
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
@@ -14,6 +15,7 @@ from sqlalchemy import event, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from api.billing.chain import sealing
+from api.billing.chain.keys import signer
 from api.billing.chain.month import Month
 from api.billing.chain.sealer import Sealer
 from api.billing.chain.sealing import seal, tail
@@ -23,9 +25,9 @@ from api.db import Database
 from api.metering.tables import UsageMeter
 from api.settings import Settings
 from api.tenants.tables import Customer
-from remotegpu.bill import Verifier
+from remotegpu.bill import BadLine, Verifier
 from tests.db.bill_world import BillWorld, check, month_after
-from tests.db.forging import canonical, contents_of
+from tests.db.forging import Forger, canonical, contents_of
 from tests.db.ledger_world import Lease, World
 
 
@@ -220,6 +222,46 @@ def test_what_comes_late_makes_the_chain_longer_and_leaves_a_closed_period_as_it
         assert record.hash.hex() == body["head"]["hash"], "both are of the same chain"
 
 
+@pytest.mark.parametrize(
+    ("kind", "edit", "why"),
+    [
+        ("bill", lambda body: body["opening"].update(wallet=body["opening"]["wallet"] - 1), "opening balances"),
+        ("bill", lambda body: body.update(from_ms=body["from_ms"] + 1), "does not follow a closed one"),
+        ("bill", lambda body: body.update(customer="another"), "another customer's"),
+        ("bill", lambda body: body["chain"].update(hash="1" * 64), "do not begin where"),
+        ("meter", lambda body: body.update(posted_before_ms=body["posted_before_ms"] + 1), "where the bills before"),
+        ("record", lambda body: body["record"].update(from_ms=body["record"]["from_ms"] + 1), "has proven"),
+        ("record", lambda body: body["record"].update(sealed_ms=body["record"]["sealed_ms"] + 1), "head in the file"),
+    ],
+)
+def test_a_bill_that_contradicts_the_one_of_the_month_before_does_not_hold(
+    bills: BillWorld, customer: Customer, lease: Lease, kind: str, edit: Callable[[dict[str, Any]], None], why: str
+) -> None:
+    prove(bills, lease, (0, 10))
+    period = _move_journal_to_last_month(bills)
+    now = max(utc_now(), period.end + timedelta(minutes=15))
+    closed = bills.export(customer, now=now, period=period)
+    prove(bills, lease, (10, 20))
+    later = bills.export(customer, now=now)
+    forger = Forger(bills.database.transact(lambda session: signer(session, bills.settings)))
+    changed = forger.change(later, lambda contents: edit(next(body for each, body in contents if each == kind)))
+    together = Verifier()
+    together.verify(io.BytesIO(closed))
+    with pytest.raises(BadLine, match=why) as caught:
+        together.verify(io.BytesIO(changed))
+    assert contents_of(changed)[caught.value.number - 1][0] == kind
+
+
+def test_a_bill_alone_of_a_month_in_between_is_not_taken_for_the_next(
+    bills: BillWorld, customer: Customer, lease: Lease
+) -> None:
+    bill = bills.export(customer)
+    together = Verifier()
+    together.verify(io.BytesIO(bill))
+    with pytest.raises(BadLine, match="does not follow a closed one"):
+        together.verify(io.BytesIO(bill))
+
+
 def _of(bill: bytes, *kinds: str) -> list[dict[str, Any]]:
     return [body for kind, body in contents_of(bill) if kind in kinds]
 
@@ -262,7 +304,7 @@ def test_the_controller_seals_everybody_in_turns_and_closes_the_month(
         bills.live(customer, seed=number, steps=3)
     bills.world.customer()  # who has used nothing
     monkeypatch.setattr(sealing, "MAX_METERS", 1)
-    monkeypatch.setattr("api.billing.chain.sealer._TURN_S", 1e-9)
+    monkeypatch.setattr("api.billing.chain.sealer._TURN_S", 0.0)
     now = utc_now()
     assert rounds(Sealer(bills.database, bills.settings, clock=lambda: now)) > len(customers)
     assert unsealed(bills) == 0

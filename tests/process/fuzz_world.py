@@ -14,6 +14,7 @@ from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from api.allocations.tables import Allocation
+from api.billing.chain.month import Month
 from api.capacity.tables import CapacityGroup
 from api.clock import to_ms, utc_now
 from api.db import Database
@@ -147,7 +148,8 @@ class FuzzWorld:
             "entrypoint_num_gpus": [1], "entrypoint_num_cpus": [None], "entrypoint_memory": [None],
             **{f"entrypoint_{name}": [{}] for name in ("resources", "label_selector")}, "runtime_env": [{}],
             "metadata": [{}],
-            "currency": ["USD"], "email": [f"{name}@example.test" for name in new_names], "customer_name": new_names,
+            "currency": ["USD"], "period": [str(Month.of(utc_now()))],
+            "email": [f"{name}@example.test" for name in new_names], "customer_name": new_names,
         }  # fmt: skip
 
 

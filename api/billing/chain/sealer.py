@@ -56,10 +56,12 @@ class Sealer:
             self._next_round = time.monotonic() + ROUND_S
             self._begin()
         ends = time.monotonic() + _TURN_S
-        while self._waiting and time.monotonic() < ends:
+        while self._waiting:
             work = self._waiting.popleft()
             if not work():
                 self._waiting.appendleft(work)
+            if time.monotonic() >= ends:
+                return
 
     @property
     def resting(self) -> bool:
