@@ -9,11 +9,14 @@ from itertools import pairwise
 from api.billing.chain.bill import Export, prepare, stream
 from api.billing.chain.month import Month
 from api.billing.chain.sealing import seal
+from api.billing.prices import Quote, create_price
 from api.clock import utc_now
 from api.db import Database
 from api.settings import Settings
 from api.tenants.tables import Customer
 from remotegpu.bill import Verified, Verifier
+from scheduler.money import discounted_micro
+from scheduler.prices import PriceTerms
 from tests.db.ledger_world import Lease, World
 
 
@@ -43,12 +46,12 @@ class BillWorld:
         """A random life: shares of devices start and stop, prices change, reports come late, twice, out of order."""
         chance = random.Random(seed)
         host, gpus = self.world.host(gpus=4)
-        price = self.world.price(chance.randrange(1, 4_000_000))
+        price = self._quote(chance)
         leases: list[Lease] = []
         written: list[tuple[Lease, int, int, int]] = []  # not delivered yet
         for _ in range(steps):
             if len(leases) < 2 and chance.random() < 0.7:
-                price = self.world.price(chance.randrange(1, 4_000_000)) if chance.random() < 0.3 else price
+                price = self._quote(chance) if chance.random() < 0.3 else price
                 free = [gpu for gpu in gpus if all(gpu not in lease.gpus for lease in leases)]
                 leases.append(self.world.start(customer, price, tuple(free[: chance.randrange(1, 3)])))
             lasted = chance.randrange(1000, 20_000)
@@ -70,6 +73,22 @@ class BillWorld:
                 self.seal(customer)
             if leases and chance.random() < 0.3:
                 self.world.release(leases.pop(0), ended_at_ms=self.world.now_ms)
+
+    def _quote(self, chance: random.Random) -> Quote:
+        """On any terms of a new version."""
+        permille = {PriceTerms.PREEMPTIBLE: chance.randrange(1001), PriceTerms.RESERVED: chance.randrange(1001)}
+        made = self.database.transact(
+            lambda session: create_price(
+                session,
+                gpu_model="A100",
+                price_micro=chance.randrange(1, 4_000_000),
+                preemptible_discount_permille=permille[PriceTerms.PREEMPTIBLE],
+                reserved_discount_permille=permille[PriceTerms.RESERVED],
+            )
+        )
+        terms = chance.choice(list(PriceTerms))
+        discount = permille.get(terms, 0)
+        return Quote(made.id, made.currency, terms, discounted_micro(made.price_micro, discount_permille=discount))
 
 
 def check(bill: bytes) -> Verified:

@@ -49,7 +49,8 @@ _NAME_METERS = text(
 _METER_LINES = text("select * from bill_meters order by digest")
 _PRICES = text(
     "select uid, currency, (extract(epoch from effective_from) * 1000000)::bigint as effective_from_us, gpu_model,"
-    " price_micro_per_gpu_hour from price_versions where id in (select price_version_id from bill_meters) order by uid"
+    " unit, price_micro, preemptible_discount_permille, reserved_discount_permille"
+    " from price_versions where id in (select price_version_id from bill_meters) order by uid"
 )
 _RECORDS = text(
     "select r.sequence, r.previous, b.digest as meter, r.from_ms, r.to_ms, r.proven_ms, r.sealed_ms, r.hash"
@@ -120,10 +121,10 @@ class Content:
                 "currency": row.currency,
                 "effective_from_us": row.effective_from_us,
                 "gpu_model": row.gpu_model,
-                "unit": "gpu_hour",
-                "price_micro": row.price_micro_per_gpu_hour,
-                "preemptible_discount_permille": 0,
-                "reserved_discount_permille": 0,
+                "unit": row.unit,
+                "price_micro": row.price_micro,
+                "preemptible_discount_permille": row.preemptible_discount_permille,
+                "reserved_discount_permille": row.reserved_discount_permille,
             }
 
     def meters(self) -> Iterator[tuple[str, Mapping[str, Value]]]:

@@ -26,8 +26,7 @@ _TAIL = text(
 )
 # One statement, so that its meters and their proven time are of one moment.
 _UNSEALED = text(
-    "select m.id, s.digest, coalesce(s.sealed_ms, 0) as sealed_ms, m.allocation_id, m.generation, m.gpu_id, m.milli,"
-    " m.price_version_id, p.spans::text as covered,"
+    "select m.id, s.digest, coalesce(s.sealed_ms, 0) as sealed_ms, p.spans::text as covered,"
     " array(select array[lower(part), upper(part)] from unnest(p.spans - coalesce(s.covered, '{}')) part) as pieces"
     " from usage_meters m left join sealed_meters s on s.meter_id = m.id"
     " cross join lateral (select range_agg(int8range(from_ms, to_ms)) as spans from usage_intervals"
@@ -36,7 +35,8 @@ _UNSEALED = text(
 )
 _BODIES = text(
     "select m.id, a.uid as allocation, c.uid as customer, m.generation, g.uuid as device, g.model as device_model,"
-    " e.uid as environment, t.uid as task, m.milli, v.uid as price_version, v.currency, v.price_micro_per_gpu_hour"
+    " e.uid as environment, t.uid as task, m.milli, v.uid as price_version, v.currency, v.unit,"
+    " m.terms, m.price_micro_per_gpu_hour"
     " from usage_meters m join allocations a on a.id = m.allocation_id join gpus g on g.id = m.gpu_id"
     " join customers c on c.id = m.customer_id join price_versions v on v.id = m.price_version_id"
     " join holds h on h.allocation_id = m.allocation_id and h.generation = m.generation"
@@ -176,8 +176,8 @@ def _meter_body(row: Row[Any]) -> dict[str, Value]:
         "price_micro_per_gpu_hour": row.price_micro_per_gpu_hour,
         "price_version": str(row.price_version),
         "task": _text(row.task),
-        "terms": "on_demand",
-        "unit": "gpu_hour",
+        "terms": row.terms,
+        "unit": row.unit,
     }
 
 
