@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 app = typer.Typer(invoke_without_command=True)
 
 Day = Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"], help="UTC.")]
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file instead.")]
 
 
 def usage(context: typer.Context, as_json: JsonFlag = False) -> None:
@@ -75,20 +76,19 @@ def bill(context: typer.Context, start: Day = None, end: Day = None, as_json: Js
 def export(
     context: typer.Context,
     period: Annotated[str, typer.Option("--period", help="The month, UTC, as 2026-11.")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file.")] = None,
+    output: Output = None,
 ) -> None:
     """Print everything by which a month's bill can be checked, signed by the platform."""
     with connected(context) as client, _target(output) as file:
         for piece in client.billing.export(period):
             file.write(piece)
-        file.flush()
 
 
 @app.command()
-def keys(context: typer.Context) -> None:
+def keys(context: typer.Context, output: Output = None) -> None:
     """Print the platform's public keys: keep them, to check bills with them later."""
-    with connected(context) as client:
-        sys.stdout.write(client.billing.keys().decode())
+    with connected(context) as client, _target(output) as file:
+        file.write(client.billing.keys())
 
 
 @app.command()
@@ -144,6 +144,7 @@ def _readable() -> Iterator[None]:
 def _target(output: Path | None) -> Iterator[BinaryIO]:
     if output is None:
         yield sys.stdout.buffer
+        sys.stdout.flush()
     else:
         with output.open("wb") as file:
             yield file
