@@ -133,7 +133,7 @@ def test_who_lacks_the_key_is_found_out_however_well_they_hash(bills: BillWorld)
     def changes(data: st.DataObject) -> None:
         forged = [(kind, json.loads(json.dumps(body))) for kind, body in contents]
         place, key = data.draw(st.sampled_from(list(_leaves([body for _, body in forged]))))
-        place[key] = place[key] + 1 if isinstance(place[key], int) else "0" * 64
+        place[key] = place[key] + 1 if isinstance(place[key], int) else "1" * 64
         with pytest.raises(BadLine):
             check(rehashed(forged))
 
@@ -204,7 +204,7 @@ def without_record(contents: Contents) -> None:
         (without_windows, "window", "unproven"),
         (lambda contents: of("window", contents)[0].update(milli=1), "window", "another share"),
         (lambda contents: of("window", contents)[0].update(to_ms=10), "window", "than it is long"),
-        (without_record, "head", "not the hash of the last record"),
+        (without_record, "window", "proves none of the file's records"),
         (lambda contents: of("totals", contents)[0].update(amount_micro=0), "totals", "period's charges"),
         (lambda contents: of("bill", contents)[0]["opening"].update(wallet=5), "totals", "closing balances"),
         (lambda contents: of("head", contents)[0]["head"].update(period="2026-01"), "head", "another bill"),

@@ -228,7 +228,7 @@ def test_what_comes_late_makes_the_chain_longer_and_leaves_a_closed_period_as_it
         ("bill", lambda body: body["opening"].update(wallet=body["opening"]["wallet"] - 1), "opening balances"),
         ("bill", lambda body: body.update(from_ms=body["from_ms"] + 1), "does not follow a closed one"),
         ("bill", lambda body: body.update(customer="another"), "another customer's"),
-        ("bill", lambda body: body["chain"].update(hash="1" * 64), "do not begin where"),
+        ("bill", lambda body: body["chain"].update(sequence=1, hash="1" * 64), "do not begin where"),
         ("meter", lambda body: body.update(posted_before_ms=body["posted_before_ms"] + 1), "where the bills before"),
         ("record", lambda body: body["record"].update(from_ms=body["record"]["from_ms"] + 1), "has proven"),
         ("record", lambda body: body["record"].update(sealed_ms=body["record"]["sealed_ms"] + 1), "head in the file"),
