@@ -31,6 +31,7 @@ _UNSEALED = text(
 _UNCLOSED = text(
     "select c.id from customers c where not exists (select from usage_heads u"
     " where u.customer_id = c.id and u.period = :period and u.closed)"
+    " and exists (select from journal_transactions t where t.customer_id = c.id and t.at < :end)"
     " and exists (select from usage_meters m where m.customer_id = c.id) order by c.id limit :most"
 )
 
@@ -74,7 +75,8 @@ class Sealer:
         last_month = Month.of(period.start - timedelta(days=1))
         with self._database.session() as session:
             unsealed = session.scalars(_UNSEALED, {"since": self._since}).all()
-            unclosed = session.scalars(_UNCLOSED, {"period": str(last_month), "most": CLOSED_A_ROUND}).all()
+            values = {"period": str(last_month), "end": last_month.end, "most": CLOSED_A_ROUND}
+            unclosed = session.scalars(_UNCLOSED, values).all()
         self._since = now - _LOOK_BACK
         self._waiting.extend(self._sealing(customer_id) for customer_id in unsealed)
         self._waiting.extend(self._closing(customer_id, last_month) for customer_id in unclosed)
