@@ -26,10 +26,10 @@ class Billing:
         """The signed heads of the chain of usage records, newest first."""
         return self._transport.pages(f"{_PATH}/heads", Json)
 
-    def keys(self) -> bytes:
-        """The platform's public keys that verify bills, in PEM."""
-        found = self._transport.get("/billing/keys", Json)
-        return "".join(key["public_key"] for key in found["keys"]).encode()
+    def keys(self) -> list[Json]:
+        """The platform's public keys that verify bills, the newest first; `public_key` is in PEM."""
+        found: list[Json] = self._transport.get("/billing/keys", Json)["keys"]
+        return found
 
     def usage(self) -> Iterator[Json]:
         """Intervals of proven running time, newest first."""

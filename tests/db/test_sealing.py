@@ -300,13 +300,18 @@ def test_the_controller_seals_everybody_in_turns_and_closes_the_month(
     bills: BillWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     customers = [bills.world.customer(balance_micro=10**9) for _ in range(3)]
-    for number, customer in enumerate(customers):
-        bills.live(customer, seed=number, steps=3)
+    for customer in customers:
+        _, gpus = bills.world.host(gpus=2)
+        lease = bills.world.start(customer, bills.world.price(3_600_000), gpus)
+        bills.world.pass_time(20_000)
+        for gpu in range(2):
+            prove(bills, lease, (0, 9), gpu=gpu)
     bills.world.customer()  # who has used nothing
     monkeypatch.setattr(sealing, "MAX_METERS", 1)
     monkeypatch.setattr("api.billing.chain.sealer._TURN_S", 0.0)
     now = utc_now()
-    assert rounds(Sealer(bills.database, bills.settings, clock=lambda: now)) > len(customers)
+    turns = rounds(Sealer(bills.database, bills.settings, clock=lambda: now))
+    assert turns == 3 * len(customers), "one for each meter, and one to see that it was the last"
     assert unsealed(bills) == 0
     then = month_after(now)
     for _ in range(2):

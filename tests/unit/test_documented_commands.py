@@ -29,7 +29,10 @@ def test_the_command_line_understands(page: str, command: str) -> None:
     group = typer.main.get_command(app)
     context = group.make_context("remotegpu", ["--address", "http://platform", *words])
     while hasattr(group, "resolve_command"):
-        name, found, rest = group.resolve_command(context, [*context._protected_args, *context.args])
+        words = [*context._protected_args, *context.args]
+        if group.invoke_without_command and not words:
+            return
+        name, found, rest = group.resolve_command(context, words)
         assert found is not None
         context, group = found.make_context(name, rest, parent=context), found
 

@@ -1,7 +1,8 @@
 """A bill to be checked: its export, the heads that were signed for it, and the keys that signed them."""
 
 import base64
-from typing import Annotated, Any, cast
+from typing import Annotated, cast
+from uuid import UUID
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -81,8 +82,8 @@ def keys(response: Response, database: DatabaseDep, settings: SettingsDep) -> Bi
     return BillKeysOut(keys=[_key(row) for row in found])
 
 
-def _head(row: Row[Any]) -> HeadOut:
-    head, kid, customer = row[:3]
+def _head(row: Row[UsageHead, str, UUID, int]) -> HeadOut:
+    head, kid, customer, _ = row
     body = head_body(head, customer=str(customer), kid=kid)
     return HeadOut(head=HeadBody.model_validate(body), signature=base64.b64encode(head.signature).decode())
 

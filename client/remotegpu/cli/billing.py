@@ -85,10 +85,15 @@ def export(
 
 
 @app.command()
-def keys(context: typer.Context, output: Output = None) -> None:
+def keys(context: typer.Context, output: Output = None, as_json: JsonFlag = False) -> None:
     """Print the platform's public keys: keep them, to check bills with them later."""
-    with connected(context) as client, _target(output) as file:
-        file.write(client.billing.keys())
+    with connected(context) as client:
+        found = client.billing.keys()
+    if as_json:
+        print_json(found)
+        return
+    with _target(output) as file:
+        file.write("".join(key["public_key"] for key in found).encode())
 
 
 @app.command()
