@@ -7,11 +7,9 @@ from datetime import datetime
 
 from scheduler.money import MILLI_PER_GPU
 from scheduler.ports import WaitReason
-from scheduler.quota import Limits, Resources
+from scheduler.quota import NOTHING, Resources, Scope, lack, lease_lack, model_lack
 from scheduler.states import ALLOCATION, REACHABLE, AllocationState, DeviceStatus, EndReason, check_transition
 from scheduler.views import CapacityGroup, CustomerView, Held, HostView, IdleGroup, Part, Request, Reservation
-
-NOTHING = Resources(0, 0, 0)
 
 
 @dataclass(slots=True)
@@ -44,14 +42,6 @@ class SimulatedAllocation:
     def move(self, target: AllocationState) -> None:
         check_transition(ALLOCATION, current=self.state, target=target)
         self.state = target
-
-    @property
-    def resources(self) -> Resources:
-        """What counts towards its customer's quota."""
-        demand = self.request.demand
-        shape = demand.shape
-        gpus = demand.nodes * shape.gpus
-        return Resources(gpus, demand.nodes * shape.cpu_milli, demand.nodes * shape.memory_bytes, allocations=1)
 
     @property
     def held(self) -> Held:
@@ -119,9 +109,11 @@ class SimulatedDatabase:
     groups: tuple[CapacityGroup, ...] = ()
     reservations: tuple[Reservation, ...] = ()
     devices: dict[int, tuple[int, str]] = field(default_factory=dict)  # host id and UUID, by GPU id
+    models: dict[int, str] = field(default_factory=dict)  # by GPU id
     owners: dict[int, dict[int, int]] = field(default_factory=lambda: defaultdict(dict))
     spare: dict[int, dict[str, SimulatedGroup]] = field(default_factory=lambda: defaultdict(dict))
-    held: dict[int, Resources] = field(default_factory=lambda: defaultdict(lambda: NOTHING))  # by customer
+    held: dict[Scope, Resources] = field(default_factory=lambda: defaultdict(lambda: NOTHING))
+    held_gpus: dict[tuple[Scope, str], int] = field(default_factory=lambda: defaultdict(int))  # by exact model
     epoch: int = 0
     dirty: Dirty = field(default_factory=Dirty)
     released: list[int] = field(default_factory=list)  # ids, in order, for whoever waits for ends to take away
@@ -129,6 +121,7 @@ class SimulatedDatabase:
     def add_host(self, view: HostView) -> None:
         self.hosts[view.host_id] = SimulatedHost(view)
         self.devices.update({device.gpu_id: (view.host_id, device.uuid) for device in view.devices})
+        self.models.update({device.gpu_id: device.model for device in view.devices})
         self.dirty.hosts.add(view.host_id)
 
     def set_status(self, host_id: int, status: DeviceStatus) -> None:
@@ -162,8 +155,29 @@ class SimulatedDatabase:
         if queued:
             self.released.append(allocation_id)
 
-    def limits(self, customer_id: int) -> Limits:
-        return self.customers[customer_id].limits
+    def shortage(self, request: Request, parts: Sequence[Part]) -> str | None:
+        """Which quota stands against placing it there, in words; None if none does."""
+        for scope, limits in self.customers[request.customer_id].limits_on(request):
+            asked = request.resources
+            gpus = {model: count for (whose, model), count in self.held_gpus.items() if whose == scope}
+            found = (
+                lack(limits, held=self.held[scope], asked=asked, scope=scope)
+                or lease_lack(limits, request.limit_s, scope=scope)
+                or model_lack(limits, self._model(parts), held=gpus, gpus=asked.gpus, scope=scope)
+            )
+            if found is not None:
+                return found.sentence
+        return None
+
+    def _model(self, parts: Sequence[Part]) -> str:
+        """Of its devices, if it has any."""
+        return next((self.models[gpu_id] for part in parts for gpu_id, _ in part.devices), "")
+
+    def _count(self, allocation: SimulatedAllocation, sign: int) -> None:
+        asked, model = allocation.request.resources.times(sign), self._model(allocation.parts)
+        for scope in allocation.request.path:
+            self.held[scope] += asked
+            self.held_gpus[scope, model] += asked.gpus
 
     def occupy(self, allocation: SimulatedAllocation, parts: tuple[Part, ...]) -> None:
         """Write the device rows. What is asserted is what PostgreSQL's constraints enforce.
@@ -181,7 +195,7 @@ class SimulatedDatabase:
             host.used_memory_bytes += request.demand.shape.memory_bytes
             assert host.used_cpu_milli <= host.view.cpu_milli, f"host {part.host_id} has too little CPU"
             assert host.used_memory_bytes <= host.view.memory_bytes, f"host {part.host_id} has too little memory"
-        self.held[request.customer_id] += allocation.resources
+        self._count(allocation, 1)
 
     def _occupy_devices(self, request: Request, part: Part) -> None:
         shape = request.demand.shape
@@ -202,7 +216,7 @@ class SimulatedDatabase:
             host = self.hosts[part.host_id]
             host.used_cpu_milli -= request.demand.shape.cpu_milli
             host.used_memory_bytes -= request.demand.shape.memory_bytes
-        self.held[request.customer_id] += allocation.resources.times(-1)
+        self._count(allocation, -1)
         allocation.parts, allocation.group_name, allocation.placed_at = (), None, None
 
     def make_spare(self, group: SimulatedGroup, *, idle_since: datetime | None) -> None:

@@ -20,7 +20,6 @@ from scheduler.ports import (
     Releasing,
     WaitReason,
 )
-from scheduler.quota import shortage
 from scheduler.simulated_database import Dirty, SimulatedAllocation, SimulatedDatabase, SimulatedGroup
 from scheduler.states import AllocationState, DeviceStatus, EndReason
 from scheduler.views import IdleGroup, Part
@@ -122,8 +121,7 @@ class MemoryStore:
         hosts = [database.hosts[part.host_id] for part in placement.parts]
         if allocation.state is not AllocationState.QUEUED or any(h.status is not DeviceStatus.ONLINE for h in hosts):
             return WaitReason("no_capacity", "something changed", 1)
-        held = database.held[request.customer_id]
-        short = shortage(database.limits(request.customer_id), held=held, asked=allocation.resources)
+        short = database.shortage(request, placement.parts)
         if short is not None:
             return WaitReason("quota", short, 1)
         database.occupy(allocation, tuple(placement.parts))

@@ -3,13 +3,13 @@
 Values as the store read them. An allocation is either queued (`Request`) or holds something (`Held`), or is gone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from scheduler.demand import Demand, Version
 from scheduler.prices import Rates
-from scheduler.quota import Limits
+from scheduler.quota import Level, Limits, Resources, Scope
 from scheduler.states import AllocationState
 
 
@@ -58,7 +58,9 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """An allocation that waits. `hold_s` is how much running time is paid for when it starts."""
+    """An allocation that waits. `hold_s` is how much running time is paid for when it starts; a `task` is one that runs
+    to its end.
+    """
 
     allocation_id: int
     allocation_uid: str
@@ -74,6 +76,20 @@ class Request:
     hold_s: int = 0
     not_before: datetime | None = None
     reservation_id: int | None = None  # it starts in this advance reservation, and nowhere else
+    user_id: int = 0
+    task: bool = False
+
+    @property
+    def resources(self) -> Resources:
+        """What counts against quotas, over all hosts. A share of a GPU counts as one."""
+        nodes, shape = self.demand.nodes, self.demand.shape
+        return Resources(nodes * shape.gpus, nodes * shape.cpu_milli, nodes * shape.memory_bytes, 1, int(self.task))
+
+    @property
+    def path(self) -> tuple[Scope, Scope, Scope]:
+        """Whose limits apply to it."""
+        customer, workspace = Scope(Level.CUSTOMER, self.customer_id), Scope(Level.WORKSPACE, self.workspace_id)
+        return customer, workspace, Scope(Level.USER, self.user_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +117,10 @@ class IdleGroup:
 
 @dataclass(frozen=True, slots=True)
 class CustomerView:
-    """`weight` is its share beside others in fair sharing. `available_micro` None: nothing limits what it may owe."""
+    """`weight` is its share beside others in fair sharing. `available_micro` None: nothing limits what it may owe.
+
+    `workspaces` and `users` are those, by id, that have limits of their own beside the customer's.
+    """
 
     customer_id: int
     weight: float = 1.0
@@ -111,6 +130,8 @@ class CustomerView:
     disabled: bool = False
     group_prices: Mapping[str, Mapping[str, Rates]] = field(default_factory=dict)
     """By capacity group and exact model, where they differ."""
+    workspaces: Mapping[int, Limits] = field(default_factory=dict)
+    users: Mapping[int, Limits] = field(default_factory=dict)
 
     def price_micro(self, request: Request, model: str) -> int | None:
         """Per GPU hour, on the request's terms; None: the model has no price."""
@@ -120,6 +141,26 @@ class CustomerView:
         if rates is None:
             return None
         return rates.at(rates.best(preemptible=request.preemptible, reserved=request.reservation_id is not None))
+
+    def limits_on(self, request: Request) -> list[tuple[Scope, Limits]]:
+        """Those on its path that limit what may be held, the customer's first."""
+        found = [(Scope(Level.CUSTOMER, self.customer_id), self.limits)] if self.limits.any else []
+        if self.workspaces and (of_workspace := self.workspaces.get(request.workspace_id)) is not None:
+            found.append((Scope(Level.WORKSPACE, request.workspace_id), of_workspace))
+        if self.users and (of_user := self.users.get(request.user_id)) is not None:
+            found.append((Scope(Level.USER, request.user_id), of_user))
+        return found
+
+    @property
+    def limited(self) -> frozenset[Scope]:
+        """All of it whose holdings have to be counted."""
+        return frozenset(self._scopes())
+
+    def _scopes(self) -> Iterator[Scope]:
+        if self.limits.any:
+            yield Scope(Level.CUSTOMER, self.customer_id)
+        yield from (Scope(Level.WORKSPACE, number) for number in self.workspaces)
+        yield from (Scope(Level.USER, number) for number in self.users)
 
 
 @dataclass(frozen=True, slots=True)

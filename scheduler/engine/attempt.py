@@ -15,7 +15,6 @@ from scheduler.engine.preemption import Preemption, Sacrifice
 from scheduler.engine.state import State
 from scheduler.engine.staying import is_free, stay_or_move
 from scheduler.money import MILLI_PER_GPU
-from scheduler.quota import NOTHING
 from scheduler.views import Held, Part, Request
 
 SEARCHES_OF_A_PREEMPTION = 50  # how many it counts for
@@ -84,8 +83,8 @@ class Attempts:
 
     def _allowed(self, request: Request) -> Request | Blocked:
         comes_first = request.reservation_id is not None or (self._alone and self._is_cleared(request))
-        kept = NOTHING if comes_first else self.asides.of_customer(request.customer_id)
-        return within_limits(self.state, request, kept=kept, until=self._retry)
+        kept = None if comes_first else self.asides.limits
+        return within_limits(self.state, request, kept=kept, now=self.now, until=self._retry)
 
     def _of(self, request: Request) -> Found | Waits:
         if request.reservation_id is not None:

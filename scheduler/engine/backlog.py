@@ -1,7 +1,7 @@
 """The requests that wait, in lines of equivalent ones: what is true of a line's first is true of all behind it."""
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -12,7 +12,9 @@ from scheduler.views import Request
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """All of a request but who came when. `alone` is the id of a request that stands in a line of its own."""
+    """All of a request but who came when. `alone` is the id of a request that stands in a line of its own; `user_id` is
+    named if the user has limits that others have not.
+    """
 
     customer_id: int
     workspace_id: int
@@ -24,10 +26,13 @@ class Kind:
     limit_s: int | None
     hold_s: int
     reservation_id: int | None
+    task: bool
+    user_id: int | None
     alone: int | None = None
 
     @staticmethod
-    def of(request: Request) -> "Kind":
+    def of(request: Request, apart: Set[int] = frozenset()) -> "Kind":
+        """`apart` are users who have limits of their own."""
         return Kind(
             request.customer_id,
             request.workspace_id,
@@ -39,6 +44,8 @@ class Kind:
             request.limit_s,
             request.hold_s,
             request.reservation_id,
+            request.task,
+            request.user_id if request.user_id in apart else None,
         )
 
 
@@ -93,6 +100,7 @@ class Backlog:
     _kinds: dict[int, Kind] = field(default_factory=dict)
     _asleep: dict[int, Request] = field(default_factory=dict)
     _alone: dict[int, Line] = field(default_factory=dict)
+    _apart: dict[int, Set[int]] = field(default_factory=dict)  # users of customers
 
     def __len__(self) -> int:
         return len(self._kinds) + len(self._asleep)
@@ -108,7 +116,7 @@ class Backlog:
         if request.not_before is not None and request.not_before > now:
             self._asleep[request.allocation_id] = request
             return True
-        self._stand(request, Kind.of(request))
+        self._stand(request, self._kind(request))
         return True
 
     def get(self, allocation_id: int) -> Request | None:
@@ -122,14 +130,28 @@ class Backlog:
     def set_alone(self, request: Request) -> Line:
         """From now on it does not stand before its equivalents: they have turns beside it. Returns its own line."""
         self.remove(request.allocation_id)
-        line = self._stand(request, replace(Kind.of(request), alone=request.allocation_id))
+        line = self._stand(request, replace(self._kind(request), alone=request.allocation_id))
         self._alone[request.allocation_id] = line
         return line
 
     def join(self, request: Request) -> None:
         """It stands among its equivalents again."""
         self.remove(request.allocation_id)
-        self._stand(request, Kind.of(request))
+        self._stand(request, self._kind(request))
+
+    def tell_apart(self, customer_id: int, users: Set[int]) -> None:
+        """From now on these users of a customer, and no others, stand in lines of their own."""
+        if users == self._apart.get(customer_id, frozenset()):
+            return
+        self._apart[customer_id] = users
+        mixed = [kind for kind in self.lines if kind.customer_id == customer_id and kind.alone is None]
+        for kind in mixed:
+            for request in list(self.lines[kind].requests.values()):
+                if self._kind(request) != kind:
+                    self.join(request)
+
+    def _kind(self, request: Request) -> Kind:
+        return Kind.of(request, self._apart.get(request.customer_id, frozenset()))
 
     def _stand(self, request: Request, kind: Kind) -> Line:
         self._kinds[request.allocation_id] = kind

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from scheduler.ports import WaitReason
+from scheduler.quota import Lack
 
 
 class Code(StrEnum):
@@ -46,7 +47,9 @@ class Epoch:
 
 @dataclass(frozen=True, slots=True)
 class Blocked:
-    """A verdict on a line. `until`: it is to be looked at again then, whatever else has happened."""
+    """A verdict on a line. `until`: it is to be looked at again then, whatever else has happened. `lack` is the limit
+    of a quota that stands against it.
+    """
 
     code: Code
     detail: str
@@ -55,6 +58,7 @@ class Blocked:
     until: datetime | None = None
     eta: datetime | None = None
     eta_basis: str = "unknown"
+    lack: Lack | None = None
 
     def stands(self, epoch: Epoch, now: datetime) -> bool:
         before = self.epoch

@@ -9,14 +9,15 @@ from scheduler.engine.attempt import Attempts, Waits
 from scheduler.engine.backlog import Line
 from scheduler.engine.blocked import KEPT, LIMITS, Blocked, Code, Epoch
 from scheduler.engine.explanation import Explanation
-from scheduler.engine.kept import Asides, Kept
-from scheduler.engine.limits import can_ever_fit, cost_micro
+from scheduler.engine.kept import Asides, Kept, Quota
+from scheduler.engine.limits import can_ever_fit, cost_micro, scopes_of
 from scheduler.engine.no_place import told
 from scheduler.engine.order import Order
 from scheduler.engine.state import State
 from scheduler.engine.turns import Turns
 from scheduler.plan import Plan
 from scheduler.ports import Eviction, Placement
+from scheduler.quota import Level
 from scheduler.states import AllocationState
 from scheduler.views import Held, Part, Request
 
@@ -138,7 +139,7 @@ class Cycle:
         for kept in self.state.kept.values():
             if kept.awaits:
                 self._asides.keep(kept)
-                self._keep_quota(kept.request, kept.since)
+                self._keep_quota(kept.request, kept.since, None)
 
     def _starts(self, line: Line, request: Request) -> bool:
         """Whether the first of the line has been placed. If not, the line has a verdict, and its turn is over."""
@@ -178,10 +179,16 @@ class Cycle:
         if kept is not None:
             self._asides.keep(kept)
         if kept is not None or (verdict is not None and self._keeps_quota(request, verdict)):
-            self._keep_quota(request, kept.since if kept is not None else None)
+            self._keep_quota(request, kept.since if kept is not None else None, verdict)
 
-    def _keep_quota(self, request: Request, since: datetime | None) -> None:
-        self._asides.keep_quota(request, since, self.state.customer(request.customer_id).limits)
+    def _keep_quota(self, request: Request, since: datetime | None, verdict: Blocked | None) -> None:
+        """Of the limit alone that stands against it, if one does: what others have of it, it could not use now."""
+        lack = verdict.lack if verdict is not None and since is None else None
+        if lack is None or lack.scope is None:
+            quota = Quota(request, since, scopes_of(self.state, request))
+        else:
+            quota = Quota(request, since, (lack.scope,), lack.model, grouped=lack.scope.level is Level.CUSTOMER)
+        self._asides.keep_quota(quota)
 
     def _may_keep(self, kept: Kept, verdict: Blocked | None) -> bool:
         if verdict is not None and verdict.code not in _MAY_BE_KEPT_FOR:
@@ -198,8 +205,7 @@ class Cycle:
         if waited_s < self.state.settings.ageing_step_s or not self._attempts.is_possible(request.demand):
             return False
         if verdict.code is Code.QUOTA:
-            customer = self.state.customer(request.customer_id)
-            return not customer.disabled and can_ever_fit(customer.limits, request)
+            return verdict.lack is not None and can_ever_fit(self.state, request)
         most = self.state.capacity.most(request.group)
         return most is None or request.demand.gpu_milli <= most
 

@@ -62,7 +62,8 @@ class Engine:
         for allocation_id, reason in sorted(reasons.items()):
             request = self._take_back(allocation_id)
             if request is not None and reason.code in LIMITS:
-                verdict = Blocked(Code(reason.code), reason.detail, self._state.epoch(request), reason.figures)
+                epoch, until, basis = self._state.epoch(request), reason.eta, reason.eta_basis
+                verdict = Blocked(Code(reason.code), reason.detail, epoch, reason.figures, until, until, basis)
                 self._state.refusals.setdefault(request.customer_id, []).append(Refusal(request, verdict))
 
     def _take_in_the_world(self, changes: Changes) -> None:
@@ -74,8 +75,7 @@ class Engine:
         if changes.idle_groups is not None:
             state.cluster.set_idle_groups(changes.idle_groups)
         for customer in changes.customers:
-            state.customers[customer.customer_id] = customer
-            state.customer_changed(customer.customer_id)
+            state.set_customer(customer)
         if changes.groups is not None:
             state.groups = tuple(changes.groups)
         if changes.reservations is not None:

@@ -5,11 +5,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from scheduler.cluster.cluster import Cluster
-from scheduler.demand import Demand
 from scheduler.engine.capacity import OPEN, Capacity
 from scheduler.engine.evictable import Evictable
 from scheduler.engine.fair_share import FairShare, size
-from scheduler.quota import NOTHING, Resources
+from scheduler.engine.tallies import Tallies
 from scheduler.states import AllocationState
 from scheduler.views import Held
 
@@ -19,13 +18,13 @@ class Holdings:
     cluster: Cluster
     capacity: Capacity
     shares: FairShare
+    tallies: Tallies
     evictable: Evictable = field(default_factory=Evictable)
     freed: int = 0  # rises whenever something was given back: what found no place before may find one
     _held: dict[int, Held] = field(default_factory=dict)
     _leaving: dict[int, datetime] = field(default_factory=dict)  # since when
     _on_host: dict[int, dict[int, None]] = field(default_factory=dict)
     _of_group: dict[str, dict[int, None]] = field(default_factory=dict)
-    _of_customer: dict[int, Resources] = field(default_factory=dict)
 
     def __contains__(self, allocation_id: int) -> bool:
         return allocation_id in self._held
@@ -58,9 +57,6 @@ class Holdings:
         """Those that have begun to leave at that time or later, and so can be expected to be gone soon."""
         return [self._held[number] for number, begun in sorted(self._leaving.items()) if begun >= since]
 
-    def of_customer(self, customer_id: int) -> Resources:
-        return self._of_customer.get(customer_id, NOTHING)
-
     def put(self, held: Held, now: datetime) -> None:
         """Something is held from now on, or what is known of it has changed."""
         number = held.request.allocation_id
@@ -86,9 +82,7 @@ class Holdings:
         self.cluster.release(allocation_id)
         self.capacity.give_back(request.group, request.demand.gpu_milli, preemptible=request.preemptible)
         self.shares.end(request.customer_id, request.workspace_id, size(request.demand), now)
-        self._of_customer[request.customer_id] = self.of_customer(request.customer_id) + resources(
-            request.demand
-        ).times(-1)
+        self.tallies.remove(held)
         for part in held.parts:
             self._on_host[part.host_id].pop(allocation_id, None)
         self._of_group[request.group or OPEN].pop(allocation_id, None)
@@ -109,27 +103,19 @@ class Holdings:
         self.cluster.hold(number, request.customer_id, request.demand, held.parts)
         self.capacity.take(request.group, request.demand.gpu_milli, preemptible=request.preemptible)
         self.shares.begin(request.customer_id, request.workspace_id, size(request.demand), now)
-        self._of_customer[request.customer_id] = self.of_customer(request.customer_id) + resources(request.demand)
+        self.tallies.add(held)
         for part in held.parts:
             self._on_host.setdefault(part.host_id, {})[number] = None
         self._of_group.setdefault(request.group or OPEN, {})[number] = None
 
 
-_ONE_ALLOCATION = Resources(0, 0, 0, allocations=1)
-
-
 def _counted(held: Held) -> Hashable:
     """All that is counted somewhere."""
     request = held.request
-    return request.customer_id, request.workspace_id, request.group, request.preemptible, request.demand, held.parts
+    whose = request.customer_id, request.workspace_id, request.user_id
+    return whose, request.group, request.preemptible, request.demand, held.parts
 
 
 def _decides_eviction(held: Held) -> Hashable:
     """What `Evictable` counts, but for the parts."""
     return held.request.priority, held.request.preemptible, held.since, held.checkpoint_at
-
-
-def resources(demand: Demand) -> Resources:
-    """What counts against a quota. A share of a GPU counts as one."""
-    shape = demand.shape
-    return Resources(shape.gpus, shape.cpu_milli, shape.memory_bytes).times(demand.nodes) + _ONE_ALLOCATION

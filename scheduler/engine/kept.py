@@ -3,7 +3,7 @@
 Whoever comes after in the order avoids what is kept, unless an enforced limit ends it before that time.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -11,8 +11,7 @@ from datetime import datetime
 from scheduler.cluster.cluster import Cluster
 from scheduler.demand import Demand
 from scheduler.engine.capacity import Capacity
-from scheduler.engine.holdings import resources
-from scheduler.quota import NOTHING, Limits, Resources
+from scheduler.quota import NOTHING, Resources, Scope
 from scheduler.views import Part, Request, Reservation
 
 Key = tuple[str, int, int]
@@ -39,21 +38,41 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """What a request is going to use of its capacity group and, if it has any, of its customer's limits.
+    """What a request is going to use of its capacity group, and of the limits of those in `scopes`; or with `words` of
+    their limit for GPUs of such a model alone.
 
-    `since`: from when on; None: who knows when.
+    `since`: from when on; None: who knows when. `grouped`: the group can be used at once, or soon.
     """
 
     request: Request
     since: datetime | None
-    limited: bool
+    scopes: tuple[Scope, ...]
+    words: str | None = None
+    grouped: bool = True
 
-    def change(self, capacity: Capacity, customers: dict[int, Resources], sign: int) -> None:
-        request = self.request
-        capacity.keep(request.group, sign * request.demand.gpu_milli, preemptible=request.preemptible)
-        if self.limited:
-            before = customers.get(request.customer_id, NOTHING)
-            customers[request.customer_id] = before + resources(request.demand).times(sign)
+
+@dataclass(slots=True)
+class KeptLimits:
+    """What of limits is kept."""
+
+    _resources: dict[Scope, Resources] = field(default_factory=dict)
+    _gpus: dict[Scope, dict[str, int]] = field(default_factory=dict)
+
+    def resources(self, scope: Scope) -> Resources:
+        return self._resources.get(scope, NOTHING)
+
+    def gpus(self, scope: Scope) -> Mapping[str, int]:
+        """By the words of a limit."""
+        return self._gpus.get(scope, {})
+
+    def change(self, quota: Quota, sign: int) -> None:
+        asked = quota.request.resources.times(sign)
+        for scope in quota.scopes:
+            if quota.words is None:
+                self._resources[scope] = self.resources(scope) + asked
+            else:
+                gpus = self._gpus.setdefault(scope, {})
+                gpus[quota.words] = gpus.get(quota.words, 0) + asked.gpus
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +93,7 @@ class Asides:
     waiting: int = 0  # requests that have a place kept which nobody is leaving for them
     _places: dict[Key, _Place] = field(default_factory=dict)
     _quotas: dict[int, Quota] = field(default_factory=dict)
-    _customers: dict[int, Resources] = field(default_factory=dict)
+    limits: KeptLimits = field(default_factory=KeptLimits)
 
     def __bool__(self) -> bool:
         return bool(self._places)
@@ -92,7 +111,7 @@ class Asides:
             self.cluster.clear_aside(key)
             del self._places[key]
         for quota in self._quotas.values():
-            quota.change(self.capacity, self._customers, -1)
+            self._change(quota, -1)
         self._quotas.clear()
         self.waiting = 0
 
@@ -109,21 +128,17 @@ class Asides:
             self.cluster.clear_aside(_key(request))
         quota = self._quotas.pop(request.allocation_id, None)
         if quota is not None:
-            quota.change(self.capacity, self._customers, -1)
+            self._change(quota, -1)
 
-    def keep_quota(self, request: Request, since: datetime | None, limits: Limits) -> None:
-        """`limits` are its customer's."""
-        if request.allocation_id not in self._quotas:
-            quota = self._quotas[request.allocation_id] = Quota(request, since, limits.any)
-            quota.change(self.capacity, self._customers, 1)
+    def keep_quota(self, quota: Quota) -> None:
+        """What is kept for it already stays as it is."""
+        if quota.request.allocation_id not in self._quotas:
+            self._quotas[quota.request.allocation_id] = quota
+            self._change(quota, 1)
 
     def reserve(self, reservation_id: int, customer_id: int, demand: Demand, part: Part, since: datetime) -> None:
         """`demand` has the CPU and memory that are kept beside the devices."""
         self._set(("reservation", reservation_id, part.host_id), _Place(customer_id, demand, (part,), since))
-
-    def of_customer(self, customer_id: int) -> Resources:
-        """What of its limits is kept for requests of its own."""
-        return self._customers.get(customer_id, NOTHING)
 
     def has(self, request: Request) -> bool:
         """Whether anything is kept for it."""
@@ -188,12 +203,18 @@ class Asides:
     @contextmanager
     def _lent(self, quotas: Sequence[Quota]) -> Iterator[None]:
         for quota in quotas:
-            quota.change(self.capacity, self._customers, -1)
+            self._change(quota, -1)
         try:
             yield
         finally:
             for quota in quotas:
-                quota.change(self.capacity, self._customers, 1)
+                self._change(quota, 1)
+
+    def _change(self, quota: Quota, sign: int) -> None:
+        request = quota.request
+        if quota.grouped:
+            self.capacity.keep(request.group, sign * request.demand.gpu_milli, preemptible=request.preemptible)
+        self.limits.change(quota, sign)
 
     def _set(self, key: Key, place: _Place) -> None:
         self._places[key] = place

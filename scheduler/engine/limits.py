@@ -1,52 +1,128 @@
-"""A customer's own limits as inputs of a decision: quota, prices, balance. The store checks them again."""
+"""What limits a request as inputs of a decision: quotas on its path, prices, balance. The store checks them again."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from scheduler.engine.blocked import Blocked, Code
-from scheduler.engine.holdings import resources
-from scheduler.engine.state import State
+from scheduler.engine.blocked import Blocked, Code, Epoch
+from scheduler.engine.kept import KeptLimits
+from scheduler.engine.state import Refusal, State
 from scheduler.money import worst_case_charge_micro
-from scheduler.quota import NOTHING, Limits, Resources, lack
+from scheduler.quota import NOTHING, Lack, Limits, Scope, lack, lease_lack, model_lack
 from scheduler.views import Part, Request
 
 
-def within_limits(state: State, request: Request, *, kept: Resources, until: datetime) -> Request | Blocked:
-    """The request with the models that its customer can pay for; or the limit that stands against it now.
+def within_limits(
+    state: State, request: Request, *, kept: KeptLimits | None, now: datetime, until: datetime
+) -> Request | Blocked:
+    """The request with the models that its quotas allow and its customer can pay for; or the limit that stands against
+    it now.
 
-    `kept` is what of the customer's quota is kept for other requests of its own; that may change `until` then.
+    `kept` is what of quotas is kept for earlier requests; that may change `until` then. None: it comes first.
     """
     customer = state.customer(request.customer_id)
     epoch = state.epoch(request)
     if customer.disabled:
         return Blocked(Code.QUOTA, "The customer is disabled.", epoch)
     for refusal in state.refusals.get(request.customer_id, ()):
-        if _needs_no_less(request, refusal.request):
+        if refusal.stands(now) and _needs_no_less(state, request, refusal):
             return replace(refusal.verdict, epoch=epoch)
-    held, asked = state.holdings.of_customer(request.customer_id), resources(request.demand)
-    if found := lack(customer.limits, held=held, asked=asked):
-        figures = {f"{found.resource}_limit": found.limit, "in_use": found.held, "wanted": found.asked}
-        return Blocked(Code.QUOTA, f"{found.sentence[0].upper()}{found.sentence[1:]}.", epoch, figures)
-    if kept != NOTHING and (found := lack(customer.limits, held=held + kept, asked=asked)):
-        figures = {f"{found.resource}_limit": found.limit, "in_use": found.held, "wanted": found.asked}
-        detail = "What is left of the quota is kept for an earlier request of the same customer."
-        return Blocked(Code.QUOTA, detail, epoch, figures, until)
-    return _paid_for(state, request)
+    limited = customer.limits_on(request)
+    for scope, limits in limited:
+        if found := _lack(state, request, scope, limits):
+            return _over(found, epoch)
+        if kept is not None and (found := _lack(state, request, scope, limits, kept)):
+            return _beside(found, epoch, until)
+    allowed = _of_models(state, request, limited, kept, until)
+    return allowed if isinstance(allowed, Blocked) else _paid_for(state, allowed)
 
 
-def can_ever_fit(limits: Limits, request: Request) -> bool:
+def scopes_of(state: State, request: Request) -> tuple[Scope, ...]:
+    """Those on its path that have limits."""
+    return tuple(scope for scope, _ in state.customer(request.customer_id).limits_on(request))
+
+
+def can_ever_fit(state: State, request: Request) -> bool:
     """Whether it is within the limits alone."""
-    return lack(limits, held=NOTHING, asked=resources(request.demand)) is None
+    return not any(
+        lack(limits, held=NOTHING, asked=request.resources) or lease_lack(limits, request.limit_s)
+        for _, limits in state.customer(request.customer_id).limits_on(request)
+    )
 
 
-def _needs_no_less(request: Request, other: Request) -> bool:
-    """Whether a limit that stands against the other one stands against the request too."""
-    wanted, refused = resources(request.demand), resources(other.demand)
+def _lack(state: State, request: Request, scope: Scope, limits: Limits, kept: KeptLimits | None = None) -> Lack | None:
+    """With `kept`, beside that too."""
+    held = state.holdings.tallies.resources(scope)
+    if kept is not None:
+        held += kept.resources(scope)
+    found = lack(limits, held=held, asked=request.resources, scope=scope)
+    return found or lease_lack(limits, request.limit_s, scope=scope)
+
+
+def _of_models(
+    state: State,
+    request: Request,
+    limited: Sequence[tuple[Scope, Limits]],
+    kept: KeptLimits | None,
+    until: datetime,
+) -> Request | Blocked:
+    """With the models of which it may have as many, beside what is kept for earlier requests."""
+    gpus = request.resources.gpus
+    by_model = [(scope, limits) for scope, limits in limited if limits.gpu_models]
+    models = state.models(request.demand) if gpus and by_model else ()
+    if not models:
+        return request
+    lacks = _lacks_by_model(state, models, by_model, gpus, kept)
+    allowed = tuple(sorted(set(models) - lacks.keys()))
+    if not allowed:
+        held = _lacks_by_model(state, models, by_model, gpus, None)
+        if len(held) == len(lacks):
+            return _over(held[models[0]], state.epoch(request))
+        return _beside(lacks[models[0]], state.epoch(request), until)
+    if len(allowed) == len(models):
+        return request
+    return replace(request, demand=replace(request.demand, models=allowed))
+
+
+def _lacks_by_model(
+    state: State,
+    models: Sequence[str],
+    limited: Sequence[tuple[Scope, Limits]],
+    gpus: int,
+    kept: KeptLimits | None,
+) -> dict[str, Lack]:
+    """Of the models of which it may not have as many now."""
+    lacks: dict[str, Lack] = {}
+    for scope, limits in limited:
+        held, aside = state.holdings.tallies.gpus(scope), kept.gpus(scope) if kept is not None else None
+        for model in models:
+            found = model_lack(limits, model, held=held, gpus=gpus, scope=scope, kept=aside)
+            if found is not None:
+                lacks.setdefault(model, found)
+    return lacks
+
+
+def _over(found: Lack, epoch: Epoch) -> Blocked:
+    detail = f"{found.sentence[0].upper()}{found.sentence[1:]}."
+    return Blocked(Code.QUOTA, detail, epoch, found.figures, lack=found)
+
+
+def _beside(found: Lack, epoch: Epoch, until: datetime) -> Blocked:
+    """It would fit, if nothing were kept."""
+    detail = "What is left of the quota is kept for an earlier request."
+    return Blocked(Code.QUOTA, detail, epoch, found.figures, until, lack=found)
+
+
+def _needs_no_less(state: State, request: Request, refusal: Refusal) -> bool:
+    """Whether a limit that stands against the refused one stands against the request too."""
+    other = refusal.request
+    wanted, refused = request.resources, other.resources
     return (
-        wanted.gpus >= refused.gpus
+        set(scopes_of(state, other)) <= set(scopes_of(state, request))
+        and wanted.gpus >= refused.gpus
         and wanted.cpu_milli >= refused.cpu_milli
         and wanted.memory_bytes >= refused.memory_bytes
+        and wanted.tasks >= refused.tasks
         and request.demand.gpu_milli * request.hold_s >= other.demand.gpu_milli * other.hold_s
         and request.demand.models == other.demand.models
         and _price_class(request) == _price_class(other)

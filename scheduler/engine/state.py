@@ -13,6 +13,7 @@ from scheduler.engine.holdings import Holdings
 from scheduler.engine.kept import Kept
 from scheduler.engine.pace import Pace
 from scheduler.engine.settings import EngineSettings
+from scheduler.engine.tallies import Tallies
 from scheduler.ports import WaitReason
 from scheduler.views import CapacityGroup, CustomerView, Request, Reservation
 
@@ -25,6 +26,9 @@ class Refusal:
 
     request: Request
     verdict: Blocked
+
+    def stands(self, now: datetime) -> bool:
+        return self.verdict.until is None or now < self.verdict.until
 
 
 @dataclass(slots=True)
@@ -51,7 +55,7 @@ class State:
     @staticmethod
     def empty(settings: EngineSettings, cluster: Cluster) -> "State":
         capacity, shares = Capacity(), FairShare(settings.half_life_s)
-        return State(settings, cluster, Holdings(cluster, capacity, shares), capacity, shares)
+        return State(settings, cluster, Holdings(cluster, capacity, shares, Tallies(cluster)), capacity, shares)
 
     def epoch(self, of: Request | Kind) -> Epoch:
         customer = self.customer_changes.get(of.customer_id, 0)
@@ -59,6 +63,13 @@ class State:
 
     def customer(self, customer_id: int) -> CustomerView:
         return self.customers.get(customer_id) or CustomerView(customer_id)
+
+    def set_customer(self, view: CustomerView) -> None:
+        """What is known of a customer has changed, its limits too perhaps."""
+        self.customers[view.customer_id] = view
+        self.holdings.tallies.watch(view.customer_id, view.limited, self.holdings.all())
+        self.backlog.tell_apart(view.customer_id, frozenset(view.users))
+        self.customer_changed(view.customer_id)
 
     def models(self, demand: Demand) -> tuple[str, ...]:
         """The exact models with which the request could run now."""

@@ -5,7 +5,8 @@ from datetime import datetime
 from scheduler.engine import booked
 from scheduler.engine.attempt import Attempts, Found, Waits
 from scheduler.engine.explanation import Ahead
-from scheduler.engine.kept import Asides
+from scheduler.engine.kept import Asides, Quota
+from scheduler.engine.limits import scopes_of
 from scheduler.engine.no_place import told
 from scheduler.engine.order import Order
 from scheduler.engine.state import State
@@ -40,7 +41,7 @@ def _attempt(state: State, order: Order, request: Request, now: datetime) -> Fou
         for kept in state.kept.values():
             if kept.awaits or order.turn(kept.request) < turn:
                 asides.keep(kept)
-                asides.keep_quota(kept.request, kept.since, state.customer(kept.request.customer_id).limits)
+                asides.keep_quota(Quota(kept.request, kept.since, scopes_of(state, kept.request)))
         found = Attempts(state, now, asides).of(request, limits=False)
         if isinstance(found, Waits) and not found.verdict.detail:
             (verdict,) = told(state, asides, [(request, found.verdict)])

@@ -21,6 +21,7 @@ from scheduler.loop import Scheduler
 from scheduler.packing.shape import Shape
 from scheduler.plan import Decider, Plan
 from scheduler.ports import Changes, WaitReason
+from scheduler.quota import Level
 from scheduler.simulated_database import SimulatedDatabase
 from scheduler.simulated_fabric import Machine, MemoryFabric
 from scheduler.simulated_store import MemoryStore
@@ -107,13 +108,16 @@ class FullCluster:
     def fill(self) -> None:
         """Requests until the cluster is as full as it is to be, then those that have to wait, and let it settle."""
         target = round(USED * self.hosts * GPUS_PER_HOST)
-        while (held := sum(resources.gpus for resources in self.database.held.values())) < target:
+        while (held := self._gpus()) < target:
             for _ in range(max(1, (target - held) // 4)):
                 self.submit(size=1 if target - held < 64 else None)
             self.settle()
         for _ in range(self.queued):
             self.submit_waiting()
         self.settle()
+
+    def _gpus(self) -> int:
+        return sum(each.gpus for scope, each in self.database.held.items() if scope.level is Level.CUSTOMER)
 
     def submit(self, *, size: int | None = None) -> None:
         """One that runs, as long as there is room."""

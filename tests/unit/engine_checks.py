@@ -7,14 +7,11 @@ from datetime import datetime, timedelta
 from itertools import groupby
 
 from scheduler import gpu_model
-from scheduler.engine.holdings import resources
 from scheduler.plan import Plan
 from scheduler.ports import WaitReason
-from scheduler.quota import Limits, Resources, lack
+from scheduler.quota import NOTHING, Lack, lack, lease_lack, model_lack
 from scheduler.states import AllocationState
 from scheduler.views import CapacityGroup, CustomerView, DeviceView, Held, HostView, Part, Request, Reservation
-
-NOTHING = Resources(0, 0, 0)
 
 
 @dataclass
@@ -87,7 +84,7 @@ class Picture:
         by_model: defaultdict[str, set[int]] = defaultdict(set)
         for host, devices in self.pools(request):
             free = [device for device in devices if self.usable(request, device)][: request.demand.shape.gpus]
-            if self.fits(request, host, free):
+            if self.fits(request, host, free) and not (devices and self.lack(request, devices[0].model)):
                 by_model[devices[0].model if devices else ""].add(host.host_id)
         return any(len(hosts) >= request.demand.nodes for hosts in by_model.values())
 
@@ -105,16 +102,27 @@ class Picture:
 
     # Quotas and groups
 
-    def resources_of(self, customer_id: int) -> Resources:
-        total = NOTHING
-        for held in self.held.values():
-            if held.request.customer_id == customer_id:
-                total += resources(held.request.demand)
-        return total
+    def lack(self, request: Request, model: str | None = None) -> Lack | None:
+        """The limit on its path that stands against it, or against it with devices of this model."""
+        customer = self.customers.get(request.customer_id) or CustomerView(request.customer_id)
+        models = {device.gpu_id: device.model for host in self.hosts.values() for device in host.devices}
+        for scope, limits in customer.limits_on(request):
+            there = [held for held in self.held.values() if scope in held.request.path]
+            gpus = Counter[str]()
+            for held in there:
+                gpus.update(models.get(gpu_id, "") for part in held.parts for gpu_id, _ in part.devices)
+            total = sum((held.request.resources for held in there), NOTHING)
+            found = lack(limits, held=total, asked=request.resources) or lease_lack(limits, request.limit_s)
+            if found is None and model is not None:
+                found = model_lack(limits, model, held=gpus, gpus=request.resources.gpus)
+            if found is not None:
+                return found
+        return None
 
-    def limits(self, customer_id: int) -> Limits:
-        customer = self.customers.get(customer_id)
-        return customer.limits if customer else Limits()
+    def is_limited(self, request: Request) -> bool:
+        """Whether quotas stand against it, with whatever devices."""
+        models = {devices[0].model for _, devices in self.pools(request) if devices}
+        return all(self.lack(request, model) is not None for model in models or {None})
 
     def group_of(self, request: Request) -> str:
         return request.group if request.group in {group.name for group in self.groups} and request.group else ""
@@ -183,8 +191,7 @@ class Picture:
             self._check_reserved(request, part)
         assert len(models) == min(1, demand.shape.gpus), "of one model"
         assert any(not demand.models or gpu_model.matches(each, *models) for each in demand.models or [""])
-        asked, held = resources(demand), self.resources_of(request.customer_id)
-        assert lack(self.limits(request.customer_id), held=held, asked=asked) is None, "a quota"
+        assert self.lack(request, *models) is None, "a quota"
         assert request.reservation_id is not None or self.within_group(request), (request, "a group's quota")
 
     def _check_reserved(self, request: Request, part: Part) -> None:
@@ -239,13 +246,11 @@ def _rank(request: Request) -> tuple[int, bool]:
 
 def check_reason(picture: Picture, request: Request, reason: WaitReason) -> None:
     """Whether the reason is true now."""
-    demand, customer_id = request.demand, request.customer_id
+    demand = request.demand
     schedulable = {host.host_id for host, _ in picture.pools(request) if host.schedulable}
     match str(reason.code):
         case "quota":
-            asked, held = resources(demand), picture.resources_of(customer_id)
-            kept = "is kept for an earlier request" in reason.detail
-            assert kept or lack(picture.limits(customer_id), held=held, asked=asked) is not None
+            assert "is kept for an earlier request" in reason.detail or picture.is_limited(request)
         case "capacity_group":
             assert "is kept for who came before" in reason.detail or not picture.within_group(request)
         case "host_not_available" | "bound_host_unavailable":

@@ -8,8 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from scheduler.engine.holdings import resources
-from scheduler.quota import Limits, lack
+from scheduler.quota import Limits
 from scheduler.states import AllocationState
 from scheduler.views import CapacityGroup, CustomerView, HostView, Part, Reservation
 from tests.unit.checked_world import CheckedWorld
@@ -49,6 +48,8 @@ requests = st.fixed_dictionaries(
         "size": st.sampled_from(SIZES),
         "customer_id": st.integers(1, 3),
         "workspace_id": st.integers(1, 2),
+        "user_id": st.integers(1, 2),
+        "task": st.booleans(),
         "priority": st.sampled_from([0, 100, 200]),
         "preemptible": st.booleans(),
         "min_runtime_s": st.sampled_from([0, 0, 15]),
@@ -64,7 +65,9 @@ requests = st.fixed_dictionaries(
 
 
 def _sized(size: dict[str, int], models: tuple[str, ...], **options: Any) -> dict[str, Any]:
-    """Without GPUs no model is named."""
+    """Without GPUs no model is named. Workspaces and users are of one customer."""
+    for name in ("workspace_id", "user_id"):
+        options[name] += 10 * options["customer_id"]
     return {**size, "models": models if size.get("gpus", 1) else (), **options}
 
 
@@ -75,6 +78,15 @@ knobs = st.builds(
     ),  # who looks at everything anew each time can't be bounded
     kept_places=st.sampled_from([1, 16]),
     patience_s=st.sampled_from([0.0, 5.0]),
+)
+
+
+limits = st.builds(
+    Limits,
+    gpus=st.sampled_from([None, None, 2, 5]),
+    tasks=st.sampled_from([None, None, 1]),
+    gpu_models=st.sampled_from([{}, {}, {"H100": 0}, {"A100": 2, "H100": 1}]),
+    lease_s=st.sampled_from([None, None, None, 10]),
 )
 
 
@@ -133,9 +145,15 @@ class EngineMachine(RuleBasedStateMachine):
             there.drop_host(host_id)
         self._cycle()
 
-    @rule(customer_id=st.integers(1, 3), gpus=st.sampled_from([None, 2, 5]))
-    def change_quota(self, customer_id: int, gpus: int | None) -> None:
-        self.world.set_customer(CustomerView(customer_id, limits=Limits(gpus=gpus)))
+    @rule(
+        customer_id=st.integers(1, 3),
+        limits=limits,
+        workspaces=st.dictionaries(st.integers(1, 2), limits, max_size=1),
+        users=st.dictionaries(st.integers(1, 2), limits, max_size=2),
+    )
+    def change_quota(self, customer_id: int, limits: Limits, workspaces: Any, users: Any) -> None:
+        below = [{10 * customer_id + number: each for number, each in of.items()} for of in (workspaces, users)]
+        self.world.set_customer(CustomerView(customer_id, limits=limits, workspaces=below[0], users=below[1]))
         self._cycle()
 
     @rule(groups=st.sampled_from(GROUPS))
@@ -203,9 +221,7 @@ class EngineMachine(RuleBasedStateMachine):
         picture = there.picture()
         for number, request in there.queued.items():
             check_reason(picture, request, there.reasons[number])
-            asked, held = resources(request.demand), picture.resources_of(request.customer_id)
-            limited = lack(picture.limits(request.customer_id), held=held, asked=asked) is not None
-            assert limited or not picture.could_start_inside(request), "a reservation is honoured"
+            assert picture.is_limited(request) or not picture.could_start_inside(request), "a reservation is honoured"
             if not there.settings.refresh_s:
                 check_figures(picture, request, there.reasons[number])
         return evicted
