@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from scheduler.packing.shape import Shape
+from scheduler.quota import Resources
 
 Version = tuple[int, ...]
 """A dotted version, compared number by number; empty is below every other."""
@@ -74,6 +75,11 @@ class Demand:
     def gpu_milli(self) -> int:
         """Over all hosts, in thousandths of a GPU."""
         return self.nodes * self.shape.gpu_milli
+
+    def counted(self, *, task: bool) -> Resources:
+        """What counts against quotas, over all hosts. A share of a GPU counts as one."""
+        nodes, shape = self.nodes, self.shape
+        return Resources(nodes * shape.gpus, nodes * shape.cpu_milli, nodes * shape.memory_bytes, 1, int(task))
 
     @property
     def rivals(self) -> tuple[str, ...]:

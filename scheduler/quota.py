@@ -106,9 +106,14 @@ class Lack:
     def sentence(self) -> str:
         """A clause without a capital and a full stop: whose limit, how much is in use, how much was asked for."""
         whose = f"{_WHOSE[self.scope.level]} quota" if self.scope is not None else "the quota"
-        if self.resource == "lease_s":
-            asked = f"{self.asked} were asked for" if self.asked else "it has no time limit"
-            return f"{whose} is {self.limit} seconds for a lease, and {asked}"
+        if self.resource in _EACH:
+            asked = f"{self.asked} were asked for" if self.asked else "it has no limit"
+            return f"{whose} is {self.limit} {_EACH[self.resource]}, and {asked}"
+        if self.resource == "month_micro":
+            used, asked = _amount(self.held), _amount(self.asked)
+            return (
+                f"{whose} is {_amount(self.limit)} a month, {used} are spent or set aside and {asked} more are needed"
+            )
         what = f"{self.model} GPUs" if self.model is not None else _WORDS[self.resource]
         return f"{whose} is {self.limit} {what}, {self.held} are in use and {self.asked} more were asked for"
 
@@ -118,6 +123,7 @@ class Lack:
 
 
 _WHOSE = {Level.CUSTOMER: "the", Level.WORKSPACE: "the workspace's", Level.USER: "the user's"}
+_EACH = {"lease_s": "seconds for a lease", "array_elements": "elements for an array"}
 _WORDS = {
     "gpus": "GPUs",
     "cpu_milli": "milli-cores of CPU",
@@ -126,11 +132,15 @@ _WORDS = {
     "tasks": "tasks at once",
     "queued": "waiting requests",
     "environments": "environments",
-    "array_elements": "elements of an array",
     "volumes": "volumes",
     "volume_bytes": "bytes of volumes",
-    "month_micro": "micro-units of money a month",
 }
+
+
+def _amount(micro: int) -> str:
+    """Rounded up to hundredths."""
+    hundredths = -(-micro // 10_000)
+    return f"{hundredths // 100}.{hundredths % 100:02d}"
 
 
 def lack(limits: Limits, *, held: Resources, asked: Resources, scope: Scope | None = None) -> Lack | None:

@@ -81,9 +81,8 @@ class Request:
 
     @property
     def resources(self) -> Resources:
-        """What counts against quotas, over all hosts. A share of a GPU counts as one."""
-        nodes, shape = self.demand.nodes, self.demand.shape
-        return Resources(nodes * shape.gpus, nodes * shape.cpu_milli, nodes * shape.memory_bytes, 1, int(self.task))
+        """What counts against quotas."""
+        return self.demand.counted(task=self.task)
 
     @property
     def path(self) -> tuple[Scope, Scope, Scope]:

@@ -20,10 +20,9 @@ from api.allocations.usage import load_usage
 from api.allocations.views import GPU_COLUMNS, HOST_COLUMNS, REQUEST_COLUMNS, host_of, request_of
 from api.billing.prices import Payer, PriceList, load_prices
 from api.pipeline import pipelined
-from api.quotas.service import ask_limits
+from api.quotas.limits import CustomerLimits, ask_limits
 from api.settings import Settings
 from scheduler.ports import Changes
-from scheduler.quota import Limits
 from scheduler.states import AllocationState
 from scheduler.views import CapacityGroup, CustomerView, Held, HostView, IdleGroup, Part, Request, Reservation, Usage
 
@@ -244,15 +243,24 @@ class _Reader:
         views = [self._customer(row, limits[row.id]) for row in rows]
         return [view for view in views if self.known.customers.get(view.customer_id) != view]
 
-    def _customer(self, row: Row[Any], limits: Limits) -> CustomerView:
+    def _customer(self, row: Row[Any], limits: CustomerLimits) -> CustomerView:
         """With the prices of what it may rent."""
         payer = Payer(row.id, row.currency)
         groups = {
             group: self.prices.rates(self.models, replace(payer, capacity_group=group))
             for group in sorted(self.prices.groups_of(row.id))
         }
-        prices = self.prices.rates(self.models, payer)
-        return CustomerView(row.id, row.weight, limits, row.available, prices, row.disabled, groups)
+        return CustomerView(
+            customer_id=row.id,
+            weight=row.weight,
+            limits=limits.own,
+            available_micro=row.available,
+            prices=self.prices.rates(self.models, payer),
+            disabled=row.disabled,
+            group_prices=groups,
+            workspaces=limits.workspaces,
+            users=limits.users,
+        )
 
     def _capacity_groups(self) -> list[CapacityGroup] | None:
         if not self._is_noted("capacity_groups"):

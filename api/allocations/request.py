@@ -125,16 +125,6 @@ def version(text: str | None) -> Version:
     return tuple(int(part) for part in text.split(".")) if text else ()
 
 
-def amounts(demand: Demand) -> dict[str, int]:
-    """What a request counts for in quotas, by their names: over all hosts, a share of a GPU as a whole one."""
-    nodes, shape = demand.nodes, demand.shape
-    return {
-        "gpus": nodes * shape.gpus,
-        "cpu_milli": nodes * shape.cpu_milli,
-        "memory_bytes": nodes * shape.memory_bytes,
-    }
-
-
 def demand_of(
     options: SchedulingOptions,
     *,

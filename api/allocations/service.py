@@ -9,15 +9,16 @@ from sqlalchemy.orm import Session
 
 from api.allocations import claims
 from api.allocations.claims import Claim
-from api.allocations.request import amounts
 from api.allocations.tables import Allocation, AllocationEvent
 from api.allocations.transitions import move, notify
 from api.clock import utc_now
 from api.errors import Conflict, Forbidden, Unprocessable
 from api.identity.tables import User
-from api.quotas.service import check_submission
+from api.quotas.limits import Path
+from api.quotas.service import Asked, check_submission
 from api.tenants.tables import Customer
 from scheduler.demand import Demand, Version
+from scheduler.host_protocol import LeaseKind
 from scheduler.states import AllocationState, EndReason
 
 MAX_DISCONNECT = timedelta(days=1)
@@ -47,7 +48,8 @@ def submit(
 ) -> Allocation:
     """Queue a request, in the caller's transaction, and wake the controller at commit.
 
-    With `again` it is work that was accepted before, which a full queue does not refuse.
+    With `again` it is work that was accepted before, which a full queue does not refuse. Where quotas limit how long a
+    lease may last, that is its time limit if it names none.
 
     Raises:
         Unprocessable: as `claims.check` and `claims.in_group` say, or `bad_request` for figures out of range.
@@ -57,8 +59,10 @@ def submit(
     if not 1 <= workload.disconnect_s <= MAX_DISCONNECT.total_seconds():
         raise Unprocessable(f"disconnect_s must be from 1 to {MAX_DISCONNECT.total_seconds():.0f}.", code="bad_request")
     demand = claims.in_group(claim, demand)
-    claims.check(session, claim, demand)
-    check_submission(session, claim.customer_id, **amounts(demand), again=again)
+    models = claims.check(session, claim, demand)
+    asked = Asked(demand.counted(task=workload.kind == LeaseKind.TASK), claim.run.time_limit_s, models)
+    path = Path(claim.customer_id, workload.workspace_id, workload.user_id)
+    limit_s = check_submission(session, path, asked, again=again)
     _check_not_shut_out(session, workload.user_id)
     allocation = Allocation(
         customer_id=claim.customer_id,
@@ -67,6 +71,7 @@ def submit(
         **asdict(workload),
         **_demanded(demand),
         **_claimed(claim),
+        limit_s=limit_s,
     )
     session.add(allocation)
     session.flush()
@@ -140,7 +145,6 @@ def _claimed(claim: Claim) -> dict[str, Any]:  # Any: columns by name
         "priority": run.priority,
         "preemptible": run.preemptible,
         "min_runtime_s": run.min_runtime_s,
-        "limit_s": run.time_limit_s,
         "capacity_group_id": claim.group.id if claim.group else None,
         "reservation_id": claim.reservation.id if claim.reservation else None,
     }

@@ -17,11 +17,11 @@ from api.allocations.views import REQUEST_COLUMNS, request_of, why_not_schedulab
 from api.billing.holds import Wallets, lock_wallets
 from api.billing.prices import PriceList, ask_prices
 from api.pipeline import Pipeline, pipelined
-from api.quotas.service import AskedLimits, ask_limits_of_owners, held_by
+from api.quotas.limits import AskedLimits, CustomerLimits, ask_limits_of_owners
+from api.quotas.usage import Use, load_use
 from api.settings import Settings
 from scheduler.demand import Version
 from scheduler.ports import Placement
-from scheduler.quota import Limits, Resources
 from scheduler.states import AllocationState
 from scheduler.views import Request
 
@@ -30,7 +30,7 @@ _CUSTOMERS = text(
     " (select customer_id from allocations where id = any(:ids)) order by id for update"
 )
 _REQUESTS = text(
-    f"select {REQUEST_COLUMNS}, a.disk_bytes, a.container_name, a.home_volume, a.kind, a.shm_bytes"
+    f"select {REQUEST_COLUMNS}, a.disk_bytes, a.container_name, a.home_volume, a.shm_bytes"
     " from allocations a left join capacity_groups g on g.id = a.capacity_group_id"
     " where a.id = any(:ids) order by a.id for update of a"
 )
@@ -104,12 +104,12 @@ class CustomerStanding:
     uid: str
     currency: str
     disabled: bool
-    limits: Limits
+    limits: CustomerLimits
 
 
 @dataclass(slots=True)
 class Standing:
-    """`used` (CPU, memory by host), `held` (by customer), `apart`, `shares`, `groups` and `wallets` change with each
+    """`used` (CPU, memory by host), `use` (of quotas), `apart`, `shares`, `groups` and `wallets` change with each
     placement that is found good."""
 
     now: datetime
@@ -125,7 +125,7 @@ class Standing:
     groups: Groups
     used: dict[int, tuple[int, int]]
     wallets: Wallets = field(default_factory=lambda: Wallets({}, {}))
-    held: dict[int, Resources] = field(default_factory=dict)
+    use: Use = field(default_factory=Use)
     apart: set[tuple[int, int, str]] = field(default_factory=set)
     """Host, customer, and the word of something that it has there."""
 
@@ -163,7 +163,7 @@ def load_standing(session: Session, placements: Sequence[Placement], *, settings
             used={host_id: (cpu_milli, memory) for host_id, cpu_milli, memory in used.all()},
         )
     # Few have limits, words or costs, and without them nothing more is asked.
-    standing.held = held_by(session, [key for key, customer in standing.customers.items() if customer.limits.any])
+    standing.use = load_use(session, {key: each.limits for key, each in standing.customers.items()}, now=now)
     standing.apart = _load_apart(session, standing.requests.values(), host_ids)
     standing.wallets = lock_wallets(session, _payers(standing))
     return standing

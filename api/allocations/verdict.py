@@ -11,17 +11,17 @@ from api.allocations.standing import CustomerStanding, HostStanding, Locked, Sta
 from api.billing.holds import HoldOrder
 from api.billing.prices import Payer, Quote
 from api.clock import to_ms
+from api.quotas.limits import Path
+from api.quotas.usage import next_month
 from scheduler.demand import Demand
 from scheduler.gpu_model import matches
 from scheduler.host_protocol import DeviceShare
 from scheduler.ports import Admitted, Placement, WaitReason
-from scheduler.quota import Resources, shortage
 from scheduler.selectors import write
 from scheduler.states import AllocationState
 from scheduler.views import Part, Request
 
 NO_CAPACITY = "no_capacity"
-_NOTHING = Resources(0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +43,10 @@ class Grant:
 
 
 class _RefusedError(Exception):
-    def __init__(self, code: str, detail: str) -> None:
+    def __init__(self, code: str, detail: str, *, until: datetime | None = None) -> None:
+        """`until`: it may be otherwise then, and not before."""
         super().__init__(detail)
-        self.reason = WaitReason(code, detail, 1)
+        self.reason = WaitReason(code, detail, 1, eta=until, eta_basis="unknown" if until is None else "limits")
 
 
 def judge(standing: Standing, placement: Placement) -> Grant | WaitReason:
@@ -64,16 +65,19 @@ def _grant(standing: Standing, locked: Locked, placement: Placement, model: str 
     request = locked.request
     customer = standing.customers[request.customer_id]
     price = None if model is None else _price(standing, customer, request, model)
-    after = _within_quota(standing, customer, request)
+    _check_quotas(standing, customer, request, model)
     shares = _take_shares(standing, request, placement)
     run_until = _run_until(standing, request, shares)
     hold = None if price is None else _order(standing, locked, price, run_until)
-    if hold is not None and not standing.wallets.cover(hold):
+    try:
+        _pay(standing, customer, request, hold)
+    except _RefusedError:
         standing.shares.give_back(shares)
-        raise _unpaid(request, hold.price)
+        raise
     host_ids = tuple(part.host_id for part in placement.parts)
     room = _use_capacity(standing, request, host_ids)
-    standing.held[request.customer_id] = after
+    cost_micro = 0 if hold is None else hold.amount_micro
+    standing.use.add(_path(request), request.resources, model=model, cost_micro=cost_micro)
     group = standing.groups.take(_wanted(locked, placement), room)
     standing.requests[request.allocation_id] = replace(locked, state=AllocationState.PLACING)
     bundles = [(standing.hosts[part.host_id].uid, _devices(standing, part)) for part in placement.parts]
@@ -204,15 +208,32 @@ def _take_shares(standing: Standing, request: Request, placement: Placement) -> 
     return taken
 
 
-def _within_quota(standing: Standing, customer: CustomerStanding, request: Request) -> Resources:
-    """What its customer holds with it."""
-    nodes, shape = request.demand.nodes, request.demand.shape
-    asked = Resources(nodes * shape.gpus, nodes * shape.cpu_milli, nodes * shape.memory_bytes, allocations=1)
-    held = standing.held.get(request.customer_id, _NOTHING)
-    lacking = "the customer is disabled" if customer.disabled else shortage(customer.limits, held=held, asked=asked)
-    if lacking:
-        raise _RefusedError("quota", f"It would start now, but {lacking}.")
-    return held + asked
+def _check_quotas(standing: Standing, customer: CustomerStanding, request: Request, model: str | None) -> None:
+    if customer.disabled:
+        raise _RefusedError("quota", "It would start now, but the customer is disabled.")
+    asked, use = request.resources, standing.use
+    for scope, limits in customer.limits.on(_path(request)):
+        found = use.lack(scope, limits, asked, request.limit_s)
+        if found is None and model is not None:
+            found = use.model_lack(scope, limits, asked.gpus, model)
+        if found is not None:
+            raise _RefusedError("quota", f"It would start now, but {found.sentence}.")
+
+
+def _pay(standing: Standing, customer: CustomerStanding, request: Request, hold: HoldOrder | None) -> None:
+    """Take what is set aside for it from the wallet, within what may be spent this month."""
+    if hold is None:
+        return
+    for scope, limits in customer.limits.on(_path(request)):
+        if found := standing.use.month_lack(scope, limits, hold.amount_micro):
+            detail = f"It would start now, but {found.sentence}."
+            raise _RefusedError("quota", detail, until=next_month(standing.now))
+    if not standing.wallets.cover(hold):
+        raise _unpaid(request, hold.price)
+
+
+def _path(request: Request) -> Path:
+    return Path(request.customer_id, request.workspace_id, request.user_id)
 
 
 def _run_until(standing: Standing, request: Request, shares: Sequence[Share]) -> datetime:

@@ -9,6 +9,7 @@ from sqlalchemy import Row
 
 from api.allocations.feasibility import read_version
 from scheduler.demand import Demand, Operator, Selector
+from scheduler.host_protocol import LeaseKind
 from scheduler.packing.shape import Shape
 from scheduler.states import REACHABLE, AdminState, DeviceStatus
 from scheduler.views import DeviceView, HostView, Request
@@ -19,8 +20,8 @@ _DEMAND_COLUMNS = (
 )
 _DEMAND = slice(0, 14)
 REQUEST_COLUMNS = (
-    f"{_DEMAND_COLUMNS}, a.id, a.uid, a.customer_id, a.workspace_id, a.state, a.generation, a.disconnect_s, a.priority,"
-    " a.reservation_id, a.preemptible, a.min_runtime_s, a.limit_s, a.checkpoint_at, a.not_before, a.queued_at,"
+    f"{_DEMAND_COLUMNS}, a.id, a.uid, a.customer_id, a.workspace_id, a.user_id, a.kind, a.state, a.generation,"
+    " a.disconnect_s, a.priority, a.reservation_id, a.preemptible, a.min_runtime_s, a.limit_s, a.checkpoint_at, a.not_before, a.queued_at,"
     " a.placed_at, a.host_ids, g.name as capacity_group"
 )
 """Of `allocations a left join capacity_groups g on g.id = a.capacity_group_id`: what a request is made of."""
@@ -46,6 +47,8 @@ def request_of(row: Row[Any]) -> Request:
         hold_s=row.disconnect_s if row.limit_s is None else min(row.disconnect_s, row.limit_s),
         not_before=row.not_before,
         reservation_id=row.reservation_id,
+        user_id=row.user_id,
+        task=row.kind == LeaseKind.TASK,
     )
 
 

@@ -1,7 +1,7 @@
 """The answer to a what-if: the engine's, with names for its ids, the cost, and the customer's own limits."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from sqlalchemy import select
@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from api.allocations import claims
 from api.allocations.plan_schemas import CostOut, LimitOut, PlanIn, PlannedHost, PlanOut
 from api.allocations.planner import Planner
-from api.allocations.request import amounts, demand_of
+from api.allocations.request import demand_of
 from api.billing.journal import balance
 from api.billing.prices import Payer, load_prices
 from api.clock import utc_now
@@ -20,7 +20,8 @@ from api.errors import Unprocessable
 from api.images.tables import Image
 from api.machines.tables import Gpu, Host
 from api.principal import Principal
-from api.quotas.service import check_ever, shortfall
+from api.quotas.limits import Path
+from api.quotas.service import Asked, check_ever, shortfall
 from api.settings import Settings
 from api.tenants import workspaces
 from api.tenants.tables import Customer
@@ -35,11 +36,12 @@ _HOUR_MS = 3_600_000
 
 @dataclass(frozen=True, slots=True)
 class _Terms:
-    """For how long it is paid ahead, of what time its cost is told, and where alone it may run."""
+    """For how long it is paid ahead, of what time its cost is told, where alone it may run, if it is a task."""
 
     hold_s: int
     cost_s: int | None
     bound_host_id: int | None
+    task: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,7 @@ def plan(
     hold_s: int | None = None,
     cost_s: int | None = None,
     bound_host_id: int | None = None,
+    task: bool = False,
 ) -> PlanOut:
     """Ask the engine with no transaction open; what could never run is answered without it.
 
@@ -118,7 +121,9 @@ def _ask(session: Session, principal: Principal, wanted: PlanIn, terms: _Terms, 
         )
         demand = claims.in_group(claim, demand)
         models = claims.check(session, claim, demand)
-        check_ever(session, customer.id, **amounts(demand))
+        path = Path(customer.id, workspace_id, principal.user_id)
+        counted = Asked(demand.counted(task=terms.task), options.time_limit_s, models)
+        limit_s = check_ever(session, path, counted)
     except Unprocessable as error:
         raise _Never(error) from error
     request = Request(
@@ -132,12 +137,15 @@ def _ask(session: Session, principal: Principal, wanted: PlanIn, terms: _Terms, 
         group=options.capacity_group,
         preemptible=options.preemptible,
         min_runtime_s=options.min_runtime_s,
-        limit_s=options.time_limit_s,
+        limit_s=limit_s,
         hold_s=terms.hold_s,
         reservation_id=claim.reservation.id if claim.reservation else None,
+        user_id=path.user_id,
+        task=terms.task,
     )
+    counted = replace(counted, limit_s=limit_s)
     costs = _costs(session, request, models, customer.currency, limit_s=terms.cost_s)
-    limits = _limits(session, customer, demand, costs, hold=timedelta(seconds=terms.hold_s))
+    limits = _limits(session, path, counted, demand, costs, hold=timedelta(seconds=terms.hold_s))
     return _Asked(PlanQuestion(request), costs, limits)
 
 
@@ -181,18 +189,18 @@ def _costs(
 
 
 def _limits(
-    session: Session, customer: Customer, demand: Demand, costs: Sequence[CostOut], *, hold: timedelta
+    session: Session, path: Path, asked: Asked, demand: Demand, costs: Sequence[CostOut], *, hold: timedelta
 ) -> list[LimitOut]:
     limits = []
-    if lacking := shortfall(session, customer.id, **amounts(demand)):
-        limits.append(LimitOut(code="quota", detail=f"At present {lacking}."))
     cheapest = min((cost.price_micro_per_gpu_hour for cost in costs), default=0)
     needed = worst_case_charge_micro(
         price_micro_per_gpu_hour=cheapest,
         milli=demand.gpu_milli,
         duration_ms=round(hold.total_seconds() * _MS),
     )
-    if balance(session, customer.id).available_micro < needed:
+    if lacking := shortfall(session, path, asked, cost_micro=needed):
+        limits.append(LimitOut(code="quota", detail=f"At present {lacking}."))
+    if balance(session, path.customer_id).available_micro < needed:
         minutes = -(-hold.total_seconds() // 60)
         limits.append(LimitOut(code="balance", detail=f"The balance does not cover its first {minutes:.0f} minutes."))
     return limits

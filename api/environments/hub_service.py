@@ -24,7 +24,7 @@ from api.identity.tables import User
 from api.images.tables import Image
 from api.machines.offers import ModelOffer, model_offers
 from api.principal import Caller
-from api.quotas.service import effective_limits
+from api.quotas.limits import Path, limits_on
 from api.reservations.tables import Reservation
 from api.settings import Settings
 from api.tenants.tables import Customer, Workspace
@@ -88,12 +88,13 @@ def options(session: Session, username: str) -> HubOptions:
     Raises:
         NotFound, Forbidden: nobody of that name rents here.
     """
-    _, customer = _tenant(session, username)
+    user, customer = _tenant(session, username)
     images = session.scalars(select(Image).where(Image.enabled).order_by(Image.name))
     wallet = select(Account.balance_micro).where(
         Account.customer_id == customer.id, Account.kind == AccountKind.WALLET, Account.currency == customer.currency
     )
-    limit = effective_limits(session, customer.id).gpus
+    limited = limits_on(session, Path(customer.id, workspace_id=0, user_id=user.id))
+    limit = min((limits.gpus for _, limits in limited if limits.gpus is not None), default=None)
     return HubOptions(
         images=[ImageOption(name=image.name, description=image.description) for image in images],
         models=model_offers(session, customer=customer),

@@ -22,6 +22,8 @@ from api.errors import Conflict, NotFound, Unprocessable
 from api.ids import new_uid
 from api.images.tables import Image
 from api.principal import Caller
+from api.quotas.limits import Path
+from api.quotas.service import check_environment
 from api.settings import Settings
 from api.tenants import workspaces
 from scheduler.states import AllocationState, EndReason, EnvironmentDesired, EnvironmentState
@@ -61,6 +63,7 @@ def create(session: Session, settings: Settings, caller: Caller, wanted: Environ
     )
     # Before the row is written: `submit` locks the customer's row, which a foreign key to it would have shared.
     environment.allocation_id = _submit(session, settings, caller, environment, image, claim).id
+    check_environment(session, Path(caller.customer_id, workspace_id, caller.user_id))
     try:
         with session.begin_nested():
             session.add(environment)

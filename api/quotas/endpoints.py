@@ -1,112 +1,142 @@
-"""A customer's quota, for administrators."""
+"""Quotas over HTTP: administrators set them and the plans, customers see theirs."""
 
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import select
-from sqlalchemy.dialects.postgresql import insert
+from fastapi import APIRouter, Path, Query
 from sqlalchemy.orm import Session
 
-from api.audit.service import record
 from api.deps import DatabaseDep, PrincipalDep
-from api.errors import NotFound
-from api.principal import Principal
+from api.pagination import CursorQuery, LimitQuery, Page, page_of
 from api.problems import problems
-from api.quotas.service import effective_limits
-from api.quotas.tables import Quota
-from api.tenants.tables import Customer
+from api.quotas import administration
+from api.quotas.effective import effective
+from api.quotas.limits import Path as QuotaPath
+from api.quotas.schemas import CustomerPlan, CustomerQuota, PlanName, PlanOut, QuotaIn, QuotaOut
+from api.quotas.tables import Plan
+from api.tenants import workspaces
+from api.tenants.schemas import WorkspaceName
 
 router = APIRouter(tags=["quotas"])
 
-Limit32 = Annotated[int | None, Field(ge=0, le=10**9, description="null: the platform's default")]
-Limit64 = Annotated[int | None, Field(ge=0, le=10**18, description="null: the platform's default")]
-
-
-class QuotaIn(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    gpus: Limit32 = None
-    cpu_milli: Limit64 = None
-    memory_bytes: Limit64 = None
-    allocations: Limit32 = None
-    queued: Limit32 = None
-
-
-class EffectiveLimits(BaseModel):
-    """What applies, defaults included; null is no limit."""
-
-    gpus: int | None
-    cpu_milli: int | None
-    memory_bytes: int | None
-    allocations: int | None
-    queued: int
-
-
-class QuotaOut(BaseModel):
-    gpus: int | None
-    cpu_milli: int | None
-    memory_bytes: int | None
-    allocations: int | None
-    queued: int | None
-    effective: EffectiveLimits
+WorkspacePath = Annotated[WorkspaceName, Path(description="The workspace's name")]
+PlanPath = Annotated[PlanName, Path(description="The plan's name")]
 
 
 @router.get("/admin/customers/{customer_id}/quota", responses=problems(404))
 def show_quota(customer_id: UUID, database: DatabaseDep) -> QuotaOut:
-    """A customer's own limits, and the ones that apply."""
-    return database.transact(lambda session: _view(session, _customer(session, customer_id)))
+    """A customer's own limits, and the ones that apply, with what is used."""
+
+    def work(session: Session) -> QuotaOut:
+        return administration.show(session, administration.of_customer(session, customer_id))
+
+    return database.transact(work)
 
 
 @router.put("/admin/customers/{customer_id}/quota", responses=problems(404))
 def set_quota(customer_id: UUID, body: QuotaIn, database: DatabaseDep, principal: PrincipalDep) -> QuotaOut:
     """Replace a customer's limits. What runs already stays, also above a lower limit."""
-    return database.transact(lambda session: _set(session, principal, customer_id, body))
+
+    def work(session: Session) -> QuotaOut:
+        owner = administration.of_customer(session, customer_id)
+        return administration.replace(session, principal, owner, body)
+
+    return database.transact(work)
 
 
-def _set(session: Session, principal: Principal, customer_uid: UUID, body: QuotaIn) -> QuotaOut:
-    customer_id = _customer(session, customer_uid, lock=True)
-    values = body.model_dump()
-    session.execute(
-        insert(Quota)
-        .values(customer_id=customer_id, **values)
-        .on_conflict_do_update(index_elements=[Quota.customer_id], set_=values)
+@router.get("/admin/customers/{customer_id}/workspaces/{workspace}/quota", responses=problems(404))
+def show_workspace_quota(customer_id: UUID, workspace: WorkspacePath, database: DatabaseDep) -> QuotaOut:
+    """A workspace's own limits, and the ones that apply in it."""
+
+    def work(session: Session) -> QuotaOut:
+        return administration.show(session, administration.of_workspace(session, customer_id, workspace))
+
+    return database.transact(work)
+
+
+@router.put("/admin/customers/{customer_id}/workspaces/{workspace}/quota", responses=problems(404))
+def set_workspace_quota(
+    customer_id: UUID, workspace: WorkspacePath, body: QuotaIn, database: DatabaseDep, principal: PrincipalDep
+) -> QuotaOut:
+    """Replace a workspace's limits, which apply beside its customer's."""
+
+    def work(session: Session) -> QuotaOut:
+        owner = administration.of_workspace(session, customer_id, workspace)
+        return administration.replace(session, principal, owner, body)
+
+    return database.transact(work)
+
+
+@router.get("/admin/users/{user_id}/quota", responses=problems(404))
+def show_user_quota(user_id: UUID, database: DatabaseDep) -> QuotaOut:
+    """A user's own limits, and the ones that apply to them."""
+
+    def work(session: Session) -> QuotaOut:
+        return administration.show(session, administration.of_user(session, user_id))
+
+    return database.transact(work)
+
+
+@router.put("/admin/users/{user_id}/quota", responses=problems(404))
+def set_user_quota(user_id: UUID, body: QuotaIn, database: DatabaseDep, principal: PrincipalDep) -> QuotaOut:
+    """Replace a user's limits, which apply beside their customer's."""
+
+    def work(session: Session) -> QuotaOut:
+        return administration.replace(session, principal, administration.of_user(session, user_id), body)
+
+    return database.transact(work)
+
+
+@router.put("/admin/customers/{customer_id}/plan", responses=problems(404))
+def set_customer_plan(
+    customer_id: UUID, body: CustomerPlan, database: DatabaseDep, principal: PrincipalDep
+) -> QuotaOut:
+    """Give a customer a plan, whose limits apply where the customer has none of its own."""
+
+    def work(session: Session) -> QuotaOut:
+        owner = administration.of_customer(session, customer_id)
+        return administration.set_plan(session, principal, owner, body.plan)
+
+    return database.transact(work)
+
+
+@router.get("/admin/plans", responses=problems(400))
+def list_plans(database: DatabaseDep, limit: LimitQuery = 50, cursor: CursorQuery = None) -> Page[PlanOut]:
+    """All plans, newest first."""
+    return page_of(
+        database,
+        administration.plans(),
+        lambda row: administration.plan_view(row.Plan, row.customers),
+        key=Plan.__table__.c.id,
+        cursor=cursor,
+        limit=limit,
     )
-    record(
-        session,
-        actor=principal.actor,
-        action="customer.quota",
-        target=f"customer:{customer_uid}",
-        customer_id=customer_id,
-        address=principal.address,
-        details=values,
-    )
-    return _view(session, customer_id)
 
 
-def _customer(session: Session, customer_uid: UUID, *, lock: bool = False) -> int:
-    query = select(Customer.id).where(Customer.uid == customer_uid)
-    found = session.scalar(query.with_for_update() if lock else query)
-    if found is None:
-        raise NotFound("There is no such customer.")
-    return found
+@router.put("/admin/plans/{plan}")
+def put_plan(plan: PlanPath, body: QuotaIn, database: DatabaseDep, principal: PrincipalDep) -> PlanOut:
+    """Make a plan, or replace its limits, for all customers that have it."""
+    return database.transact(lambda session: administration.put_plan(session, principal, plan, body))
 
 
-def _view(session: Session, customer_id: int) -> QuotaOut:
-    own, limits = session.get(Quota, customer_id), effective_limits(session, customer_id)
-    effective = EffectiveLimits(
-        gpus=limits.gpus,
-        cpu_milli=limits.cpu_milli,
-        memory_bytes=limits.memory_bytes,
-        allocations=limits.allocations,
-        queued=limits.queued,
-    )
-    return QuotaOut(
-        gpus=own.gpus if own else None,
-        cpu_milli=own.cpu_milli if own else None,
-        memory_bytes=own.memory_bytes if own else None,
-        allocations=own.allocations if own else None,
-        queued=own.queued if own else None,
-        effective=effective,
-    )
+@router.delete("/admin/plans/{plan}", status_code=204, responses=problems(404, 409))
+def remove_plan(plan: PlanPath, database: DatabaseDep, principal: PrincipalDep) -> None:
+    """Only one that no customer has."""
+    database.transact(lambda session: administration.remove_plan(session, principal, plan))
+
+
+@router.get("/customer/quota")
+def show_own_quota(
+    database: DatabaseDep,
+    principal: PrincipalDep,
+    workspace: Annotated[WorkspaceName | None, Query(description="Default: the default one")] = None,
+) -> CustomerQuota:
+    """What applies to you in a workspace: the tightest limits on the path, with what is used."""
+
+    def work(session: Session) -> CustomerQuota:
+        customer_id = principal.tenant_id
+        workspace_id = workspaces.find_id(session, customer_id=customer_id, name=workspace)
+        path = QuotaPath(customer_id, workspace_id, principal.user_id)
+        return CustomerQuota(plan=administration.plan_of(session, customer_id), effective=effective(session, path))
+
+    return database.transact(work)

@@ -1,147 +1,142 @@
-"""Quotas: checked at submission against what could never run, and at placing against what is held."""
+"""Quotas at submission: what could never be is refused, and what is one too many of what waits or is there.
 
-from collections.abc import Collection, Mapping, Sequence
+What may be held now is decided when something is placed (`api.allocations.verdict`).
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import func, select, text
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api.allocations.tables import HOLDS, Allocation
+from api.clock import utc_now
 from api.errors import Unprocessable
-from api.pipeline import Answer, Pipeline, pipelined
-from api.tenants.tables import Customer, Setting
-from scheduler.quota import Limits, Resources, shortage
+from api.quotas.limits import Path, limits_of, limits_on
+from api.quotas.usage import Use, count, load_use
+from api.tenants.tables import Customer
+from scheduler.quota import Lack, Level, Limits, Resources, Scope
 
-DEFAULTS_KEY = "default_quota"
-"""The platform setting with the defaults: `{gpus, cpu_milli, memory_bytes, allocations, queued}`, each may be missing
-or null.
-"""
-_DEFAULTS = text("select value from settings where key = :key")
-_QUOTAS = "select customer_id, gpus, cpu_milli, memory_bytes, allocations, queued from quotas where customer_id"
-_OWN = text(f"{_QUOTAS} = any(:ids)")
-_OWNERS = text(f"{_QUOTAS} in (select customer_id from allocations where id = any(:ids))")
-_HELD = text(
-    "select customer_id, sum(nodes * gpus), sum(nodes * cpu_milli), sum(nodes * memory_bytes), count(*)"
-    f" from allocations where customer_id = any(:ids) and {HOLDS} group by customer_id"
-)
-
-
-def default_limits(session: Session) -> Limits:
-    """What applies to a customer without limits of their own."""
-    return _limits(session.scalar(select(Setting.value).where(Setting.key == DEFAULTS_KEY)))
-
-
-def _limits(stored: object) -> Limits:
-    """Of the platform setting with the defaults."""
-    stored = stored if isinstance(stored, dict) else {}
-    known = {name: value for name in Limits.__slots__ if isinstance(value := stored.get(name), int)}
-    return Limits(**known)
-
-
-def effective_limits(session: Session, customer_id: int) -> Limits:
-    """A customer's limits: their own row's, and the default where it has none."""
-    return limits_of(session, [customer_id])[customer_id]
-
-
-def limits_of(session: Session, customer_ids: Collection[int]) -> Mapping[int, Limits]:
-    """The effective limits of several customers."""
-    with pipelined(session) as pipeline:
-        return ask_limits(pipeline, customer_ids).of(customer_ids)
+Limited = Sequence[tuple[Scope, Limits]]
 
 
 @dataclass(frozen=True, slots=True)
-class AskedLimits:
-    """Limits that were asked for in a pipeline, and are told once."""
+class Asked:
+    """What a request is going to hold, for how long (None: as long as it may), with any one of these exact models."""
 
-    defaults: Answer
-    own: Answer
-
-    def of(self, customer_ids: Collection[int]) -> Mapping[int, Limits]:
-        """Of those whom it was asked for."""
-        default = next((_limits(row.value) for row in self.defaults.all()), _limits(None))
-        found = {customer_id: _or_default(default, *values) for customer_id, *values in self.own.all()}
-        return {customer_id: found.get(customer_id, default) for customer_id in customer_ids}
+    resources: Resources
+    limit_s: int | None = None
+    models: Sequence[str] = ()
 
 
-def ask_limits(pipeline: Pipeline, customer_ids: Collection[int]) -> AskedLimits:
-    return AskedLimits(pipeline.ask(_DEFAULTS, {"key": DEFAULTS_KEY}), pipeline.ask(_OWN, {"ids": list(customer_ids)}))
-
-
-def ask_limits_of_owners(pipeline: Pipeline, allocation_ids: Sequence[int]) -> AskedLimits:
-    """Of the customers whose allocations these are."""
-    defaults = pipeline.ask(_DEFAULTS, {"key": DEFAULTS_KEY})
-    return AskedLimits(defaults, pipeline.ask(_OWNERS, {"ids": allocation_ids}))
-
-
-def _or_default(
-    default: Limits,
-    gpus: int | None,
-    cpu_milli: int | None,
-    memory_bytes: int | None,
-    allocations: int | None,
-    queued: int | None,
-) -> Limits:
-    return Limits(
-        gpus=default.gpus if gpus is None else gpus,
-        cpu_milli=default.cpu_milli if cpu_milli is None else cpu_milli,
-        memory_bytes=default.memory_bytes if memory_bytes is None else memory_bytes,
-        allocations=default.allocations if allocations is None else allocations,
-        queued=default.queued if queued is None else queued,
-    )
-
-
-def check_submission(
-    session: Session, customer_id: int, *, gpus: int, cpu_milli: int, memory_bytes: int, again: bool = False
-) -> None:
+def check_submission(session: Session, path: Path, asked: Asked, *, again: bool = False) -> int | None:
     """Refuse what could never run, or one request too many in the queue, which one that comes `again` never is.
 
-    Locks the customer's row, so that submissions racing each other are counted one after another.
+    Answers its time limit: the longest lease, if it has none of its own. Locks the customer's row, so that submissions
+    racing each other are counted one after another.
 
     Raises:
         Unprocessable: `quota_exceeded` or `queue_limit`.
     """
-    session.execute(select(Customer.id).where(Customer.id == customer_id).with_for_update())
-    limits = check_ever(session, customer_id, gpus=gpus, cpu_milli=cpu_milli, memory_bytes=memory_bytes)
-    if again:
-        return
-    query = select(func.count()).where(Allocation.customer_id == customer_id, Allocation.waits())
-    if session.scalars(query).one() >= limits.queued:
+    session.execute(select(Customer.id).where(Customer.id == path.customer_id).with_for_update())
+    limited = limits_on(session, path)
+    limit_s = _check_ever(session, path, limited, asked)
+    if not again and (found := _too_many(session, path, limited, "queued", 1)) is not None:
+        whose = found.scope.level if found.scope is not None else Level.CUSTOMER
         raise Unprocessable(
-            f"{limits.queued} requests are waiting already, the most that may; cancel one, or wait until one starts.",
+            f"{found.limit} requests of this {whose} are waiting already, the most that may; cancel one, or wait until "
+            "one starts.",
             code="queue_limit",
         )
+    return limit_s
 
 
-def check_ever(session: Session, customer_id: int, *, gpus: int, cpu_milli: int, memory_bytes: int) -> Limits:
-    """The customer's limits, if they allow as much at all, whatever is held now.
+def check_ever(session: Session, path: Path, asked: Asked) -> int | None:
+    """Refuse what the limits do not allow at all, whatever is held now. Answers as `check_submission`.
 
     Raises:
         Unprocessable: `quota_exceeded`.
     """
-    limits = effective_limits(session, customer_id)
-    asked = Resources(gpus, cpu_milli, memory_bytes, allocations=1)
-    if lacking := shortage(limits, held=Resources(0, 0, 0), asked=asked):
+    return _check_ever(session, path, limits_on(session, path), asked)
+
+
+def _check_ever(session: Session, path: Path, limited: Limited, asked: Asked) -> int | None:
+    leases = [limits.lease_s for _, limits in limited if limits.lease_s is not None]
+    limit_s = asked.limit_s if asked.limit_s is not None else min(leases, default=None)
+    asked = Asked(asked.resources, limit_s, asked.models)
+    if _lack(Use(), limited, asked) is not None:
+        found = _lack(_use(session, path), limited, asked)
+        assert found is not None, "what is too much beside nothing is too much beside something"
         raise Unprocessable(
-            f"This could never run: {lacking}. Ask for less, or for a larger quota.", code="quota_exceeded"
+            f"This could never run: {found.sentence}. Ask for less, or for a larger quota.", code="quota_exceeded"
         )
-    return limits
+    return limit_s
 
 
-def shortfall(session: Session, customer_id: int, *, gpus: int, cpu_milli: int, memory_bytes: int) -> str | None:
+def shortfall(session: Session, path: Path, asked: Asked, *, cost_micro: int) -> str | None:
     """Which limit stands against placing a request now, in words; None if none does."""
-    held = held_by(session, [customer_id])[customer_id]
-    asked = Resources(gpus, cpu_milli, memory_bytes, allocations=1)
-    return shortage(effective_limits(session, customer_id), held=held, asked=asked)
+    limited, use = limits_on(session, path), _use(session, path)
+    found = _lack(use, limited, asked)
+    lacks = [found, *(use.month_lack(scope, limits, cost_micro) for scope, limits in limited)]
+    return next((each.sentence for each in lacks if each is not None), None)
 
 
-def held_by(session: Session, customer_ids: Collection[int]) -> dict[int, Resources]:
-    """What the placed, running and releasing allocations of several customers hold, on all their hosts.
+def check_environment(session: Session, path: Path) -> None:
+    """Whether there may be one more; the caller has locked the customer's row.
 
-    Who is to rely on it holds `select ... from customers for update` of theirs: that is what keeps two placings from
-    both fitting.
+    Raises:
+        Unprocessable: `quota_exceeded`.
     """
-    held = dict.fromkeys(customer_ids, Resources(0, 0, 0))
-    if held:
-        for customer_id, *sums in session.execute(_HELD, {"ids": list(held)}):
-            held[customer_id] = Resources(*map(int, sums))
-    return held
+    _refuse(_too_many(session, path, limits_on(session, path), "environments", 1), "Delete one")
+
+
+def check_volume(session: Session, path: Path, *, size_bytes: int) -> None:
+    """Whether there may be one more, of that size; the caller has locked the customer's row.
+
+    Raises:
+        Unprocessable: `quota_exceeded`.
+    """
+    limited = limits_on(session, path)
+    found = _too_many(session, path, limited, "volumes", 1)
+    _refuse(found or _too_many(session, path, limited, "volume_bytes", size_bytes), "Delete one")
+
+
+def check_array(session: Session, path: Path, *, elements: int) -> None:
+    """Whether an array may have so many elements. Raises Unprocessable `quota_exceeded`."""
+    for scope, limits in limits_on(session, path):
+        if limits.array_elements is not None and elements > limits.array_elements:
+            _refuse(Lack("array_elements", limits.array_elements, 0, elements, scope), "Make several arrays of it")
+
+
+def _use(session: Session, path: Path) -> Use:
+    customers = {path.customer_id: limits_of(session, path.customer_id)}
+    return load_use(session, customers, now=utc_now())
+
+
+def _lack(use: Use, limited: Limited, asked: Asked) -> Lack | None:
+    for scope, limits in limited:
+        if found := use.lack(scope, limits, asked.resources, asked.limit_s):
+            return found
+    gpus, lacks = asked.resources.gpus, list[Lack]()
+    for model in asked.models:
+        of_model = (use.model_lack(scope, limits, gpus, model) for scope, limits in limited)
+        found = next((each for each in of_model if each is not None), None)
+        if found is None:
+            return None
+        lacks.append(found)
+    return lacks[0] if lacks else None
+
+
+def _too_many(session: Session, path: Path, limited: Limited, what: str, more: int) -> Lack | None:
+    """`what` is a field of `Limits` that is counted by rows."""
+    named = [(scope, limit) for scope, each in limited if (limit := getattr(each, what)) is not None]
+    if not named:
+        return None
+    counts = count(session, path, what)
+    lacks = (Lack(what, limit, counts[scope], more, scope) for scope, limit in named)
+    return next((each for each in lacks if each.held + more > each.limit), None)
+
+
+def _refuse(found: Lack | None, advice: str) -> None:
+    if found is not None:
+        sentence = f"{found.sentence[0].upper()}{found.sentence[1:]}"
+        raise Unprocessable(f"{sentence}. {advice}, or ask for a larger quota.", code="quota_exceeded")

@@ -1,7 +1,7 @@
 """Making and cancelling advance reservations: devices are chosen at once, and nothing else may overlap them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -22,7 +22,8 @@ from api.environments.repository import find as find_environment
 from api.errors import Conflict, Forbidden
 from api.ids import new_uid
 from api.principal import Principal, Role
-from api.quotas.service import check_ever
+from api.quotas.limits import Path
+from api.quotas.service import Asked, check_ever
 from api.reservations import repository
 from api.reservations.calendar import Booking, Room, Slot, Span, Wish, choose, next_start, peak
 from api.reservations.occurrences import occurrences
@@ -88,7 +89,8 @@ def create(session: Session, principal: Principal, wanted: ReservationCreate, *,
     demand = _demand(offers, wanted, bound_host_id)
     # What runs in a reservation is billed as anything that runs.
     models = feasibility.priced(session, feasibility.check(offers, demand), customer_id=customer.id)
-    _check_limits(session, customer, demand, spans, now=now)
+    path = Path(customer.id, workspace_id, principal.user_id)
+    _check_limits(session, path, demand, models, spans, now=now)
     calendar = _calendar(session, demand, feasibility.check_kind(offers, demand), models, now=now)
     series = new_uid() if wanted.every is not None else None
     rows = []
@@ -159,22 +161,18 @@ def _demand(offers: Sequence[Offer], wanted: ReservationCreate, bound_host_id: i
 
 
 def _check_limits(
-    session: Session, customer: Customer, demand: Demand, spans: Sequence[Span], *, now: datetime
+    session: Session, path: Path, demand: Demand, models: Sequence[str], spans: Sequence[Span], *, now: datetime
 ) -> None:
-    """Together with the customer's other reservations, no more than the quota at any moment."""
-    booked = repository.booked_by(session, customer.id, now=now)
+    """No more than the quotas; and together with the customer's other reservations, than its GPUs, at any moment."""
+    booked = repository.booked_by(session, path.customer_id, now=now)
     if len(booked) + len(spans) > MAX_BOOKED:
         raise Conflict(
             f"Your customer may have {MAX_BOOKED} reservations ahead: cancel some first.", code="too_many_reservations"
         )
-    gpus = demand.nodes * demand.shape.gpus
-    check_ever(
-        session,
-        customer.id,
-        gpus=peak([*booked, *((span, gpus) for span in spans)]),
-        cpu_milli=demand.nodes * demand.shape.cpu_milli,
-        memory_bytes=demand.nodes * demand.shape.memory_bytes,
-    )
+    asked = demand.counted(task=False)
+    check_ever(session, path, Asked(asked, models=models))
+    together = replace(asked, gpus=peak([*booked, *((span, asked.gpus) for span in spans)]))
+    check_ever(session, Path(path.customer_id, workspace_id=0, user_id=0), Asked(together))
 
 
 def _calendar(

@@ -8,14 +8,17 @@ from sqlalchemy.orm import Session
 
 from api.errors import Conflict, Unprocessable
 from api.images.tables import Image
-from api.quotas.service import effective_limits
+from api.quotas.limits import Path, limits_on
 from api.secrets import service as secrets
 from api.tasks import graph
 from api.tasks.spec import TaskSpec
 from api.tasks.submission import Wanted
 from api.tasks.tables import Task
 from api.uploads import service as uploads
+from scheduler.quota import Level
 from scheduler.states import TaskState
+
+_OF_LEVEL = {Level.CUSTOMER: Task.customer_id, Level.WORKSPACE: Task.workspace_id, Level.USER: Task.user_id}
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +101,7 @@ def check_submission_ids(session: Session, customer_id: int, ids: Sequence[str |
         raise Conflict(f"There is a task with the submission id {taken!r} already.", code="submission_exists")
 
 
-def check_blocked(session: Session, customer_id: int, made: Iterable[Task]) -> None:
+def check_blocked(session: Session, path: Path, made: Iterable[Task]) -> None:
     """Tasks that wait for others are in no queue yet: as many may as may be queued.
 
     Raises:
@@ -106,10 +109,13 @@ def check_blocked(session: Session, customer_id: int, made: Iterable[Task]) -> N
     """
     if all(task.state != TaskState.BLOCKED for task in made):
         return
-    limit = effective_limits(session, customer_id).queued
-    waiting = select(Task.id).where(Task.customer_id == customer_id, Task.state == TaskState.BLOCKED).limit(limit + 1)
-    if session.scalar(select(func.count()).select_from(waiting.subquery())) == limit + 1:
-        raise Unprocessable(f"More than {limit} tasks would wait for others.", code="queue_limit")
+    for scope, limits in limits_on(session, path):
+        if (limit := limits.queued) is None:
+            continue
+        waiting = select(Task.id).where(_OF_LEVEL[scope.level] == scope.id, Task.state == TaskState.BLOCKED)
+        if session.scalar(select(func.count()).select_from(waiting.limit(limit + 1).subquery())) == limit + 1:
+            detail = f"More than {limit} tasks of this {scope.level} would wait for others."
+            raise Unprocessable(detail, code="queue_limit")
 
 
 def _check_uploads(session: Session, customer_id: int, wanted: Wanted) -> None:

@@ -33,6 +33,7 @@ def plan(
             hold_s=spec.disconnect_s,
             cost_s=spec.timeout_s,
             bound_host_id=bound_host_id,
+            task=True,
         )
         ceilings = [cost.micro_for_limit for cost in planned.costs if cost.micro_for_limit is not None]
         plans.append(

@@ -8,12 +8,14 @@ from sqlalchemy.orm import Session
 
 from api.allocations import claims
 from api.allocations.claims import Claim
-from api.allocations.request import SchedulingOptions, amounts, demand_of
+from api.allocations.request import SchedulingOptions, demand_of
 from api.allocations.service import Workload, submit
 from api.allocations.tables import Allocation
 from api.clock import utc_now
 from api.errors import Unprocessable
 from api.images.tables import Image
+from api.quotas.limits import Path
+from api.quotas.service import Asked as Counted
 from api.quotas.service import check_ever
 from api.tasks.spec import TaskSpec
 from api.tasks.tables import Task
@@ -59,8 +61,9 @@ class Queue:
         """
         asked = self._ask(task, spec)
         demand = claims.in_group(asked.claim, asked.demand)
-        claims.check(self.session, asked.claim, demand)
-        check_ever(self.session, self.customer_id, **amounts(demand))
+        models = claims.check(self.session, asked.claim, demand)
+        path = Path(self.customer_id, task.workspace_id, task.user_id)
+        check_ever(self.session, path, Counted(demand.counted(task=True), None, models))
 
     def add(self, task: Task, spec: TaskSpec, *, actor: str, again: bool = False) -> Allocation:
         """A new allocation for a task, which need not be in the database yet. `again` as `submit` has it.

@@ -10,6 +10,8 @@ from api.audit import service as audit
 from api.errors import Unprocessable
 from api.ids import new_uid
 from api.principal import Caller
+from api.quotas.limits import Path
+from api.quotas.service import check_array
 from api.tasks import arrays, checks, graph
 from api.tasks.checks import Parent
 from api.tasks.queueing import Queue
@@ -39,7 +41,7 @@ def accept(session: Session, caller: Caller, workspace_id: int, tasks: Sequence[
         checks.find_parents(session, workspace_id, outside(depends)),
     )
     made = {name: accepting.accept(by_name[name]) for name in graph.in_order(depends)}
-    checks.check_blocked(session, caller.customer_id, made.values())
+    checks.check_blocked(session, Path(caller.customer_id, workspace_id, caller.user_id), made.values())
     return [made[wanted.spec.name] for wanted in tasks]
 
 
@@ -112,6 +114,8 @@ class _Accepting:
 
     def _make_array(self, task: Task, spec: TaskSpec) -> None:
         """With its first worker, which a full queue refuses; the others come with the controller's next look."""
+        path = Path(task.customer_id, task.workspace_id, task.user_id)
+        check_array(self.session, path, elements=len(spec.elements or ()))
         arrays.make(self.session, task, spec)
         if task.state == TaskState.QUEUED:
             worker = arrays.new_worker(self.session, task, actor=self.caller.actor)

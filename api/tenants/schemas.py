@@ -10,6 +10,7 @@ from api.allocations.request import MAX_PRIORITY
 from api.identity.passwords import NewPassword
 from api.identity.schemas import Request
 from api.principal import Role
+from api.quotas.schemas import QuotaIn
 from api.text import Email, ShortText, Username
 
 CustomerRole = Literal[Role.OWNER, Role.MEMBER]
@@ -114,22 +115,10 @@ class WorkspaceView(BaseModel):
     created_at: datetime
 
 
-_Limit = Annotated[int, Field(ge=0, le=2**53)]
-
-
-class QuotaDefaults(Request):
-    """What a customer without a quota of its own may hold; null is no limit."""
-
-    gpus: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
-    cpu_milli: _Limit | None = None
-    memory_bytes: _Limit | None = None
-    queued: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
-
-
 class PlatformSettings(BaseModel):
     self_registration: bool = False
     invitation_valid_days: int = 7
-    default_quota: QuotaDefaults = QuotaDefaults()
+    default_quota: QuotaIn = QuotaIn()
 
 
 class PlatformSettingsChange(Request):
@@ -137,4 +126,4 @@ class PlatformSettingsChange(Request):
 
     self_registration: bool | None = None
     invitation_valid_days: Annotated[int, Field(ge=1, le=90)] | None = None
-    default_quota: QuotaDefaults | None = None
+    default_quota: QuotaIn | None = None

@@ -19,6 +19,7 @@ class Customer(Base):
     __table_args__ = (
         CheckConstraint("weight > 0 and weight < 'infinity'", name="weight"),
         CheckConstraint("priority_ceiling between 0 and 1000", name="priority_ceiling"),
+        Index("ix_customers_plan_id", "plan_id", postgresql_where=text("plan_id is not null")),
     )
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     uid: Mapped[UUID] = mapped_column(unique=True, default=new_uid)
@@ -26,6 +27,7 @@ class Customer(Base):
     currency: Mapped[str] = mapped_column(server_default="USD")
     weight: Mapped[float] = mapped_column(server_default=text("1"))
     priority_ceiling: Mapped[int] = mapped_column(server_default=text("500"))
+    plan_id: Mapped[int | None] = mapped_column(ForeignKey("plans.id"))  # its limits where it has none of its own
     disabled_at: Mapped[datetime | None] = mapped_column(Moment)
     created_at: Mapped[datetime] = mapped_column(Moment, server_default=text("now()"))
 

@@ -16,6 +16,8 @@ from api.clock import utc_now
 from api.errors import Conflict, Forbidden, NotFound, Unprocessable
 from api.machines.tables import Host
 from api.principal import Principal, Role
+from api.quotas.limits import Path
+from api.quotas.service import check_volume
 from api.tasks.tables import OPEN, Task
 from api.tenants import workspaces
 from api.tenants.tables import Customer
@@ -48,7 +50,7 @@ def create(session: Session, principal: Principal, wanted: VolumeCreate) -> Volu
     """A volume that lies nowhere yet.
 
     Raises:
-        Unprocessable: `unknown_workspace`.
+        Unprocessable: `unknown_workspace`, `quota_exceeded`.
         Conflict: `name_taken`, or `too_many_volumes`.
     """
     customer = session.get_one(Customer, principal.tenant_id, with_for_update=True)
@@ -56,6 +58,7 @@ def create(session: Session, principal: Principal, wanted: VolumeCreate) -> Volu
     count = select(func.count()).where(Volume.customer_id == customer.id, Volume.deleted_at.is_(None))
     if session.execute(count).scalar_one() >= MAX_VOLUMES:
         raise Conflict(f"A customer has at most {MAX_VOLUMES} volumes; delete one.", code="too_many_volumes")
+    check_volume(session, Path(customer.id, workspace_id, principal.user_id), size_bytes=wanted.size_bytes)
     volume = Volume(
         customer_id=customer.id, workspace_id=workspace_id, user_id=principal.user_id, name=wanted.name,
         size_bytes=wanted.size_bytes,

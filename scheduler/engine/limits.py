@@ -8,7 +8,7 @@ from scheduler.engine.blocked import Blocked, Code, Epoch
 from scheduler.engine.kept import KeptLimits
 from scheduler.engine.state import Refusal, State
 from scheduler.money import worst_case_charge_micro
-from scheduler.quota import NOTHING, Lack, Limits, Scope, lack, lease_lack, model_lack
+from scheduler.quota import NOTHING, Lack, Level, Limits, Scope, lack, lease_lack, model_lack
 from scheduler.views import Part, Request
 
 
@@ -109,7 +109,8 @@ def _over(found: Lack, epoch: Epoch) -> Blocked:
 
 def _beside(found: Lack, epoch: Epoch, until: datetime) -> Blocked:
     """It would fit, if nothing were kept."""
-    detail = "What is left of the quota is kept for an earlier request."
+    whose = found.scope.level if found.scope is not None else Level.CUSTOMER
+    detail = f"What is left of the quota is kept for an earlier request of the same {whose}."
     return Blocked(Code.QUOTA, detail, epoch, found.figures, until, lack=found)
 
 
