@@ -21,8 +21,8 @@ _DEMAND_COLUMNS = (
 _DEMAND = slice(0, 14)
 REQUEST_COLUMNS = (
     f"{_DEMAND_COLUMNS}, a.id, a.uid, a.customer_id, a.workspace_id, a.user_id, a.kind, a.state, a.generation,"
-    " a.disconnect_s, a.priority, a.reservation_id, a.preemptible, a.min_runtime_s, a.limit_s, a.checkpoint_at, a.not_before, a.queued_at,"
-    " a.placed_at, a.host_ids, g.name as capacity_group"
+    " a.disconnect_s, a.priority, a.reservation_id, a.preemptible, a.min_runtime_s, a.limit_s, a.checkpoint_at,"
+    " a.not_before, a.queued_at, a.placed_at, a.host_ids, g.name as capacity_group"
 )
 """Of `allocations a left join capacity_groups g on g.id = a.capacity_group_id`: what a request is made of."""
 

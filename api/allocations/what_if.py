@@ -75,7 +75,7 @@ def plan(
         api.allocations.planner.ControllerUnavailable
     """
     now = utc_now()
-    terms = _Terms(hold_s or settings.environment_disconnect_s, cost_s or wanted.time_limit_s, bound_host_id)
+    terms = _Terms(hold_s or settings.environment_disconnect_s, cost_s or wanted.time_limit_s, bound_host_id, task)
     try:
         asked = database.transact(lambda session: _ask(session, principal, wanted, terms, now=now))
     except _Never as never:

@@ -143,7 +143,7 @@ def _plan(session: Session, name: str, *, lock: bool = False) -> Plan:
     return plan
 
 
-def _rows(owner: Owner) -> Select[tuple[Quota]]:
+def _rows(owner: Owner) -> Select[Quota]:
     return select(Quota).where(
         Quota.customer_id == owner.customer_id,
         Quota.workspace_id.is_not_distinct_from(owner.workspace_id),

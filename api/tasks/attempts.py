@@ -1,9 +1,10 @@
 """The life of an attempt: begun by its host, stopped by whatever ends it, and ended once nothing of it runs."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy.orm import Session
 
+from api.allocations.tables import Allocation
 from api.tasks import arrays, words
 from api.tasks.current import Current
 from api.tasks.tables import TaskAttempt, TaskAttemptEvent
@@ -15,7 +16,7 @@ _ENDS = {
     EndReason.PREEMPTED: AttemptEnd.PREEMPTED,
     EndReason.UNPAID: AttemptEnd.UNPAID,
     EndReason.HOST_LOST: AttemptEnd.HOST_LOST,
-    EndReason.EXPIRED: AttemptEnd.HOST_LOST,  # its lease ran out: a task's allocation has no other limit
+    EndReason.EXPIRED: AttemptEnd.HOST_LOST,  # cut off, its lease ran out
 }
 
 
@@ -62,6 +63,14 @@ def end_attempt(session: Session, attempt: TaskAttempt, *, actor: str) -> None:
     move_attempt(session, attempt, AttemptState.ENDED, actor=actor)
 
 
+def _had_its_time(allocation: Allocation) -> bool:
+    """Whether it has run for as long as quotas allow a lease to."""
+    placed_at, ended_at = allocation.placed_at, allocation.releasing_at
+    if allocation.limit_s is None or placed_at is None or ended_at is None:
+        return False
+    return placed_at + timedelta(seconds=allocation.limit_s) <= ended_at
+
+
 def _end_of(current: Current) -> AttemptEnd:
     """By why its allocation ends."""
     allocation, attempt = current.allocation, current.attempt
@@ -70,4 +79,6 @@ def _end_of(current: Current) -> AttemptEnd:
     if reason is EndReason.FAILED:
         # The host ended the lease by itself: it could not start it, or the disk that it may fill was full.
         return AttemptEnd.START_FAILED if attempt.running_at is None else AttemptEnd.DISK_FULL
+    if reason is EndReason.EXPIRED and _had_its_time(allocation):
+        return AttemptEnd.TIMED_OUT
     return _ENDS.get(reason, AttemptEnd.HOST_LOST)

@@ -91,6 +91,8 @@ def _end_of(worker: Task, attempt: TaskAttempt | None) -> AttemptEnd:
     if attempt is None:
         return AttemptEnd.UNPAID
     end = AttemptEnd(attempt.end or AttemptEnd.HOST_LOST)
+    if end is AttemptEnd.TIMED_OUT:  # the worker's lease, which an element may have begun late in
+        return AttemptEnd.HOST_LOST
     return AttemptEnd.PREEMPTED if end is AttemptEnd.CANCELLED else end
 
 
