@@ -73,7 +73,7 @@ def test_everything_is_told_first_and_nothing_twice(fleet: Fleet) -> None:
     assert (request.priority, request.preemptible, request.min_runtime_s) == (300, True, 60)
     assert (request.limit_s, request.hold_s) == (90, 90), "no more is paid ahead than it may run"
     (customer,) = first.customers
-    assert (customer.weight, customer.limits, customer.available_micro) == (1.0, Limits(), 1000 * DOLLAR)
+    assert (customer.weight, customer.limits, customer.available_micro) == (1.0, Limits(queued=100), 1000 * DOLLAR)
     assert customer.prices == {A100: Rates.of(2 * DOLLAR)}
     assert (first.groups, first.reservations, first.idle_groups) == ([], [], [])
     assert quiet(store)

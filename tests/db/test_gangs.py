@@ -15,11 +15,12 @@ from api.db import Database
 from api.machines.liveness import sweep
 from api.machines.tables import Host
 from api.metering.service import ingest
-from api.quotas.service import held_by
+from api.quotas.limits import limits_of
+from api.quotas.usage import load_use
 from api.settings import Settings
 from scheduler.host_protocol import LeaseEnd, UsageBatch, UsageWindow, WindowId
 from scheduler.ports import Admitted, Dropped, Ended, Placed, Placement
-from scheduler.quota import Resources
+from scheduler.quota import Level, Resources, Scope
 from scheduler.states import EndReason
 from tests.db.conftest import Person
 from tests.db.environment_world import World
@@ -76,7 +77,10 @@ def test_it_counts_on_all_its_hosts(world: World, hosts: list[Host]) -> None:
     allocation = gang(world, gpus=4)
     place(world, allocation, *hosts[:2], store=world.fleet.lead())
     with world.fleet.database.session() as session:
-        assert held_by(session, [customer.id]) == {customer.id: Resources(8, 8000, 32 * GIB, allocations=1)}
+        limits = {customer.id: limits_of(session, customer.id)}
+        held = load_use(session, limits, now=utc_now(), everything=True).held
+        asked = Resources(8, 8000, 32 * GIB, allocations=1, tasks=allocation.kind == "task")
+        assert held[Scope(Level.CUSTOMER, customer.id)] == asked
         assert balance(session, customer.id).held_micro == 8 * 2 * DOLLAR * 600 // 3600 + 8 + 1
     full = refusal(world.fleet.lead(), world.fleet.placement(world.fleet.submit(world.owner), hosts[1], 0))
     assert full.code == "no_capacity"

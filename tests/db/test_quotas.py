@@ -1,18 +1,37 @@
-"""Quotas at submission, and over HTTP."""
+"""Quotas at submission and at placing: of customers, workspaces and users, and by plan."""
 
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import psycopg
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import select, text
+from sqlalchemy.orm import Session
 
+from api.allocations.tables import Allocation
+from api.clock import utc_now
 from api.db import Database
 from api.errors import Unprocessable
-from api.quotas.service import check_submission, effective_limits, held_by
-from api.quotas.tables import Quota
-from api.tenants.tables import Customer, Setting
+from api.identity.tables import User
+from api.images.tables import Image
+from api.quotas.limits import Path, limits_of
+from api.quotas.service import Asked, check_environment, check_submission, check_volume
+from api.quotas.tables import Plan, Quota
+from api.quotas.usage import load_use
+from api.tenants.tables import Customer, Setting, Workspace
+from api.volumes.tables import Volume
+from scheduler.engine.engine import Engine
 from scheduler.ports import Admitted, WaitReason
-from scheduler.quota import Limits, Resources
+from scheduler.quota import Level, Limits, Resources, Scope
 from tests.db.conftest import Person, Tenant
-from tests.db.fleet import Fleet
-from tests.db.ledger_world import GIB, MICRO, World
+from tests.db.fleet import DOLLAR, GIB, H100, Fleet, decide, refusal
+from tests.db.ledger_world import MICRO, World
+
+Owner = tuple[Customer, Workspace, User]
 
 
 @pytest.fixture
@@ -20,80 +39,460 @@ def world(database: Database) -> World:
     return World(database)
 
 
-def _code(database: Database, customer: Customer, *, gpus: int = 1, cpu_milli: int = 1, memory_bytes: int = 1) -> str:
-    with pytest.raises(Unprocessable) as caught, database.session() as session, session.begin():
-        check_submission(session, customer.id, gpus=gpus, cpu_milli=cpu_milli, memory_bytes=memory_bytes)
-    return caught.value.code
+@pytest.fixture
+def fleet(database: Database) -> Fleet:
+    fleet = Fleet(database)
+    fleet.price()
+    return fleet
 
 
-def test_own_limits_stand_before_the_defaults(world: World, database: Database) -> None:
-    customer = world.customer()
-    with database.session() as session, session.begin():
-        assert effective_limits(session, customer.id) == Limits()
-        session.add(Setting(key="default_quota", value={"gpus": 8, "memory_bytes": GIB, "queued": None}))
+def path_of(owner: Owner) -> Path:
+    customer, workspace, user = owner
+    return Path(customer.id, workspace.id, user.id)
+
+
+def limit(database: Database, owner: Owner, level: Level, **limits: Any) -> None:
+    """Limits of the customer, the workspace or the user."""
+    customer, workspace, user = owner
+    below = {
+        Level.CUSTOMER: {},
+        Level.WORKSPACE: {"workspace_id": workspace.id},
+        Level.USER: {"user_id": user.id},
+    }[level]
+    database.transact(lambda session: session.add(Quota(customer_id=customer.id, **below, **limits)))
+
+
+def colleague(database: Database, owner: Owner) -> Owner:
+    """Another user of the customer, in another workspace."""
+    customer = owner[0]
+
+    def work(session: Session) -> Owner:
+        workspace = Workspace(customer_id=customer.id, name="research")
+        user = User(username="colleague", role="customer_member", customer_id=customer.id, password_hash="x")
+        session.add_all([workspace, user])
         session.flush()
-        assert effective_limits(session, customer.id) == Limits(gpus=8, memory_bytes=GIB, queued=100)
-        session.add(Quota(customer_id=customer.id, gpus=0, queued=2))
+        return customer, workspace, user
+
+    return database.transact(work)
+
+
+def refused(work: Callable[[], object]) -> Unprocessable:
+    with pytest.raises(Unprocessable) as caught:
+        work()
+    return caught.value
+
+
+def check(database: Database, owner: Owner, *, limit_s: int | None = None, **asked: Any) -> int | None:
+    counts = {"gpus": 1, "cpu_milli": 1, "memory_bytes": 1, "allocations": 1} | asked
+    wanted = Asked(Resources(**counts), limit_s, ["NVIDIA A100-SXM4-80GB"])
+    return database.transact(lambda session: check_submission(session, path_of(owner), wanted))
+
+
+# What applies
+
+
+def test_own_limits_stand_before_the_plans_and_those_before_the_defaults(fleet: Fleet, database: Database) -> None:
+    customer, *_ = fleet.customer()
+
+    def own() -> Limits:
+        with database.session() as session:
+            return limits_of(session, customer.id).own
+
+    assert own() == Limits(queued=100)
+    stored = {"gpus": 8, "memory_bytes": GIB, "queued": None, "gpu_models": {"H100": 4}}
+    database.transact(lambda session: session.add(Setting(key="default_quota", value=stored)))
+    assert own() == Limits(gpus=8, memory_bytes=GIB, queued=100, gpu_models={"H100": 4})
+
+    def give_plan(session: Session) -> None:
+        session.add(plan := Plan(name="small", gpus=4, tasks=3, gpu_models={"A100": 2}))
         session.flush()
-        assert effective_limits(session, customer.id) == Limits(gpus=0, memory_bytes=GIB, queued=2)
+        session.get_one(Customer, customer.id).plan_id = plan.id
+
+    database.transact(give_plan)
+    models = {"H100": 4, "A100": 2}
+    assert own() == Limits(gpus=4, memory_bytes=GIB, queued=100, tasks=3, gpu_models=models)
+    database.transact(lambda session: session.add(Quota(customer_id=customer.id, gpus=0, queued=2)))
+    assert own() == Limits(gpus=0, memory_bytes=GIB, queued=2, tasks=3, gpu_models=models)
 
 
-def test_what_could_never_run_is_refused(world: World, database: Database) -> None:
-    customer = world.customer()
-    with database.session() as session, session.begin():
-        session.add(Quota(customer_id=customer.id, gpus=2, cpu_milli=2000, memory_bytes=GIB))
-    with database.session() as session, session.begin():
-        check_submission(session, customer.id, gpus=2, cpu_milli=2000, memory_bytes=GIB)
-    assert _code(database, customer, gpus=3) == "quota_exceeded"
-    assert _code(database, customer, cpu_milli=2001) == "quota_exceeded"
-    assert _code(database, customer, memory_bytes=GIB + 1) == "quota_exceeded"
+# At submission
 
 
-def test_the_queue_has_an_end(world: World, database: Database) -> None:
-    customer = world.customer()
-    with database.session() as session, session.begin():
-        session.add(Quota(customer_id=customer.id, queued=2))
-    world.queue(customer, gpus=1), world.queue(customer, gpus=1)
-    assert _code(database, customer) == "queue_limit"
+@pytest.mark.parametrize("level", Level)
+def test_what_could_never_run_is_refused(level: Level, fleet: Fleet, database: Database) -> None:
+    acme = fleet.customer()
+    limit(database, acme, level, gpus=2, cpu_milli=2000, memory_bytes=GIB, gpu_models={"A100": 1}, tasks=0)
+    check(database, acme, cpu_milli=2000, memory_bytes=GIB)
+    for asked in ({"gpus": 3}, {"gpus": 2}, {"cpu_milli": 2001}, {"memory_bytes": GIB + 1}, {"tasks": 1}):
+        assert refused(lambda asked=asked: check(database, acme, **asked)).code == "quota_exceeded"
+    whose = {Level.CUSTOMER: "the", Level.WORKSPACE: "the workspace's", Level.USER: "the user's"}[level]
+    said = refused(lambda: check(database, acme, gpus=2)).detail
+    assert f"{whose} quota is 1 A100 GPUs, 0 are in use and 2 more were asked for" in said
+    other = colleague(database, acme)
+    if level is not Level.CUSTOMER:
+        check(database, other, gpus=3, tasks=1)
+
+
+def test_a_refusal_says_what_is_in_use(fleet: Fleet, database: Database) -> None:
+    acme, host = fleet.customer(), fleet.host()
+    store = fleet.lead()
+    store.admit([fleet.placement(fleet.submit(acme), host, 0)])
+    limit(database, acme, Level.USER, gpus=2)
+    said = refused(lambda: fleet.submit(acme, gpus=3)).detail
+    assert "the user's quota is 2 GPUs, 1 are in use and 3 more were asked for" in said
+
+
+def test_who_names_no_time_limit_gets_the_longest_lease(fleet: Fleet, database: Database) -> None:
+    acme = fleet.customer()
+    fleet.host()
+    limit(database, acme, Level.CUSTOMER, lease_s=7200)
+    limit(database, acme, Level.USER, lease_s=3600)
+    assert fleet.allocation(fleet.submit(acme).id).limit_s == 3600
+    assert fleet.allocation(fleet.submit(acme, time_limit_s=60).id).limit_s == 60
+    said = refused(lambda: fleet.submit(acme, time_limit_s=3601))
+    assert (said.code, "is 3600 seconds for a lease, and 3601 were asked for" in said.detail) == (
+        "quota_exceeded",
+        True,
+    )
+    assert fleet.allocation(fleet.submit(colleague(database, acme)).id).limit_s == 7200
+
+
+@pytest.mark.parametrize("level", Level)
+def test_the_queue_has_an_end(level: Level, fleet: Fleet, database: Database) -> None:
+    acme = fleet.customer()
+    fleet.host()
+    limit(database, acme, level, queued=2)
+    fleet.submit(acme), fleet.submit(acme)
+    said = refused(lambda: fleet.submit(acme))
+    assert (said.code, f"2 requests of this {level}" in said.detail) == ("queue_limit", True)
+    if level is not Level.CUSTOMER:
+        fleet.submit(colleague(database, acme))
+
+
+@pytest.mark.parametrize("level", Level)
+def test_volumes_are_counted_and_their_bytes(level: Level, fleet: Fleet, database: Database) -> None:
+    acme = fleet.customer()
+    limit(database, acme, level, volumes=2, volume_bytes=10, environments=0)
+    other = colleague(database, acme)
+
+    def create(owner: Owner, name: str, size_bytes: int) -> None:
+        customer, workspace, user = owner
+
+        def work(session: Session) -> None:
+            check_volume(session, path_of(owner), size_bytes=size_bytes)
+            session.add(
+                Volume(
+                    customer_id=customer.id,
+                    workspace_id=workspace.id,
+                    user_id=user.id,
+                    name=name,
+                    size_bytes=size_bytes,
+                )
+            )
+
+        database.transact(work)
+
+    create(acme, "one", 6)
+    assert "10 bytes of volumes, 6 are in use and 5 more" in refused(lambda: create(acme, "two", 5)).detail
+    create(acme, "two", 4)
+    assert "2 volumes, 2 are in use" in refused(lambda: create(acme, "three", 1)).detail
+    environment = refused(lambda: database.transact(lambda session: check_environment(session, path_of(acme))))
+    assert environment.code == "quota_exceeded"
+    if level is not Level.CUSTOMER:
+        create(other, "three", 100)
+
+
+# At placing
 
 
 def test_what_is_held(world: World, database: Database) -> None:
     """Waiting holds nothing; placing and running do, releasing too, released does not."""
     customer, (_, gpus) = world.customer(balance_micro=1000 * MICRO), world.host(gpus=3)
     price = world.price(1000)
+
+    def held() -> tuple[Resources, int]:
+        with database.session() as session:
+            limits = limits_of(session, customer.id)
+            use = load_use(session, {customer.id: limits}, now=utc_now(), everything=True)
+        scope = Scope(Level.CUSTOMER, customer.id)
+        return use.held[scope], use.gpus[scope]["NVIDIA A100-SXM4-80GB"]
+
     world.queue(customer, gpus=1)
     assert world.place(world.queue(customer, gpus=1), price, gpus[:1], active=False)
     world.start(customer, price, gpus[1:2])
     ended = world.start(customer, price, gpus[2:])
-    with database.session() as session:
-        assert held_by(session, [customer.id]) == {customer.id: Resources(3, 3000, 3 * GIB, allocations=3)}
+    assert held() == (Resources(3, 3000, 3 * GIB, allocations=3), 3)
     world.release(ended, ended_at_ms=world.now_ms)
-    with database.session() as session:
-        assert held_by(session, [customer.id]) == {customer.id: Resources(2, 2000, 2 * GIB, allocations=2)}
+    assert held() == (Resources(2, 2000, 2 * GIB, allocations=2), 2)
 
 
-def test_so_many_run_at_once(database: Database) -> None:
-    fleet = Fleet(database)
+LIMITS = (
+    ({"allocations": 2}, "2 allocations at once"),
+    ({"tasks": 2}, "2 tasks at once"),
+    ({"gpus": 2}, "2 GPUs"),
+    ({"gpu_models": {"A100": 2}}, "2 A100 GPUs"),
+    ({"cpu_milli": 8000}, "8000 milli-cores"),
+    ({"memory_bytes": 32 * GIB}, "bytes of memory"),
+)
+
+
+@pytest.mark.parametrize("level", Level)
+@pytest.mark.parametrize(("limits", "words"), LIMITS)
+def test_so_many_run_at_once(
+    level: Level, limits: dict[str, Any], words: str, fleet: Fleet, database: Database
+) -> None:
+    """Also against a controller that knows of no limit; and those whom it does not concern are let in."""
     host, acme = fleet.host(), fleet.customer()
-    fleet.price()
-    fleet.database.transact(lambda session: session.add(Quota(customer_id=acme[0].id, allocations=2)))
+    limit(database, acme, level, **limits)
     store = fleet.lead()
-    placements = [fleet.placement(fleet.submit(acme), host, index) for index in range(3)]
-    *admitted, refused = store.admit(placements)
+    placements = [fleet.placement(fleet.submit(acme, kind="task"), host, index) for index in range(3)]
+    *admitted, last = store.admit(placements)
     assert all(isinstance(answer, Admitted) for answer in admitted)
-    assert isinstance(refused, WaitReason) and refused.code == "quota"
-    assert "2 allocations at once" in refused.detail
+    assert isinstance(last, WaitReason) and last.code == "quota"
+    assert words in last.detail
+    if level is not Level.CUSTOMER:
+        other = fleet.placement(fleet.submit(colleague(database, acme), kind="task"), host, 3)
+        assert isinstance(store.admit([other])[0], Admitted)
 
 
-def test_over_http(app_client: TestClient, admin: Person, tenant: Tenant) -> None:
+def test_the_engine_starts_as_many_and_says_which_limit_stands_in_the_way(fleet: Fleet, database: Database) -> None:
+    fleet.host()
+    acme = fleet.customer()
+    limit(database, acme, Level.USER, gpu_models={"A100": 2})
+    for _ in range(3):
+        fleet.submit(acme)
+    store, engine, now = fleet.lead(), Engine(), utc_now()
+    engine.update(store.changes(), now)
+    plan = engine.decide(now)
+    assert len(plan.placements) == 2
+    (reason,) = engine.reasons().values()
+    assert reason.detail == "The user's quota is 2 A100 GPUs, 2 are in use and 1 more were asked for."
+    limit(database, acme, Level.WORKSPACE, allocations=1)
+    assert [view.workspaces[acme[1].id].allocations for view in store.changes().customers] == [1]
+
+
+def test_a_lowered_limit_ends_nothing_and_lets_nothing_in(fleet: Fleet, database: Database) -> None:
+    host, acme = fleet.host(), fleet.customer()
+    store = fleet.lead()
+    waiting = fleet.submit(acme)
+    answers = store.admit([fleet.placement(fleet.submit(acme), host, index) for index in range(2)])
+    assert all(isinstance(answer, Admitted) for answer in answers)
+    limit(database, acme, Level.CUSTOMER, gpus=1)
+    assert "is 1 GPUs, 2 are in use" in refusal(store, fleet.placement(waiting, host, 2)).detail
+    assert [row.state for row in fleet.rows(Allocation)] == ["queued", "placing", "placing"]
+
+
+def test_a_batch_asks_as_much_for_many_limits_as_for_few(
+    fleet: Fleet, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host, acme = fleet.host(gpus=8), fleet.customer()
+    other = colleague(database, acme)
+    store = fleet.lead()
+
+    sent: list[object] = []
+    execute = psycopg.Cursor.execute
+
+    def note(cursor: Any, query: object, *arguments: Any, **options: Any) -> Any:
+        sent.append(query)
+        return execute(cursor, query, *arguments, **options)
+
+    monkeypatch.setattr(psycopg.Cursor, "execute", note)
+
+    def statements(owners: list[Owner], first: int) -> int:
+        placements = [fleet.placement(fleet.submit(owner), host, first + i) for i, owner in enumerate(owners)]
+        sent.clear()
+        answers = store.admit(placements)
+        assert all(isinstance(answer, Admitted) for answer in answers)
+        return len(sent)
+
+    limit(database, acme, Level.CUSTOMER, gpus=8, gpu_models={"A100": 8}, month_micro=1000 * DOLLAR)
+    one = statements([acme], 0)
+    limit(database, acme, Level.USER, gpus=8, gpu_models={"A100": 8}, month_micro=1000 * DOLLAR)
+    limit(database, acme, Level.WORKSPACE, gpus=8, tasks=8)
+    limit(database, other, Level.USER, gpus=8, allocations=8)
+    assert statements([acme, other, acme, other], 1) == one
+
+
+# What is spent in a month
+
+
+@pytest.mark.parametrize("level", Level)
+def test_a_month_has_its_amount(level: Level, fleet: Fleet, database: Database) -> None:
+    """What is set aside counts, so that two that start together can't both have the rest."""
+    host, acme = fleet.host(), fleet.customer()
+    limit(database, acme, level, month_micro=DOLLAR // 2)
+    store = fleet.lead()
+    first, second = (fleet.placement(fleet.submit(acme), host, index) for index in range(2))
+    admitted, waits = store.admit([first, second])  # ten minutes at 2 dollars an hour
+    assert isinstance(admitted, Admitted) and isinstance(waits, WaitReason)
+    assert (waits.code, waits.eta_basis) == ("quota", "limits")
+    assert "0.50 a month, 0.34 are spent or set aside and 0.34 more are needed" in waits.detail
+    assert waits.eta is not None and waits.eta > utc_now() and waits.eta.day == 1
+    if level is not Level.CUSTOMER:
+        assert decide(store), "its colleagues may"
+
+
+def test_of_what_began_before_only_this_months_part_counts(world: World, database: Database) -> None:
+    world.now = utc_now().replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    month = world.now
+    world.pass_time(-1_000_000)
+    customer, (host, gpus) = world.customer(balance_micro=1000 * MICRO), world.host(gpus=2)
+    lease = world.start(customer, world.price(3_600_000), gpus[:1], disconnect_s=600)
+    world.renew(lease)
+    world.pass_time(1_000_000)
+    world.renew(lease)
+    start = lease.starts_ms
+    world.deliver(host.id, world.window(lease, start, start + 1_000_000))
+    world.pass_time(500_000)
+    world.renew(lease)
+    world.deliver(host.id, world.window(lease, start + 1_000_000, start + 1_500_000))
+    with database.session() as session:
+        limits = limits_of(session, customer.id)
+        use = load_use(session, {customer.id: limits}, now=month, everything=True)
+        held = session.scalar(text("select amount_micro from holds"))
+    assert use.spent_micro[Scope(Level.CUSTOMER, customer.id)] == 500_000 + held
+
+
+def test_other_models_are_taken_where_one_is_used_up(fleet: Fleet, database: Database) -> None:
+    fleet.price("H100")
+    fleet.host("h1", gpus=2)
+    fleet.host("h2", gpus=2, model=H100)
+    acme = fleet.customer()
+    limit(database, acme, Level.WORKSPACE, gpu_models={"A100": 1, "H100": 1})
+    for _ in range(3):
+        fleet.submit(acme, gpu_models=["A100", "H100"])
+    placements = decide(fleet.lead())
+    assert len({placement.parts[0].host_id for placement in placements}) == len(placements) == 2
+
+
+# Over HTTP
+
+
+def line(answer: httpx.Response, name: str, model: str | None = None) -> dict[str, Any]:
+    assert answer.status_code == 200, answer.text
+    (found,) = (each for each in answer.json()["effective"] if (each["limit"], each["gpu_model"]) == (name, model))
+    return {key: found[key] for key in ("level", "most", "used")}
+
+
+def test_the_tightest_limit_is_shown_with_its_use(app_client: TestClient, admin: Person, tenant: Tenant) -> None:
+    customer = f"/api/v1/admin/customers/{tenant.customer.uid}"
+    own, of_workspace = f"{customer}/quota", f"{customer}/workspaces/default/quota"
+    of_user, mine = f"/api/v1/admin/users/{tenant.member.user.uid}/quota", "/api/v1/customer/quota"
+    assert line(app_client.get(own, headers=admin.headers), "queued") == {"level": "customer", "most": 100, "used": 0}
+    assert line(app_client.get(own, headers=admin.headers), "gpus") == {"level": None, "most": None, "used": 0}
+    set_own = app_client.put(own, headers=admin.headers, json={"gpus": 4, "volumes": 5, "gpu_models": {"H100": 2}})
+    assert (set_own.status_code, set_own.json()["gpus"], set_own.json()["tasks"]) == (200, 4, None)
+    app_client.put(of_workspace, headers=admin.headers, json={"gpus": 3})
+    app_client.put(of_user, headers=admin.headers, json={"gpus": 8, "volumes": 1})
+    body = {"name": "data", "size_bytes": GIB}
+    assert app_client.post("/api/v1/customer/volumes", json=body, headers=tenant.member.headers).status_code == 201
+    again = app_client.post("/api/v1/customer/volumes", json=body | {"name": "b"}, headers=tenant.member.headers)
+    assert (again.status_code, again.json()["code"]) == (422, "quota_exceeded")
+    assert again.json()["detail"].startswith("The user's quota is 1 volumes, 1 are in use and 1 more were asked for.")
+    seen = app_client.get(mine, headers=tenant.member.headers)
+    assert line(seen, "gpus") == {"level": "workspace", "most": 3, "used": 0}
+    assert line(seen, "volumes") == {"level": "user", "most": 1, "used": 1}
+    assert line(seen, "volume_bytes") == {"level": None, "most": None, "used": GIB}
+    assert line(seen, "gpu_models", "H100") == {"level": "customer", "most": 2, "used": 0}
+    assert line(app_client.get(mine, headers=tenant.owner.headers), "volumes")["most"] == 5
+    assert line(app_client.get(of_user, headers=admin.headers), "gpus")["most"] == 4, "the customer's is tighter"
+    assert app_client.get(of_workspace, headers=admin.headers).json()["gpus"] == 3
+    trail = app_client.get("/api/v1/admin/audit", headers=admin.headers).json()["items"]
+    assert {"customer.quota", "workspace.quota", "user.quota"} <= {each["action"] for each in trail}
+
+
+def test_nothing_is_left_of_limits_that_are_taken_away(
+    app_client: TestClient, admin: Person, tenant: Tenant, database: Database
+) -> None:
+    path = f"/api/v1/admin/users/{tenant.member.user.uid}/quota"
+    app_client.put(path, headers=admin.headers, json={"gpus": 4})
+    assert line(app_client.put(path, headers=admin.headers, json={}), "gpus")["most"] is None
+    with database.session() as session:
+        assert session.scalars(select(Quota)).all() == []
+
+
+def test_limits_that_make_no_sense_and_owners_that_are_not_there(
+    app_client: TestClient, admin: Person, tenant: Tenant
+) -> None:
     path = f"/api/v1/admin/customers/{tenant.customer.uid}/quota"
-    assert app_client.get(path, headers=admin.headers).json()["effective"]["queued"] == 100
-    changed = app_client.put(path, headers=admin.headers, json={"gpus": 4})
-    assert changed.status_code == 200
-    effective = {"gpus": 4, "cpu_milli": None, "memory_bytes": None, "allocations": None, "queued": 100}
-    assert changed.json()["effective"] == effective
-    assert app_client.put(path, headers=admin.headers, json={"gpus": -1}).status_code == 422
-    assert app_client.put(path, headers=admin.headers, json={"cpu_milli": 2**70}).status_code == 422
+    for body in ({"gpus": -1}, {"cpu_milli": 2**70}, {"gpu_models": {"": 1}}, {"gpu_models": {"A100": -1}}, {"no": 1}):
+        assert app_client.put(path, headers=admin.headers, json=body).status_code == 422, body
     assert app_client.get(path, headers=tenant.owner.headers).status_code == 403
-    nobody = "/api/v1/admin/customers/0192d1b0-0000-7000-8000-000000000000/quota"
-    assert app_client.put(nobody, headers=admin.headers, json={}).status_code == 404
+    nobody = "0192d1b0-0000-7000-8000-000000000000"
+    for missing in (
+        f"/api/v1/admin/customers/{nobody}/quota",
+        f"/api/v1/admin/customers/{tenant.customer.uid}/workspaces/other/quota",
+        f"/api/v1/admin/users/{admin.user.uid}/quota",
+    ):
+        assert app_client.put(missing, headers=admin.headers, json={}).status_code == 404
+    assert app_client.get("/api/v1/customer/quota?workspace=other", headers=tenant.owner.headers).status_code == 422
+
+
+def test_plans(app_client: TestClient, admin: Person, tenant: Tenant) -> None:
+    plans, customer = "/api/v1/admin/plans", f"/api/v1/admin/customers/{tenant.customer.uid}"
+    assert app_client.put(f"{plans}/small", headers=admin.headers, json={"gpus": 2}).json()["customers"] == 0
+    assert app_client.put(f"{customer}/plan", headers=admin.headers, json={"plan": "none"}).status_code == 404
+    given = app_client.put(f"{customer}/plan", headers=admin.headers, json={"plan": "small"})
+    assert (given.json()["plan"], given.json()["gpus"], line(given, "gpus")["most"]) == ("small", None, 2)
+    app_client.put(f"{plans}/small", headers=admin.headers, json={"gpus": 3})
+    seen = app_client.get("/api/v1/customer/quota", headers=tenant.member.headers)
+    assert (seen.json()["plan"], line(seen, "gpus")["most"]) == ("small", 3)
+    assert app_client.delete(f"{plans}/small", headers=admin.headers).json()["code"] == "plan_in_use"
+    assert app_client.get(plans, headers=admin.headers).json()["items"][0]["customers"] == 1
+    taken = app_client.put(f"{customer}/plan", headers=admin.headers, json={"plan": None})
+    assert line(taken, "gpus")["most"] is None
+    assert app_client.delete(f"{plans}/small", headers=admin.headers).status_code == 204
+    assert app_client.delete(f"{plans}/small", headers=admin.headers).status_code == 404
+
+
+def test_the_controller_hears_of_plans(fleet: Fleet, database: Database) -> None:
+    fleet.host()
+    acme = fleet.customer()
+    fleet.submit(acme)
+    store = fleet.lead()
+    store.changes()
+    database.transact(lambda session: session.add(Plan(name="small", gpus=1)))
+
+    def told(statement: str) -> list[int | None]:
+        database.transact(lambda session: session.execute(text(statement)))
+        return [view.limits.gpus for view in store.changes().customers]
+
+    assert told("update customers set plan_id = (select id from plans)") == [1]
+    assert told("update plans set gpus = 5") == [5]
+
+
+def test_an_array_has_no_more_elements(app_client: TestClient, admin: Person, tenant: Tenant, fleet: Fleet) -> None:
+    path = f"/api/v1/admin/users/{tenant.member.user.uid}/quota"
+    app_client.put(path, headers=admin.headers, json={"array_elements": 3})
+    fleet.host()
+    fleet.database.transact(lambda session: session.add(Image(name="base", reference="remotegpu/base:1")))
+    task = {"name": "many", "image": "base", "command": "true", "array": "1-4", "resources": {"gpus": 0}}
+    answer = app_client.post("/api/v1/customer/tasks", json={"tasks": [{"task": task}]}, headers=tenant.member.headers)
+    assert "is 3 elements for an array, and 4 were asked for" in answer.json()["detail"]
+    fewer = {"tasks": [{"task": task | {"array": "1-3"}}]}
+    assert app_client.post("/api/v1/customer/tasks", json=fewer, headers=tenant.member.headers).status_code == 201
+
+
+# Races
+
+
+@pytest.mark.parametrize("level", Level)
+def test_of_a_hundred_that_start_at_once_five_run(level: Level, fleet: Fleet, database: Database) -> None:
+    """Engines that know of no limit place them all, in as many threads as there are connections."""
+    host, acme = fleet.host(gpus=100, cpu=1000, memory_gib=4000), fleet.customer()
+    limit(database, acme, level, gpus=5, queued=200)
+    if level is not Level.CUSTOMER:
+        limit(database, acme, Level.CUSTOMER, queued=200)
+    store = fleet.lead()
+    with ThreadPoolExecutor(10) as threads:
+        queued = list(threads.map(lambda _: fleet.submit(acme), range(100)))
+        placements = [fleet.placement(allocation, host, index) for index, allocation in enumerate(queued)]
+        answers = [
+            answer for each in threads.map(lambda placement: store.admit([placement]), placements) for answer in each
+        ]
+    admitted = [answer for answer in answers if isinstance(answer, Admitted)]
+    assert len(admitted) == 5
+    assert {answer.code for answer in answers if isinstance(answer, WaitReason)} == {"quota"}
+    assert sorted(Counter(row.state for row in fleet.rows(Allocation)).items()) == [("placing", 5), ("queued", 95)]
+    for _ in range(3):
+        assert not decide(store), "the engine knows too"
