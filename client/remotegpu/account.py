@@ -42,6 +42,10 @@ class Account:
         """
         return self._transport.post("/customer/workspaces", Json, {"name": name})
 
+    def quota(self, workspace: str | None = None) -> Json:
+        """The tightest limits that apply to you, with what is used; in this workspace, or in the default one."""
+        return self._transport.get("/customer/quota", Json, workspace=workspace)
+
     def offers(self) -> Iterator[GpuOffer]:
         return self._transport.pages("/customer/machines", GpuOffer)
 

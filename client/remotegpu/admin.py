@@ -58,11 +58,27 @@ class Admin:
     def balance(self, customer_id: str) -> Json:
         return self._transport.get(f"/admin/customers/{customer_id}/balance", Json)
 
-    def quota(self, customer_id: str) -> Json:
-        return self._transport.get(f"/admin/customers/{customer_id}/quota", Json)
+    def quota(self, whose: str) -> Json:
+        """The own limits, and those that apply with what is used.
 
-    def set_quota(self, customer_id: str, limits: Json) -> Json:
-        return self._transport.put(f"/admin/customers/{customer_id}/quota", Json, limits)
+        `whose`: `customers/ID`, `customers/ID/workspaces/NAME` or `users/ID`.
+        """
+        return self._transport.get(f"/admin/{whose}/quota", Json)
+
+    def set_quota(self, whose: str, limits: Json) -> Json:
+        """Replace all limits."""
+        return self._transport.put(f"/admin/{whose}/quota", Json, limits)
+
+    def put_plan(self, name: str, limits: Json) -> Json:
+        """Make a plan, or replace its limits."""
+        return self._transport.put(f"/admin/plans/{name}", Json, limits)
+
+    def remove_plan(self, name: str) -> None:
+        self._transport.delete(f"/admin/plans/{name}")
+
+    def give_plan(self, customer_id: str, plan: str | None) -> Json:
+        """None takes it away. Answers the customer's quota."""
+        return self._transport.put(f"/admin/customers/{customer_id}/plan", Json, {"plan": plan})
 
     def set_price(self, *, price_micro: int, gpu_model: str | None = None, **fields: object) -> Json:
         """A price of an hour of a GPU; or of another `unit`, without a model.

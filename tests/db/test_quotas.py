@@ -465,7 +465,11 @@ def test_an_array_has_no_more_elements(app_client: TestClient, admin: Person, te
     path = f"/api/v1/admin/users/{tenant.member.user.uid}/quota"
     app_client.put(path, headers=admin.headers, json={"array_elements": 3})
     fleet.host()
-    fleet.database.transact(lambda session: session.add(Image(name="base", reference="remotegpu/base:1")))
+    fleet.database.transact(
+        lambda session: session.add(
+            Image(name="base", framework="f", version="1", reference="remotegpu/base:1", ports=[])
+        )
+    )
     task = {"name": "many", "image": "base", "command": "true", "array": "1-4", "resources": {"gpus": 0}}
     answer = app_client.post("/api/v1/customer/tasks", json={"tasks": [{"task": task}]}, headers=tenant.member.headers)
     assert "is 3 elements for an array, and 4 were asked for" in answer.json()["detail"]

@@ -1,6 +1,7 @@
 """A customer's own limits as the engine knows them: quota, balance, prices, and whether it is disabled."""
 
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
@@ -139,6 +140,101 @@ def test_what_a_reservation_costs() -> None:
     assert customer.price_micro(asked, A100) == 5400
     assert customer.price_micro(replace(asked, reservation_id=None), A100) == 6480
     assert customer.price_micro(asked, H100) is None
+
+
+# Levels
+
+BELOW = {"workspace_id": {"workspaces": {5: Limits(gpus=2)}}, "user_id": {"users": {5: Limits(gpus=2)}}}
+
+
+@pytest.mark.parametrize("level", sorted(BELOW))
+def test_a_limit_of_a_workspace_or_user_is_theirs_alone(level: str) -> None:
+    there = world(FOUR)
+    for number in (1, 2, 3):
+        there.submit(number, **{level: 5})
+    there.set_customer(CustomerView(1, **BELOW[level]))
+    there.submit(4, **{level: 6})
+    assert there.starts() == [1, 2, 4]
+    whose = level.removesuffix("_id")
+    assert there.reasons[3].detail == f"The {whose}'s quota is 2 GPUs, 2 are in use and 1 more were asked for."
+    there.gone(1)
+    assert there.starts() == [3]
+
+
+def test_the_tightest_on_the_way_stands() -> None:
+    there = world(FOUR)
+    there.set_customer(CustomerView(1, limits=Limits(gpus=1), users={5: Limits(gpus=2)}))
+    for number in (1, 2):
+        there.submit(number, user_id=5)
+    assert there.starts() == [1]
+    assert there.reasons[2].detail.startswith("The quota is 1 GPUs")
+
+
+def test_what_was_held_before_a_limit_counts_against_it() -> None:
+    there = world(FOUR)
+    there.run(10, (1, 10), (1, 11), customer_id=1, user_id=5)
+    there.submit(1, user_id=5)
+    there.set_customer(CustomerView(1, users={5: Limits(gpus=2)}))
+    assert there.starts() == []
+    there.set_customer(CustomerView(1, users={5: Limits(gpus=3)}))
+    assert there.starts() == [1]
+
+
+def test_another_model_is_taken_when_the_quota_of_one_is_used_up() -> None:
+    there = world(host(1, A100, A100), host(2, H100, H100))
+    there.set_customer(CustomerView(1, limits=Limits(gpu_models={"A100": 1})))
+    for number in (1, 2, 3, 4):
+        there.submit(number)
+    assert there.starts() == [1, 2, 3]
+    assert sorted(there.held[number].parts[0].host_id for number in (1, 2, 3)) == [1, 2, 2]
+    there.submit(5, models=("A100",))
+    there.decide()
+    assert there.reasons[5].detail == "The quota is 1 A100 GPUs, 1 are in use and 1 more were asked for."
+
+
+def test_tasks_are_counted_and_environments_are_not() -> None:
+    there = world(FOUR)
+    there.set_customer(CustomerView(1, limits=Limits(tasks=1)))
+    for number in (1, 2):
+        there.submit(number, task=True)
+    there.submit(3)
+    assert there.starts() == [1, 3]
+
+
+def test_a_lease_that_would_be_too_long_waits() -> None:
+    there = world(FOUR)
+    there.set_customer(CustomerView(1, limits=Limits(lease_s=60)))
+    there.submit(1, limit_s=60)
+    there.submit(2, limit_s=61)
+    there.submit(3)
+    assert there.starts() == [1]
+    assert "no limit" in there.reasons[3].detail
+
+
+def test_a_limit_of_ones_own_keeps_nothing_from_colleagues() -> None:
+    """However long it has stood in the way."""
+    there = world(FOUR, settings=replace(SETTINGS, ageing_step_s=60, ageing_points=0))
+    there.set_customer(CustomerView(1, limits=Limits(gpus=3), users={5: Limits(gpus=2)}))
+    there.run(10, (1, 10), customer_id=1, user_id=5, limit_s=1000)
+    there.submit(1, gpus=2, user_id=5)
+    there.pass_time(61)
+    there.submit(2, user_id=5)
+    there.submit(3, user_id=6)
+    there.submit(4, user_id=7)
+    assert there.starts() == [3, 4], "what is left of their own is kept for the large one"
+
+
+def test_who_was_refused_until_a_time_is_tried_then() -> None:
+    there = world(FOUR)
+    there.submit(1)
+    assert there.starts() == [1]
+    there.queued[1] = there.held.pop(1).request
+    until = there.now + timedelta(seconds=100)
+    there.engine.refused({1: WaitReason("quota", "This month's amount is spent.", 1, eta=until, eta_basis="limits")})
+    assert [each.allocation_id for each in there.engine.decide(there.now).placements] == []
+    reason = there.engine.reasons()[1]
+    assert (reason.detail, reason.eta, reason.eta_basis) == ("This month's amount is spent.", until, "limits")
+    assert [each.allocation_id for each in there.engine.decide(until).placements] == [1]
 
 
 # Bounded work

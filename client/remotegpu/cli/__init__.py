@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from remotegpu.cli import account, admin, billing, env, reservations, secret, simulate, task, volume, workspaces
+from remotegpu.cli import account, admin, billing, env, quota, reservations, secret, simulate, task, volume, workspaces
 from remotegpu.cli import run as running
 from remotegpu.cli.session import Options
 from remotegpu.cli.task_options import AfterDashes
@@ -39,6 +39,7 @@ app.add_typer(task.app, name="task")
 app.add_typer(secret.app, name="secret")
 app.add_typer(volume.app, name="volume")
 app.add_typer(env.app, name="env")
+app.add_typer(quota.app, name="quota")
 app.add_typer(reservations.app, name="reservation")
 app.add_typer(workspaces.app, name="workspace")
 app.add_typer(account.keys, name="api-key")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from remotegpu.cli import capacity, machines, prices
+from remotegpu.cli import capacity, limits, machines, prices, quota
 from remotegpu.cli.output import JsonFlag, console, print_fields, print_json, print_json_line, print_rows
 from remotegpu.cli.session import connected
 from remotegpu.cli.task_output import LogOutput
@@ -16,8 +16,10 @@ from remotegpu.errors import NotFound
 from remotegpu.models import Json
 
 app = typer.Typer(help="For the platform's administrators.", no_args_is_help=True)
-customer = typer.Typer(help="Customers: their owners, money and quotas.", no_args_is_help=True)
+customer = typer.Typer(help="Customers: their owners and money.", no_args_is_help=True)
 app.add_typer(customer, name="customer")
+app.add_typer(quota.admin, name="quota")
+app.add_typer(quota.plans, name="plan")
 app.add_typer(prices.app, name="price")
 app.add_typer(machines.app, name="machine")
 app.add_typer(capacity.app, name="capacity-group")
@@ -30,20 +32,6 @@ def _customer(client: Client, name: str) -> Json:
             status=404, code="not_found", detail=f"There is no customer {name!r}; see remotegpu admin customer list."
         )
     return found
-
-
-def _limits(quota: Json) -> str:
-    """The limits that apply, in words."""
-    limits = quota.get("effective") or quota
-    named = {
-        "gpus": "GPUs",
-        "cpu_milli": "CPU milli-cores",
-        "memory_bytes": "bytes of memory",
-        "allocations": "running at once",
-        "queued": "waiting",
-    }
-    said = [f"{limits[key]} {word}" for key, word in named.items() if limits.get(key) is not None]
-    return ", ".join(said) or "none"
 
 
 @customer.command("create")
@@ -86,9 +74,9 @@ def show_customer(context: typer.Context, name: str, as_json: JsonFlag = False) 
     """Show one customer with its balance and limits."""
     with connected(context) as client:
         found = _customer(client, name)
-        balance, limits = client.admin.balance(found["id"]), client.admin.quota(found["id"])
+        balance, found_quota = client.admin.balance(found["id"]), client.admin.quota(f"customers/{found['id']}")
         if as_json:
-            print_json({**found, "balance": balance, "quota": limits})
+            print_json({**found, "balance": balance, "quota": found_quota})
             return
         currency = balance.get("currency")
         print_fields(
@@ -97,7 +85,8 @@ def show_customer(context: typer.Context, name: str, as_json: JsonFlag = False) 
                 ("id", found["id"]),
                 ("balance", money(balance["balance_micro"], currency)),
                 ("held", money(balance["held_micro"], currency)),
-                ("limits", _limits(limits)),
+                ("plan", found_quota["plan"]),
+                ("own limits", limits.said(found_quota)),
                 ("weight", found.get("weight")),
                 ("priority at most", found.get("priority_ceiling")),
                 ("disabled", found.get("disabled_at")),
@@ -162,27 +151,6 @@ def enable(context: typer.Context, name: str, as_json: JsonFlag = False) -> None
     with connected(context) as client:
         changed = client.admin.enable_customer(_customer(client, name)["id"])
         print_json(changed) if as_json else console.print("Enabled.")
-
-
-@customer.command("quota")
-def quota(
-    context: typer.Context,
-    name: str,
-    gpus: Annotated[int | None, typer.Option("--gpus", help="GPUs at once.")] = None,
-    running: Annotated[int | None, typer.Option("--running", help="Environments running at once.")] = None,
-    queued: Annotated[int | None, typer.Option("--queued", help="Requests waiting at once.")] = None,
-    as_json: JsonFlag = False,
-) -> None:
-    """Show a customer's limits, or set those that are given."""
-    with connected(context) as client:
-        found = _customer(client, name)
-        limits = client.admin.quota(found["id"])
-        given = {"gpus": gpus, "allocations": running, "queued": queued}
-        changes = {key: value for key, value in given.items() if value is not None}
-        if changes:
-            kept = {key: limits.get(key) for key in ("gpus", "cpu_milli", "memory_bytes", "allocations", "queued")}
-            limits = client.admin.set_quota(found["id"], {**kept, **changes})
-        print_json(limits) if as_json else console.print(_limits(limits))
 
 
 @app.command("allocations")
