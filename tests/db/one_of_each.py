@@ -56,6 +56,7 @@ def make_platform(
     _make_things(platform, database, settings, tenant)
     platform.of |= {"customer": str(tenant.customer.uid), "member": str(tenant.member.user.uid)}
     platform.of["user"] = str(rival.owner.user.uid)
+    platform.of["plan"] = "small"
     signed_in = platform.ask(None, "POST", "/auth/login", {"username": "acme-member", "password": PASSWORD})
     platform.of["refresh"] = signed_in.raise_for_status().json()["refresh_token"]
     made: dict[str, tuple[str, str, str, Any]] = {
