@@ -1,13 +1,13 @@
 """Quotas of workspaces and users, more kinds of limits, and plans.
 
-Revision ID: 0024
-Revises: 0023
+Revision ID: 0025
+Revises: 0024
 """
 
 from alembic import op
 
-revision = "0024"
-down_revision = "0023"
+revision = "0025"
+down_revision = "0024"
 branch_labels = None
 depends_on = None
 
@@ -55,7 +55,7 @@ create table plans (
 );
 alter table customers add column plan_id bigint constraint fk_customers_plan_id references plans (id);
 create index ix_customers_plan_id on customers (plan_id) where plan_id is not null;
-create index ix_holds_closed on holds (customer_id, closed_at) where closed_at is not null;
+create index ix_holds_closed_of_customer on holds (customer_id, closed_at) where closed_at is not null;
 """
 # What the scheduling loop has to hear of.
 _NOTE_PLAN = """
