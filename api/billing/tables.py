@@ -117,7 +117,9 @@ class Hold(Base):
         Index("ix_holds_release", "release_at", postgresql_where=text("closed_at is null")),
         Index("ix_holds_customer", "customer_id", postgresql_where=text("closed_at is null")),
         Index("ix_holds_closed", "closed_at", postgresql_where=text("closed_at is not null")),
-        Index("ix_holds_closed_of_customer", "customer_id", "closed_at", postgresql_where=text("closed_at is not null")),
+        Index(
+            "ix_holds_closed_of_customer", "customer_id", "closed_at", postgresql_where=text("closed_at is not null")
+        ),
     )
     allocation_id: Mapped[int] = mapped_column(ForeignKey("allocations.id"), primary_key=True)
     generation: Mapped[int] = mapped_column(primary_key=True)
