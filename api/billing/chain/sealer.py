@@ -2,14 +2,14 @@
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
 from sqlalchemy import text
 
 from api.billing.chain.heads import CLOSES_AFTER, sign_head
 from api.billing.chain.month import Month
-from api.billing.chain.sealing import seal
+from api.billing.chain.sealing import MAX_METERS, seal
 from api.clock import utc_now
 from api.db import Database
 from api.settings import Settings
@@ -22,11 +22,11 @@ _LOOK_BACK, _FIRST_LOOK_BACK = timedelta(hours=1), timedelta(days=8)
 
 # Proof comes to open holds only. Of those that were closed since the last look, the last of it may not be sealed yet.
 _UNSEALED = text(
-    "select distinct m.customer_id from usage_meters m"
-    " join holds h on h.allocation_id = m.allocation_id and h.generation = m.generation"
-    " left join sealed_meters s on s.meter_id = m.id"
-    " where (h.closed_at is null or h.closed_at >= :since) and m.proven_ms > coalesce(s.sealed_ms, 0)"
-    " order by m.customer_id"
+    "select m.customer_id, array_agg(m.id order by m.id) as meter_ids"
+    " from (select allocation_id, generation from holds where closed_at is null"
+    " union all select allocation_id, generation from holds where closed_at >= :since) h"
+    " join usage_meters m using (allocation_id, generation) left join sealed_meters s on s.meter_id = m.id"
+    " where m.proven_ms > coalesce(s.sealed_ms, 0) group by m.customer_id order by m.customer_id"
 )
 _UNCLOSED = text(
     "select c.id from customers c where not exists (select from usage_heads u"
@@ -74,15 +74,17 @@ class Sealer:
         period = Month.of(now - CLOSES_AFTER)
         last_month = Month.of(period.start - timedelta(days=1))
         with self._database.session() as session:
-            unsealed = session.scalars(_UNSEALED, {"since": self._since}).all()
+            unsealed = session.execute(_UNSEALED, {"since": self._since}).all()
             values = {"period": str(last_month), "end": last_month.end, "most": CLOSED_A_ROUND}
             unclosed = session.scalars(_UNCLOSED, values).all()
         self._since = now - _LOOK_BACK
-        self._waiting.extend(self._sealing(customer_id) for customer_id in unsealed)
+        for customer_id, meter_ids in unsealed:
+            batches = (meter_ids[at : at + MAX_METERS] for at in range(0, len(meter_ids), MAX_METERS))
+            self._waiting.extend(self._sealing(customer_id, batch) for batch in batches)
         self._waiting.extend(self._closing(customer_id, last_month) for customer_id in unclosed)
 
-    def _sealing(self, customer_id: int) -> Callable[[], bool]:
-        return lambda: self._database.transact(lambda session: seal(session, customer_id))
+    def _sealing(self, customer_id: int, meter_ids: Sequence[int] | None = None) -> Callable[[], bool]:
+        return lambda: self._database.transact(lambda session: seal(session, customer_id, meter_ids))
 
     def _closing(self, customer_id: int, period: Month) -> Callable[[], bool]:
         sealing = self._sealing(customer_id)

@@ -25,14 +25,16 @@ _TAIL = text(
     "select sequence, hash, sealed_ms from usage_records where customer_id = :customer order by sequence desc limit 1"
 )
 # One statement, so that its meters and their proven time are of one moment.
-_UNSEALED = text(
+_SELECT_UNSEALED = (
     "select m.id, s.digest, coalesce(s.sealed_ms, 0) as sealed_ms, p.spans::text as covered,"
     " array(select array[lower(part), upper(part)] from unnest(p.spans - coalesce(s.covered, '{}')) part) as pieces"
     " from usage_meters m left join sealed_meters s on s.meter_id = m.id"
     " cross join lateral (select range_agg(int8range(from_ms, to_ms)) as spans from usage_intervals"
     " where meter_id = m.id) p"
-    " where m.customer_id = :customer and m.proven_ms > coalesce(s.sealed_ms, 0) order by m.id limit :most"
+    " where m.customer_id = :customer and m.proven_ms > coalesce(s.sealed_ms, 0)"
 )
+_UNSEALED = text(f"{_SELECT_UNSEALED} order by m.id limit :most")
+_UNSEALED_OF = text(f"{_SELECT_UNSEALED} and m.id = any(:ids) order by m.id limit :most")
 _BODIES = text(
     "select m.id, a.uid as allocation, c.uid as customer, m.generation, g.uuid as device, g.model as device_model,"
     " e.uid as environment, t.uid as task, m.milli, v.uid as price_version, v.currency, v.unit,"
@@ -70,14 +72,16 @@ def tail(session: Session, customer_id: int) -> Link:
     return Link(0, GENESIS, 0) if row is None else Link(*row)
 
 
-def seal(session: Session, customer_id: int) -> bool:
+def seal(session: Session, customer_id: int, meter_ids: Sequence[int] | None = None) -> bool:
     """Append what up to MAX_METERS of a customer's meters have proven since their last records.
 
-    Answers whether that was all: nothing is left that was committed before the call.
+    Answers whether that was all: nothing is left that was committed before the call. With `meter_ids`, it is about
+    these alone, and the customer's others, which may be very many, are not looked at.
     """
     lock_chain(session, customer_id)
     end = tail(session, customer_id)
-    unsealed = session.execute(_UNSEALED, {"customer": customer_id, "most": MAX_METERS}).all()
+    values = {"customer": customer_id, "most": MAX_METERS, "ids": meter_ids}
+    unsealed = session.execute(_UNSEALED if meter_ids is None else _UNSEALED_OF, values).all()
     if not unsealed:
         return True
     digests = _digests(session, customer_id, unsealed)
