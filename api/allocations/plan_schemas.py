@@ -36,6 +36,7 @@ class CostOut(BaseModel):
     currency: str
     terms: PriceTerms
     price_micro_per_gpu_hour: int = Field(description="On these terms, after their discount")
+    kept_for_s: int | None = Field(description="From its start; null: to its end")
     micro_per_hour: int
     micro_for_limit: int | None = Field(description="For its whole time limit; null: it has none")
 

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session, aliased
 
 from api.allocations.schemas import AllocationDetail, AllocationEventOut, AllocationSummary
 from api.allocations.tables import Allocation, AllocationDevice, AllocationEvent
-from api.billing.holds import is_current_hold
+from api.billing.shown_price import is_current_hold, price_columns, shown_version
 from api.billing.tables import Hold, PriceVersion
 from api.capacity.tables import CapacityGroup
 from api.db import Moment
@@ -111,8 +111,7 @@ ALL: Select[*tuple[Any, ...]] = (
         Host.name.label("host"),
         _devices().label("devices"),
         Allocation.run_until,
-        Hold.price_micro_per_gpu_hour,
-        Hold.terms.label("price_terms"),
+        *price_columns(),
         PriceVersion.currency,
         _wait().label("wait"),
         Allocation.queued_at,
@@ -139,8 +138,15 @@ LIST = JsonList(
     ALL,
     key=Allocation.id,
     # All that an item shows: its own row, which every change of its devices writes too (`devices.occupy`,
-    # `machines.registration`), the names that may change, and else what never does, such as prices.
-    version=(literal_column("allocations.xmin"), Customer.name, Workspace.name, User.username, Host.name),
+    # `machines.registration`), the names and prices that may change, and else what never does.
+    version=(
+        literal_column("allocations.xmin"),
+        Customer.name,
+        Workspace.name,
+        User.username,
+        Host.name,
+        *shown_version(),
+    ),
     filters={
         "tenant": Allocation.customer_id == bindparam("tenant"),
         "user": Allocation.user_id == bindparam("user"),

@@ -42,6 +42,7 @@ class AllocationSummary(BaseModel):
     run_until: datetime | None
     price_micro_per_gpu_hour: int | None = Field(description="What it is charged by, after the discount of its terms")
     price_terms: PriceTerms | None
+    price_kept_until: datetime | None = Field(description="null: to its end")
     currency: str | None
     wait: WaitOut | None
     queued_at: datetime

@@ -181,6 +181,7 @@ def _costs(
                 currency=quote.currency,
                 terms=quote.terms,
                 price_micro_per_gpu_hour=micro,
+                kept_for_s=quote.kept_for_s,
                 micro_per_hour=charge(_HOUR_MS),
                 micro_for_limit=None if limit_s is None else charge(limit_s * _MS),
             )

@@ -6,11 +6,15 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from api.billing.accounts import customer_accounts
+from api.billing.coverage import Part, split
 from api.billing.journal import Entry, JournalKind, Transaction, post
+from api.billing.stretches import stretches_of
 from api.billing.tables import Hold, PriceVersion
 from api.metering.tables import UsageInterval, UsageMeter
 from scheduler.intervals import Span, absorb
 from scheduler.money import cumulative_charge_micro
+
+_MeterKey = tuple[int, int]  # (GPU id, where the stretch of its price begins)
 
 
 def charge(
@@ -19,15 +23,17 @@ def charge(
     """Bill what `proof` (spans by GPU id) adds to what is proven, from the hold that was bought for it.
 
     `milli` is the share of each of those GPUs. The caller has locked the hold and found the spans to lie within what it
-    covers. Proof of time that is proven already changes nothing. Answers the charge in micro-units.
+    covers. Proof of time that is proven already changes nothing; each moment counts at the price of its stretch.
+    Answers the charge in micro-units.
     """
     price = session.get_one(PriceVersion, hold.price_version_id)
-    meters = _meters(session, hold, {gpu_id: milli[gpu_id] for gpu_id in proof})
+    parts = split(proof, stretches_of(session, hold))
+    meters = _meters(session, hold, parts, milli)
     accounts = customer_accounts(session, hold.customer_id, price.currency)
     entries: list[Entry] = []
-    for gpu_id in sorted(proof):
-        meter = meters[gpu_id]
-        gained_ms = _extend_intervals(session, meter, proof[gpu_id])
+    for part in parts:
+        meter = meters[part.gpu_id, part.stretch.from_ms]
+        gained_ms = _extend_intervals(session, meter, part.spans)
         if gained_ms == 0:
             continue
         meter.proven_ms += gained_ms
@@ -52,32 +58,38 @@ def charge(
     return amount
 
 
-def _key(hold: Hold, meters: Mapping[int, UsageMeter]) -> str:
+def _key(hold: Hold, meters: Mapping[_MeterKey, UsageMeter]) -> str:
     """Proven time only grows, so that each state of the meters is charged for once."""
     proven_ms = sum(meter.proven_ms for meter in meters.values())
     return f"usage:{hold.allocation_id}:{hold.generation}:{proven_ms}"
 
 
-def _meters(session: Session, hold: Hold, milli: Mapping[int, int]) -> dict[int, UsageMeter]:
-    """All meters of the hold's generation by GPU id, with new ones for GPUs that have none."""
+def _meters(
+    session: Session, hold: Hold, parts: Sequence[Part], milli: Mapping[int, int]
+) -> dict[_MeterKey, UsageMeter]:
+    """All meters of the hold's generation, with new ones for GPUs and stretches that have none."""
     query = select(UsageMeter).where(
         UsageMeter.allocation_id == hold.allocation_id, UsageMeter.generation == hold.generation
     )
-    meters = {meter.gpu_id: meter for meter in session.scalars(query.execution_options(populate_existing=True))}
-    for gpu_id in sorted(milli.keys() - meters.keys()):
-        meters[gpu_id] = UsageMeter(
-            allocation_id=hold.allocation_id,
-            generation=hold.generation,
-            gpu_id=gpu_id,
-            customer_id=hold.customer_id,
-            milli=milli[gpu_id],
-            price_version_id=hold.price_version_id,
-            terms=hold.terms,
-            price_micro_per_gpu_hour=hold.price_micro_per_gpu_hour,
-            proven_ms=0,
-            charged_micro=0,
-        )
-        session.add(meters[gpu_id])
+    found = session.scalars(query.execution_options(populate_existing=True))
+    meters = {(meter.gpu_id, meter.price_from_ms): meter for meter in found}
+    for part in parts:
+        key = part.gpu_id, part.stretch.from_ms
+        if key not in meters:
+            meters[key] = UsageMeter(
+                allocation_id=hold.allocation_id,
+                generation=hold.generation,
+                gpu_id=part.gpu_id,
+                customer_id=hold.customer_id,
+                milli=milli[part.gpu_id],
+                price_from_ms=part.stretch.from_ms,
+                price_version_id=part.stretch.price_version_id,
+                terms=part.stretch.terms,
+                price_micro_per_gpu_hour=part.stretch.price_micro_per_gpu_hour,
+                proven_ms=0,
+                charged_micro=0,
+            )
+            session.add(meters[key])
     session.flush()
     return meters
 

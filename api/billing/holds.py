@@ -8,18 +8,19 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, and_, text
+from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from api.allocations.tables import Allocation
 from api.billing.accounts import Accounts, Owner, accounts_of, customer_accounts, lock_accounts
+from api.billing.coverage import Size, cover, worst_micro
 from api.billing.journal import Entry, JournalKind, Transaction, post_all
 from api.billing.prices import Quote
+from api.billing.stretches import following, note, present
 from api.billing.tables import Hold, PriceVersion
 from api.bulk import document, recordset, types_of
 from api.clock import from_ms, to_ms, utc_now
 from api.pipeline import send
-from scheduler.money import affordable_ms, worst_case_charge_micro
 
 ACTOR = "controller"
 SMALLEST_STEP_MS = 1000
@@ -34,6 +35,8 @@ _COLUMNS = (
     "price_version_id",
     "terms",
     "price_micro_per_gpu_hour",
+    "price_from_ms",
+    "price_until_ms",
     "devices_milli",
     "devices",
     "starts_ms",
@@ -66,6 +69,12 @@ class HoldOrder:
     @property
     def owner(self) -> Owner:
         return self.customer_id, self.price.currency
+
+    @property
+    def price_until_ms(self) -> int | None:
+        """Until when the price is kept: for what is paid for at once in any case. None: to the end."""
+        kept_for_s = self.price.kept_for_s
+        return None if kept_for_s is None else max(self.starts_ms + 1000 * kept_for_s, self.covers_until_ms)
 
     @property
     def amount_micro(self) -> int:
@@ -149,21 +158,6 @@ def extend_hold(
     return from_ms(hold.covers_until_ms)
 
 
-def is_current_hold() -> ColumnElement[bool]:
-    """For a join: `Hold` is that of what `Allocation` has or had; one that waits has none, whatever it had before."""
-    return and_(
-        Hold.allocation_id == Allocation.id, Hold.generation == Allocation.generation, Allocation.host_id.is_not(None)
-    )
-
-
-def worst_micro(price_micro_per_gpu_hour: int, milli: int, duration_ms: int, *, devices: int) -> int:
-    """The most that all devices together can be charged for that time, however it is split between them."""
-    exact = worst_case_charge_micro(
-        price_micro_per_gpu_hour=price_micro_per_gpu_hour, milli=milli, duration_ms=max(0, duration_ms)
-    )
-    return exact + _rounding(price_micro_per_gpu_hour, devices)
-
-
 @dataclass(frozen=True, slots=True)
 class HoldKey:
     """What a hold's journal transactions name."""
@@ -201,7 +195,7 @@ def buy(session: Session, hold: Hold, accounts: Accounts, amount: int) -> None:
     session.flush()
 
 
-def _row(order: HoldOrder, amount: int) -> dict[str, int | str]:
+def _row(order: HoldOrder, amount: int) -> dict[str, int | str | None]:
     return {
         "allocation_id": order.allocation_id,
         "generation": order.generation,
@@ -209,6 +203,8 @@ def _row(order: HoldOrder, amount: int) -> dict[str, int | str]:
         "price_version_id": order.price.price_version_id,
         "terms": order.price.terms,
         "price_micro_per_gpu_hour": order.price.price_micro_per_gpu_hour,
+        "price_from_ms": order.starts_ms,
+        "price_until_ms": order.price_until_ms,
         "devices_milli": order.devices_milli,
         "devices": order.devices,
         "starts_ms": order.starts_ms,
@@ -219,30 +215,20 @@ def _row(order: HoldOrder, amount: int) -> dict[str, int | str]:
     }
 
 
-def _rounding(price_micro_per_gpu_hour: int, devices: int) -> int:
-    """Each device's charge is rounded for itself, by half a unit at most."""
-    return devices if price_micro_per_gpu_hour else 0
-
-
 def _extend(session: Session, hold: Hold, until_ms: int) -> None:
-    per_gpu_hour = hold.price_micro_per_gpu_hour
     currency = session.get_one(PriceVersion, hold.price_version_id).currency
     accounts = customer_accounts(session, hold.customer_id, currency)
     wallet = lock_accounts(session, (accounts.wallet, accounts.holds))[accounts.wallet]
-    # What was bought so far covers starts..covers_until exactly; what it must become is counted from the start
-    # too, so that rounding up does not accumulate over the steps.
-    reach = affordable_ms(
-        budget_micro=wallet + hold.bought_micro - _rounding(per_gpu_hour, hold.devices),
-        price_micro_per_gpu_hour=per_gpu_hour,
-        milli=hold.devices_milli,
+    coverage = cover(
+        present(hold),
+        earlier_micro=hold.earlier_micro,
+        budget_micro=wallet + hold.bought_micro,
+        until_ms=until_ms,
+        size=Size(hold.devices_milli, hold.devices),
+        following=following(session, hold),
     )
-    target_ms = until_ms if reach is None else min(until_ms, hold.starts_ms + reach)
-    if target_ms <= hold.covers_until_ms or (target_ms < until_ms and _tiny(hold, target_ms)):
+    gained_ms = coverage.covers_until_ms - hold.covers_until_ms
+    if gained_ms <= 0 or (coverage.covers_until_ms < until_ms and gained_ms < SMALLEST_STEP_MS):
         return
-    bought = worst_micro(per_gpu_hour, hold.devices_milli, target_ms - hold.starts_ms, devices=hold.devices)
-    hold.covers_until_ms = target_ms
-    buy(session, hold, accounts, bought - hold.bought_micro)
-
-
-def _tiny(hold: Hold, target_ms: int) -> bool:
-    return target_ms - hold.covers_until_ms < SMALLEST_STEP_MS
+    note(session, hold, coverage)
+    buy(session, hold, accounts, coverage.bought_micro - hold.bought_micro)

@@ -40,7 +40,8 @@ def list_prices(database: DatabaseDep, limit: LimitQuery = 50, cursor: CursorQue
 
 @router.post("/admin/prices", status_code=201, responses=problems(404, 409))
 def add_price(body: PriceIn, database: DatabaseDep, principal: PrincipalDep, once: OnceDep) -> PriceOut:
-    """Add a price version. It never changes; what was placed before it keeps the price that it has."""
+    """Add a price version. It never changes; what was placed before it keeps the price that it has,
+    for as long as that one's version says."""
     if body.effective_from is not None and not EARLIEST <= body.effective_from < LATEST:
         raise Unprocessable("`effective_from` must lie between the years 2000 and 9000.")
     return database.transact(lambda session: once.run(session, PriceOut, lambda: _add(session, principal, body)))
@@ -67,6 +68,7 @@ def _add(session: Session, principal: Principal, body: PriceIn) -> PriceOut:
         capacity_group=body.capacity_group,
         preemptible_discount_permille=body.preemptible_discount_permille,
         reserved_discount_permille=body.reserved_discount_permille,
+        kept_for_s=body.kept_for_s,
     )
     record(
         session,
@@ -104,6 +106,7 @@ def _view(price: PriceVersion, customer: Customer | None) -> PriceOut:
         capacity_group=price.capacity_group,
         preemptible_discount_permille=price.preemptible_discount_permille,
         reserved_discount_permille=price.reserved_discount_permille,
+        kept_for_s=price.kept_for_s,
         effective_from=price.effective_from,
         created_at=price.created_at,
     )

@@ -17,7 +17,9 @@ _Permille = Annotated[int, Field(ge=0, le=1000)]
 
 
 class PriceIn(BaseModel):
-    """A GPU hour's price needs a `gpu_model`; only it may have discounts, or be one capacity group's."""
+    """A GPU hour's price needs a `gpu_model`; only it may have discounts, be one capacity group's, or be kept for a
+    time.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -31,14 +33,19 @@ class PriceIn(BaseModel):
     preemptible_discount_permille: _Permille = Field(0, description="Off for requests that may be preempted")
     reserved_discount_permille: _Permille = Field(0, description="Off for what runs in an advance reservation")
 
+    kept_for_s: int | None = Field(
+        None, ge=3600, le=10 * 366 * 86_400, description="How long what starts at it keeps it; null: to its end"
+    )
+
     @model_validator(mode="after")
     def _fits_its_unit(self) -> Self:
         of_gpus = self.unit is PriceUnit.GPU_HOUR
         if of_gpus != (self.gpu_model is not None):
             raise ValueError("a price of GPU hours names a `gpu_model`, and no other does")
-        special = self.capacity_group or self.preemptible_discount_permille or self.reserved_discount_permille
+        discounts = self.preemptible_discount_permille or self.reserved_discount_permille
+        special = self.capacity_group or discounts or self.kept_for_s
         if special and not of_gpus:
-            raise ValueError("only a price of GPU hours is a capacity group's, or has discounts")
+            raise ValueError("only a price of GPU hours is a capacity group's, has discounts, or is kept")
         if self.customer is not None and self.capacity_group is not None:
             raise ValueError("a capacity group has its customer: name one of the two")
         return self
@@ -57,5 +64,6 @@ class PriceOut(BaseModel):
     capacity_group: str | None
     preemptible_discount_permille: int
     reserved_discount_permille: int
+    kept_for_s: int | None
     effective_from: datetime
     created_at: datetime

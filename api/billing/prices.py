@@ -23,7 +23,7 @@ MAX_VERSIONS = 10_000
 """How many versions a look-up reads at most, the latest first."""
 _VERSIONS = text(
     "select id, gpu_model, currency, price_micro, effective_from, customer_id, capacity_group,"
-    " preemptible_discount_permille, reserved_discount_permille from price_versions"
+    " preemptible_discount_permille, reserved_discount_permille, kept_for_s from price_versions"
     " where unit = 'gpu_hour' order by effective_from desc, id desc limit :most"
 )
 
@@ -55,6 +55,7 @@ class Quote:
     currency: str
     terms: PriceTerms
     price_micro_per_gpu_hour: int
+    kept_for_s: int | None = None  # from the beginning; None: to the end of what runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,7 @@ class Price:
     capacity_group: str | None = None
     preemptible_discount_permille: int = 0
     reserved_discount_permille: int = 0
+    kept_for_s: int | None = None
 
     @property
     def rates(self) -> Rates:
@@ -82,7 +84,7 @@ class Price:
     def quote(self, *, preemptible: bool, reserved: bool) -> Quote:
         rates = self.rates
         terms = rates.best(preemptible=preemptible, reserved=reserved)
-        return Quote(self.id, self.currency, terms, rates.at(terms))
+        return Quote(self.id, self.currency, terms, rates.at(terms), self.kept_for_s)
 
     def is_for(self, payer: Payer) -> bool:
         return (
@@ -176,8 +178,10 @@ def create_price(
     capacity_group: str | None = None,
     preemptible_discount_permille: int = 0,
     reserved_discount_permille: int = 0,
+    kept_for_s: int | None = None,
 ) -> PriceVersion:
-    """Add a version, in force from now unless told otherwise. What was placed before keeps the price that it has.
+    """Add a version, in force from now unless told otherwise. What was placed before keeps the price that it has,
+    for as long as that one's version says.
 
     `customer_id` is that of the capacity group, where one is named.
     """
@@ -191,6 +195,7 @@ def create_price(
         capacity_group=capacity_group,
         preemptible_discount_permille=preemptible_discount_permille,
         reserved_discount_permille=reserved_discount_permille,
+        kept_for_s=kept_for_s,
     )
     session.add(price)
     session.flush()

@@ -9,8 +9,10 @@ from sqlalchemy import Row, func, or_, select, text
 from sqlalchemy.orm import Session
 
 from api.billing.accounts import Owner, accounts_of, customer_accounts, lock_accounts
-from api.billing.holds import HoldKey, buy, key_of, transfer, worst_micro
+from api.billing.coverage import Size, Stretch, worst_until
+from api.billing.holds import HoldKey, buy, key_of, transfer
 from api.billing.journal import JournalKind, Transaction, post_all
+from api.billing.stretches import Key, ask_earlier, present, stretches_of
 from api.billing.tables import Hold, PriceVersion
 from api.bulk import document, recordset, update_rows
 from api.clock import to_ms, utc_now
@@ -24,12 +26,12 @@ SETTLE_UNCONFIRMED = timedelta(days=7)
 """The same from a host that was lost: its spool comes back with it."""
 SWEEP_LIMIT = 100
 
-Key = tuple[int, int]  # (allocation id, generation)
 _Window = tuple[int, str, int]  # (allocation id, boot id, sequence)
 
 _LOCK = text(
     "select h.allocation_id, h.generation, h.customer_id, h.devices_milli, h.devices, h.starts_ms, h.covers_until_ms,"
-    " h.amount_micro, h.steps, h.price_micro_per_gpu_hour, p.currency"
+    " h.amount_micro, h.steps, h.price_version_id, h.terms, h.price_micro_per_gpu_hour, h.price_from_ms,"
+    " h.price_until_ms, p.currency"
     " from holds h join price_versions p on p.id = h.price_version_id"
     f" join {recordset(allocation_id='bigint', generation='int')} using (allocation_id, generation)"
     " where h.allocation_id = any(:keys) and h.billable_until_ms is null"
@@ -102,13 +104,15 @@ def settle_holds(session: Session, endings: Sequence[Ending], *, now: datetime |
     with pipelined(session) as pipeline:
         locked = pipeline.ask(_LOCK, {"rows": _keys(by_key), "keys": [ending.allocation_id for ending in endings]})
         totals = _ask_proven(pipeline, by_key)
+        passed = ask_earlier(pipeline, by_key)
         delivered = _ask_arrived(pipeline, [(e.allocation_id, *window) for e in endings for window in e.last_windows])
-        holds, proven, arrived = locked.all(), totals(), delivered()
+        holds, proven, earlier, arrived = locked.all(), totals(), passed(), delivered()
     rows, given_back = [], []
     for hold in holds:
         key = hold.allocation_id, hold.generation
         complete = _is_complete(by_key[key], arrived)
-        row = _settled(hold, by_key[key], proven.get(key, Proven()), complete=complete, now=now or utc_now())
+        stretches = [*earlier.get(key, ()), present(hold)]
+        row = _settled(hold, stretches, by_key[key], proven.get(key, Proven()), complete=complete, now=now or utc_now())
         rows.append(row)
         given_back.append((hold, hold.amount_micro - row["amount_micro"]))
     post_all(session, _returns(session, [(hold, amount) for hold, amount in given_back if amount]))
@@ -181,10 +185,9 @@ def reopen_hold(session: Session, hold: Hold) -> bool:
     assert hold.billable_until_ms is not None
     amount = unproven_micro(
         proven_totals(session, [key]).get(key, Proven()),
-        price_micro_per_gpu_hour=hold.price_micro_per_gpu_hour,
-        devices_milli=hold.devices_milli,
-        devices=hold.devices,
-        length_ms=hold.billable_until_ms - hold.starts_ms,
+        stretches_of(session, hold),
+        until_ms=hold.billable_until_ms,
+        size=Size(hold.devices_milli, hold.devices),
     )
     if lock_accounts(session, (accounts.wallet, accounts.holds))[accounts.wallet] < amount:
         return False
@@ -194,26 +197,25 @@ def reopen_hold(session: Session, hold: Hold) -> bool:
     return True
 
 
-def unproven_micro(
-    proven: Proven, *, price_micro_per_gpu_hour: int, devices_milli: int, devices: int, length_ms: int
-) -> int:
+def unproven_micro(proven: Proven, stretches: Sequence[Stretch], *, until_ms: int, size: Size) -> int:
     """An upper bound of what may still be charged to a settled hold; zero when every millisecond is proven."""
-    if proven.milli_ms >= devices_milli * length_ms:
+    if proven.milli_ms >= size.milli * (until_ms - stretches[0].from_ms):
         return 0
-    worst = worst_micro(price_micro_per_gpu_hour, devices_milli, length_ms, devices=devices)
-    return max(0, worst - proven.charged_micro)
+    return max(0, worst_until(stretches, until_ms, size) - proven.charged_micro)
 
 
-def _settled(hold: Row[Any], ending: Ending, proven: Proven, *, complete: bool, now: datetime) -> dict[str, Any]:
+def _settled(
+    hold: Row[Any],
+    stretches: Sequence[Stretch],
+    ending: Ending,
+    proven: Proven,
+    *,
+    complete: bool,
+    now: datetime,
+) -> dict[str, Any]:
     """What the columns of a hold become."""
     until_ms = ending.billable_until_ms(hold.starts_ms, hold.covers_until_ms)
-    unproven = unproven_micro(
-        proven,
-        price_micro_per_gpu_hour=hold.price_micro_per_gpu_hour,
-        devices_milli=hold.devices_milli,
-        devices=hold.devices,
-        length_ms=until_ms - hold.starts_ms,
-    )
+    unproven = unproven_micro(proven, stretches, until_ms=until_ms, size=Size(hold.devices_milli, hold.devices))
     closed = complete or unproven == 0
     kept = 0 if closed else min(unproven, hold.amount_micro)
     waits = ending.ends is None and ending.host_lost

@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, Text, text
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, ForeignKeyConstraint, Index, Text, text
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -27,6 +27,7 @@ class PriceVersion(Base):
             "preemptible_discount_permille between 0 and 1000 and reserved_discount_permille between 0 and 1000",
             name="discounts",
         ),
+        CheckConstraint("kept_for_s >= 60", name="kept"),
     )
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     uid: Mapped[UUID] = mapped_column(unique=True, default=new_uid)
@@ -38,6 +39,7 @@ class PriceVersion(Base):
     capacity_group: Mapped[str | None]  # this one's of theirs alone, by name: groups come and go, versions stay
     preemptible_discount_permille: Mapped[int] = mapped_column(server_default=text("0"))
     reserved_discount_permille: Mapped[int] = mapped_column(server_default=text("0"))
+    kept_for_s: Mapped[int | None] = mapped_column(BigId)  # how long what it prices keeps it; null: to its end
     effective_from: Mapped[datetime] = mapped_column(Moment, server_default=text("now()"))
     created_at: Mapped[datetime] = mapped_column(Moment, server_default=text("now()"))
 
@@ -129,6 +131,9 @@ class Hold(Base):
     price_version_id: Mapped[int] = mapped_column(ForeignKey("price_versions.id"))
     terms: Mapped[str]  # PriceTerms in scheduler/prices.py: which of the version's discounts counts
     price_micro_per_gpu_hour: Mapped[int] = mapped_column(BigId)  # after it: what everything is counted with
+    price_from_ms: Mapped[int] = mapped_column(BigId)  # the price before it, if any, is a HoldPrice
+    price_until_ms: Mapped[int | None] = mapped_column(BigId)  # until when it is kept; null: to its end
+    earlier_micro: Mapped[int] = mapped_column(BigId, server_default=text("0"))  # bought for the time before it
     devices_milli: Mapped[int]
     devices: Mapped[int]
     starts_ms: Mapped[int] = mapped_column(BigId)
@@ -141,3 +146,20 @@ class Hold(Base):
     last_boot_ids: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
     last_sequences: Mapped[list[int] | None] = mapped_column(ARRAY(BigInteger))
     closed_at: Mapped[datetime | None] = mapped_column(Moment)
+
+
+class HoldPrice(Base):
+    """A price that a hold had before the present one, which begins where the last of these ends. Append-only."""
+
+    __tablename__ = "hold_prices"
+    __table_args__ = (
+        ForeignKeyConstraint(["allocation_id", "generation"], ["holds.allocation_id", "holds.generation"]),
+        CheckConstraint("until_ms > from_ms", name="span"),
+    )
+    allocation_id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    generation: Mapped[int] = mapped_column(primary_key=True)
+    from_ms: Mapped[int] = mapped_column(BigId, primary_key=True)
+    until_ms: Mapped[int] = mapped_column(BigId)
+    price_version_id: Mapped[int] = mapped_column(ForeignKey("price_versions.id"))
+    terms: Mapped[str]
+    price_micro_per_gpu_hour: Mapped[int] = mapped_column(BigId)

@@ -51,7 +51,11 @@ select format('meter %s has proven %s ms, the union of its windows is %s ms', m.
 from usage_meters m join allocations a on a.id = m.allocation_id join gpus g on g.id = m.gpu_id
 left join lateral (
   select sum(upper(part) - lower(part)) total from unnest((
-    select range_agg(int8range(billed_from_ms, billed_to_ms)) from usage_windows
+    select range_agg(int8range(billed_from_ms, billed_to_ms))
+           * int8multirange(int8range(m.price_from_ms, (
+               select until_ms from hold_prices where allocation_id = m.allocation_id and generation = m.generation
+                 and from_ms = m.price_from_ms)))
+    from usage_windows
     where allocation_uid = a.uid::text and generation = m.generation and device_uuid = g.uuid
       and billed_from_ms is not null
   )) part
@@ -69,6 +73,9 @@ from (
     union all
     select 'hold', format('%s:%s', allocation_id, generation), price_version_id, terms, price_micro_per_gpu_hour
     from holds
+    union all
+    select 'hold', format('%s:%s', allocation_id, generation), price_version_id, terms, price_micro_per_gpu_hour
+    from hold_prices
   ) s join price_versions p on p.id = s.price_version_id
 ) priced
 where price <> asked * (1000 - permille) / 1000 limit :most
@@ -85,9 +92,33 @@ from sealed_meters s left join (
 join usage_meters m on m.id = s.meter_id
 where s.sealed_ms <> coalesce(r.total, 0) or not coalesce(r.linked, true) or s.sealed_ms > m.proven_ms limit :most
 """
+_STRETCHES = """
+select format('meter %s counts at a price that its hold did not have then', m.id) from usage_meters m
+where (m.price_from_ms, m.price_version_id, m.terms, m.price_micro_per_gpu_hour) not in (
+  select price_from_ms, price_version_id, terms, price_micro_per_gpu_hour from holds h
+  where h.allocation_id = m.allocation_id and h.generation = m.generation
+  union all
+  select from_ms, price_version_id, terms, price_micro_per_gpu_hour from hold_prices p
+  where p.allocation_id = m.allocation_id and p.generation = m.generation
+) limit :most
+"""
+_PROMISES = """
+select format('the prices of hold %s:%s do not follow one another', h.allocation_id, h.generation) from holds h
+left join (select allocation_id, generation, sum(until_ms - from_ms) total from hold_prices group by 1, 2) p
+  using (allocation_id, generation)
+where h.price_from_ms - h.starts_ms <> coalesce(p.total, 0) or h.covers_until_ms > h.price_until_ms limit :most
+"""
 _CHARGES = """
 select id, charged_micro, proven_ms, milli, price_micro_per_gpu_hour from usage_meters
 """
+_EVERY = (
+    _UNBALANCED, _BALANCES, _CUSTOMERS, _HOLDS, _INTERVALS, _POSTINGS, _WINDOWS, _PRICES, _STRETCHES, _PROMISES
+)  # fmt: skip
+
+_EVERY = (
+    *(_UNBALANCED, _BALANCES, _CUSTOMERS, _HOLDS, _INTERVALS, _POSTINGS, _WINDOWS),
+    *(_PRICES, _STRETCHES, _PROMISES, _RECORDS),
+)
 
 
 def check(session: Session) -> list[str]:
@@ -96,7 +127,7 @@ def check(session: Session) -> list[str]:
     Reads everything once: for tests and `remotegpud doctor`, not for every minute.
     """
     findings: list[str] = []
-    for query in (_UNBALANCED, _BALANCES, _CUSTOMERS, _HOLDS, _INTERVALS, _POSTINGS, _WINDOWS, _PRICES, _RECORDS):
+    for query in _EVERY:
         findings += session.scalars(text(query), {"most": MAX_FINDINGS})
     return findings + _wrong_charges(session)
 

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -10,7 +11,7 @@ from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
 from api.allocations.tables import Allocation, AllocationDevice
-from api.billing.holds import is_current_hold
+from api.billing.shown_price import is_current_hold, price_columns
 from api.billing.tables import Hold
 from api.environments.tables import Environment
 from api.errors import NotFound
@@ -45,6 +46,7 @@ class Loaded:
     host: str | None
     price_micro_per_gpu_hour: int | None
     price_terms: PriceTerms | None
+    price_kept_until: datetime | None
     devices: Sequence[Device]
 
 
@@ -102,8 +104,7 @@ def load(session: Session, environments: Sequence[Environment]) -> list[Loaded]:
             Image,
             Allocation,
             Host.name.label("host"),
-            Hold.price_micro_per_gpu_hour,
-            Hold.terms,
+            *price_columns(),
         )
         .join(User, User.id == Environment.user_id)
         .join(Workspace, Workspace.id == Environment.workspace_id)
@@ -128,7 +129,8 @@ def _loaded(environment: Environment, row: Any, devices: dict[int, list[Device]]
         allocation=allocation,
         host=row.host,
         price_micro_per_gpu_hour=row.price_micro_per_gpu_hour,
-        price_terms=None if row.terms is None else PriceTerms(row.terms),
+        price_terms=None if row.price_terms is None else PriceTerms(row.price_terms),
+        price_kept_until=row.price_kept_until,
         devices=devices.get(allocation.id, ()) if allocation is not None else (),
     )
 

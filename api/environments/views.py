@@ -133,6 +133,7 @@ def _allocation(loaded: Loaded) -> AllocationOut | None:
         run_until=allocation.run_until,
         price_micro_per_gpu_hour=loaded.price_micro_per_gpu_hour,
         price_terms=loaded.price_terms,
+        price_kept_until=loaded.price_kept_until,
     )
 
 

@@ -54,7 +54,8 @@ class UsageWindow(Base):
 
 
 class UsageMeter(Base):
-    """The unit of billing: one device share of one generation of an allocation, at one price.
+    """The unit of billing: one device share of one generation of an allocation, at one price. Where the price
+    changes in its life, a new meter begins.
 
     `proven_ms` is the length of the union of its windows, and `charged_micro` always the charge for exactly that time,
     rounded once: both only ever grow, in whatever order the proof arrives.
@@ -63,7 +64,7 @@ class UsageMeter(Base):
     __tablename__ = "usage_meters"
     __table_args__ = (
         ForeignKeyConstraint(["allocation_id", "generation"], ["holds.allocation_id", "holds.generation"]),
-        Index("uq_usage_meters_key", "allocation_id", "generation", "gpu_id", unique=True),
+        Index("uq_usage_meters_key", "allocation_id", "generation", "gpu_id", "price_from_ms", unique=True),
         CheckConstraint("proven_ms >= 0 and charged_micro >= 0", name="not_negative"),
     )
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
@@ -76,6 +77,7 @@ class UsageMeter(Base):
     price_version_id: Mapped[int] = mapped_column(ForeignKey("price_versions.id"))
     terms: Mapped[str]
     price_micro_per_gpu_hour: Mapped[int] = mapped_column(BigId)  # its hold's: what it charges by
+    price_from_ms: Mapped[int] = mapped_column(BigId)  # where that price begins: proof before it is another meter's
     proven_ms: Mapped[int] = mapped_column(BigId, server_default=text("0"))
     charged_micro: Mapped[int] = mapped_column(BigId, server_default=text("0"))
 

@@ -79,7 +79,7 @@ class World:
             lambda session: top_up(session, customer_id=customer.id, amount_micro=amount_micro, actor="test", key=key)
         )
 
-    def host(self, *, gpus: int) -> tuple[Host, tuple[Gpu, ...]]:
+    def host(self, *, gpus: int, model: str = "NVIDIA A100-SXM4-80GB") -> tuple[Host, tuple[Gpu, ...]]:
         def work(session: Session) -> tuple[Host, tuple[Gpu, ...]]:
             name = f"host-{next(_names)}"
             host = Host(name=name)
@@ -90,7 +90,7 @@ class World:
                     host_id=host.id,
                     index=i,
                     uuid=f"GPU-{name}-{i}",
-                    model="NVIDIA A100-SXM4-80GB",
+                    model=model,
                     memory_bytes=80 * GIB,
                 )
                 for i in range(gpus)
@@ -111,7 +111,7 @@ class World:
             )
         )
 
-    def queue(self, customer: Customer, *, gpus: int, disconnect_s: int = 60) -> int:
+    def queue(self, customer: Customer, *, gpus: int, disconnect_s: int = 60, preemptible: bool = False) -> int:
         def work(session: Session) -> int:
             workspace = session.scalars(select(Workspace.id).where(Workspace.customer_id == customer.id)).one()
             user = session.scalars(select(User.id).where(User.customer_id == customer.id).limit(1)).one()
@@ -126,6 +126,7 @@ class World:
                 image_reference="base",
                 container_name=f"c{next(_names)}",
                 disconnect_s=disconnect_s,
+                preemptible=preemptible,
                 state=AllocationState.QUEUED,
                 generation=0,
             )

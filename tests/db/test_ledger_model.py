@@ -25,6 +25,7 @@ from api.billing import statement
 from api.billing.prices import Payer, Quote, create_price, load_prices
 from api.billing.settlement import sweep_holds
 from api.billing.statement import Period
+from api.billing.stretches import stretches_of
 from api.billing.tables import Hold
 from api.billing.verify import check
 from api.clock import to_ms
@@ -34,7 +35,33 @@ from tests.db.ledger_world import Lease, World
 
 GPUS = 4
 HOUR_MS = 3_600_000
+PROMISES = st.sampled_from([None, None, 60, 125, 200])  # seconds for which a price is kept
 EVER = Period(datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC))
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A price as the model knows it; `own` is the customer's."""
+
+    id: int
+    micro: int
+    own: bool
+    preemptible_permille: int
+    kept_for_s: int | None
+
+    def effective(self, *, preemptible: bool) -> int:
+        off = Fraction(self.preemptible_permille, 1000) if preemptible else 0
+        return math.floor(self.micro * (1 - off))
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Time at one price, which is kept until then, or (None) to the end."""
+
+    from_ms: int
+    until_ms: int | None
+    version_id: int
+    micro: int
 
 
 @dataclass(eq=False)
@@ -42,7 +69,8 @@ class Life:
     """One allocation from its placing on, as the model sees it."""
 
     lease: Lease
-    price_micro: int
+    stretches: list[Stretch]
+    preemptible: bool
     milli: int
     run_until_ms: int
     ran_to_ms: int
@@ -61,10 +89,19 @@ class Life:
             self.proof[gpu].append((start, end))
 
     def cost(self) -> int:
-        return sum(
-            _half_up(Fraction(self.price_micro * self.milli * _covered(spans), 1000 * HOUR_MS))
-            for spans in self.proof.values()
-        )
+        return sum(self.lines().values())
+
+    def lines(self) -> dict[int, int]:
+        """What is charged by each price version, where anything was proven; rounded by device and stretch."""
+        charged: defaultdict[int, int] = defaultdict(int)
+        ends = [*(stretch.from_ms for stretch in self.stretches[1:]), math.inf]
+        for stretch, end in zip(self.stretches, ends, strict=True):
+            for spans in self.proof.values():
+                inside = [(max(start, stretch.from_ms), min(stop, end)) for start, stop in spans]
+                if length := _covered([(start, int(stop)) for start, stop in inside if start < stop]):
+                    exact = Fraction(stretch.micro * self.milli * length, 1000 * HOUR_MS)
+                    charged[stretch.version_id] += _half_up(exact)
+        return charged
 
     def cost_of_all(self) -> int:
         """When everything that was written has arrived."""
@@ -77,17 +114,8 @@ class Life:
         return sum(_covered(spans) for spans in self.proof.values())
 
 
-@dataclass(frozen=True, slots=True)
-class Version:
-    """A price as the model knows it; `own` is the customer's."""
-
-    micro: int
-    own: bool
-    preemptible_permille: int
-
-    def effective(self, *, preemptible: bool) -> int:
-        off = Fraction(self.preemptible_permille, 1000) if preemptible else 0
-        return math.floor(self.micro * (1 - off))
+def _later(moment_ms: int, length_ms: int | None) -> int | None:
+    return None if length_ms is None else moment_ms + length_ms
 
 
 def _half_up(amount: Fraction) -> int:
@@ -122,14 +150,18 @@ class Ledger(RuleBasedStateMachine):
         self.versions: list[Version] = []  # of one GPU model, the latest last
         self.paid = 0
 
-    @initialize(balance=st.one_of(st.integers(0, 40_000_000), st.just(10**12)), price=st.integers(0, 1_000_000_007))
-    def begin(self, balance: int, price: int) -> None:
-        self.host, self.gpus = self.world.host(gpus=GPUS)
+    @initialize(
+        balance=st.one_of(st.integers(0, 40_000_000), st.just(10**12)),
+        price=st.integers(0, 1_000_000_007),
+        kept_for_s=PROMISES,
+    )
+    def begin(self, balance: int, price: int, kept_for_s: int | None) -> None:
         self.customer = self.world.customer()
         self.stranger = self.world.customer(balance_micro=1_000_000)
         # A model of its own, so that no other example's price is found.
-        self.model = f"Model{self.host.id}"
-        self.change_price(price, own=False, preemptible_permille=0)
+        self.model = f"Model{self.customer.id}"
+        self.host, self.gpus = self.world.host(gpus=GPUS, model=f"NVIDIA {self.model} 80GB")
+        self.change_price(price, own=False, preemptible_permille=0, kept_for_s=kept_for_s)
         if balance:
             self.top_up(balance)
 
@@ -142,11 +174,11 @@ class Ledger(RuleBasedStateMachine):
         price=st.integers(0, 1_000_000_007),
         own=st.booleans(),
         preemptible_permille=st.sampled_from([0, 1, 333, 500, 999, 1000]),
+        kept_for_s=PROMISES,
     )
-    def change_price(self, price: int, own: bool, preemptible_permille: int) -> None:
+    def change_price(self, price: int, own: bool, preemptible_permille: int, kept_for_s: int | None) -> None:
         """The list's, or the customer's own, which comes before it whatever the list says later."""
-        self.versions.append(Version(price, own, preemptible_permille))
-        self.world.database.transact(
+        made = self.world.database.transact(
             lambda session: create_price(
                 session,
                 gpu_model=self.model,
@@ -154,13 +186,14 @@ class Ledger(RuleBasedStateMachine):
                 effective_from=self.world.now,
                 customer_id=self.customer.id if own else None,
                 preemptible_discount_permille=preemptible_permille,
+                kept_for_s=kept_for_s,
             )
         )
+        self.versions.append(Version(made.id, price, own, preemptible_permille, kept_for_s))
 
-    def _price(self, *, preemptible: bool) -> int:
-        """What a start costs now, by the model."""
-        latest = [version for version in self.versions if version.own] or self.versions
-        return latest[-1].effective(preemptible=preemptible)
+    def _latest(self) -> Version:
+        """The one that counts now, by the model."""
+        return ([version for version in self.versions if version.own] or self.versions)[-1]
 
     def _quote(self, *, preemptible: bool) -> Quote:
         """The same, by the platform."""
@@ -178,16 +211,19 @@ class Ledger(RuleBasedStateMachine):
     @rule(count=st.integers(1, 2), milli=st.sampled_from([1000, 1000, 333, 1]), preemptible=st.booleans())
     def start(self, count: int, milli: int, preemptible: bool) -> None:
         devices = tuple(self.gpus[i] for i in self._free()[:count])
-        allocation = self.world.queue(self.customer, gpus=len(devices))
+        allocation = self.world.queue(self.customer, gpus=len(devices), preemptible=preemptible)
         before = self.world.balance(self.customer)
         lease = self.world.place(allocation, self._quote(preemptible=preemptible), devices, milli=milli)
-        price = self._price(preemptible=preemptible)
+        version = self._latest()
+        price = version.effective(preemptible=preemptible)
         worst = Fraction(price * milli * len(devices) * 120_000, 1000 * HOUR_MS)
         if lease is None:
             assert before.available_micro < math.ceil(worst) + len(devices)
             return
         assert before.available_micro >= worst
-        self.lives.append(Life(lease, price, milli, lease.starts_ms + 60_000, lease.starts_ms))
+        kept_ms = None if version.kept_for_s is None else max(1000 * version.kept_for_s, 120_000)
+        first = Stretch(lease.starts_ms, _later(lease.starts_ms, kept_ms), version.id, price)
+        self.lives.append(Life(lease, [first], preemptible, milli, lease.starts_ms + 60_000, lease.starts_ms))
 
     def _some(self, number: int, lives: list[Life]) -> Life:
         return lives[number % len(lives)]
@@ -241,6 +277,37 @@ class Ledger(RuleBasedStateMachine):
         before = self.world.balance(self.customer).balance_micro
         life.run_until_ms = to_ms(self.world.renew(life.lease))
         assert self.world.balance(self.customer).balance_micro == before
+        self._follow_prices(life)
+
+    def _follow_prices(self, life: Life) -> None:
+        """Each promise that has run out in what was paid for was followed by the price of now, and by no other."""
+        with self.world.database.session() as session:
+            hold = session.get_one(Hold, (life.lease.allocation_id, life.lease.generation))
+            stretches = [
+                Stretch(each.from_ms, each.until_ms, each.price_version_id, each.price_micro_per_gpu_hour)
+                for each in stretches_of(session, hold)
+            ]
+            covers_until_ms = hold.covers_until_ms
+        version = self._latest()
+        while (life.stretches[-1].from_ms, life.stretches[-1].until_ms) != (
+            stretches[-1].from_ms,
+            stretches[-1].until_ms,
+        ):
+            last = life.stretches[-1]
+            assert last.until_ms is not None
+            assert last.from_ms <= stretches[-1].from_ms, "it has a price that none came before"
+            until_ms = _later(last.until_ms, None if version.kept_for_s is None else 1000 * version.kept_for_s)
+            micro = version.effective(preemptible=life.preemptible)
+            if (last.version_id, last.micro) == (version.id, micro):
+                life.stretches[-1] = replace(last, until_ms=until_ms)
+            else:
+                life.stretches.append(Stretch(last.until_ms, until_ms, version.id, micro))
+        assert [(each.from_ms, each.version_id, each.micro) for each in life.stretches] == [
+            (each.from_ms, each.version_id, each.micro) for each in stretches
+        ]
+        last = life.stretches[-1]
+        assert last.until_ms is None or covers_until_ms <= last.until_ms, "nothing is paid for beyond a promise"
+        assert len(stretches) == 1 or covers_until_ms > last.from_ms, "and no price is chosen before it is paid"
 
     @precondition(lambda self: any(life.alive for life in self.lives))
     @rule(number=st.integers(0, 99))
@@ -295,7 +362,7 @@ class Ledger(RuleBasedStateMachine):
         assert totals.closing_micro == found.balance_micro
         assert totals.duration_ms == sum(life.duration_ms() for life in self.lives)
         assert sorted(int(line.amount_micro) for line in lines) == sorted(
-            life.cost() for life in self.lives if life.duration_ms()
+            amount for life in self.lives for amount in life.lines().values()
         )
 
     def teardown(self) -> None:

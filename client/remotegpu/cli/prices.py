@@ -8,7 +8,7 @@ import typer
 
 from remotegpu.cli.output import JsonFlag, console, print_json, print_rows
 from remotegpu.cli.session import connected
-from remotegpu.cli.units import money, now_here, parse_moment, parse_money, parse_percent
+from remotegpu.cli.units import duration, money, now_here, parse_duration, parse_moment, parse_money, parse_percent
 from remotegpu.client import Client
 from remotegpu.errors import NotFound
 from remotegpu.models import Json
@@ -37,16 +37,21 @@ def set_price(
     ] = None,
     preemptible_discount: Discount = None,
     reserved_discount: Discount = None,
+    kept_for: Annotated[
+        str | None, typer.Option("--kept-for", help="How long what starts keeps it, as 30d; else to its end.")
+    ] = None,
     start: Annotated[str | None, typer.Option("--from", help="'2026-12-01 09:00' or +2h; now by default.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Set a price; what runs keeps the one it started with."""
+    """Set a price; what runs keeps the one it started with, for as long as that one says."""
     fields: Json = {"unit": what} if what in UNITS else {"gpu_model": what}
     fields |= {"currency": currency, "capacity_group": capacity_group}
     if preemptible_discount is not None:
         fields["preemptible_discount_permille"] = parse_percent(preemptible_discount)
     if reserved_discount is not None:
         fields["reserved_discount_permille"] = parse_percent(reserved_discount)
+    if kept_for is not None:
+        fields["kept_for_s"] = parse_duration(kept_for)
     if start is not None:
         fields["effective_from"] = parse_moment(start, now=now_here()).isoformat()
     micro = parse_money(amount)
@@ -77,12 +82,13 @@ def list_prices(context: typer.Context, as_json: JsonFlag = False) -> None:
                 UNITS.get(p["unit"], p["unit"]),
                 _percent(p["preemptible_discount_permille"]),
                 _percent(p["reserved_discount_permille"]),
+                duration(p["kept_for_s"]),
                 _reach(p) or "everybody",
                 p["effective_from"],
             )
             for p in found
         ]
-        titles = ["GPU MODEL", "PRICE", "PER", "PREEMPTIBLE", "RESERVED", "FOR", "FROM"]
+        titles = ["GPU MODEL", "PRICE", "PER", "PREEMPTIBLE", "RESERVED", "KEPT FOR", "FOR", "FROM"]
         print_rows(titles, rows, empty="No price is set: nothing can be rented.")
 
 
