@@ -62,6 +62,8 @@ class EnvironmentAllocation(msgspec.Struct, frozen=True):
     host: str | None = None
     run_until: datetime | None = None
     price_micro_per_gpu_hour: int | None = None
+    price_terms: str | None = None
+    price_kept_until: datetime | None = None
 
 
 class Environment(msgspec.Struct, frozen=True):
@@ -103,13 +105,16 @@ class PlannedHost(msgspec.Struct, frozen=True):
 
 
 class PlannedCost(msgspec.Struct, frozen=True):
-    """At the price of now. `micro_for_limit` is for the whole time limit, None without one."""
+    """At the price of now, on the request's terms. `micro_for_limit` is for the whole time limit, None without one;
+    `kept_for_s` None: the price stays to its end."""
 
     gpu_model: str
     currency: str
     price_micro_per_gpu_hour: int
     micro_per_hour: int
     micro_for_limit: int | None = None
+    terms: str = "on_demand"
+    kept_for_s: int | None = None
 
 
 class PlannedLimit(msgspec.Struct, frozen=True):

@@ -116,7 +116,7 @@ def test_what_starts_now_is_told_with_place_and_price(
     assert told["costs"] == [
         {
             "gpu_model": A100, "currency": "USD", "terms": "on_demand", "price_micro_per_gpu_hour": 2 * DOLLAR,
-            "micro_per_hour": 920_000, "micro_for_limit": 460_000,
+            "kept_for_s": None, "micro_per_hour": 920_000, "micro_for_limit": 460_000,
         }
     ]  # fmt: skip
     (question,) = planner.asked

@@ -1,5 +1,6 @@
 """Prices over HTTP: who pays which, from the administrator's word to what is shown of a request that runs."""
 
+from datetime import datetime, timedelta
 from typing import Any
 
 import httpx
@@ -61,6 +62,7 @@ def test_what_is_refused(app_client: TestClient, admin: Person, tenant: Tenant) 
         (422, "validation", {"unit": "gpu_hour"}),
         (422, "validation", {"unit": "cpu_core_hour", "preemptible_discount_permille": 1}),
         (422, "validation", {"reserved_discount_permille": 1001}),
+        (422, "validation", {"kept_for_s": 3599}),
     ):
         refused = add(app_client, admin, 1, **fields)
         assert (refused.status_code, refused.json()["code"]) == (status, code), fields
@@ -74,7 +76,7 @@ def test_what_runs_says_its_price_and_terms(
     add(app_client, admin, 2 * DOLLAR)
     group = {"name": "gold", "customer": str(tenant.customer.uid), "nominal_milli": 1000}
     assert app_client.post(GROUPS, headers=admin.headers, json=group).status_code == 201
-    made = add(app_client, admin, DOLLAR, capacity_group="gold", preemptible_discount_permille=125)
+    made = add(app_client, admin, DOLLAR, capacity_group="gold", preemptible_discount_permille=125, kept_for_s=86_400)
     assert (made.json()["customer_id"], made.json()["capacity_group"]) == (str(tenant.customer.uid), "gold")
     top_up = f"/api/v1/admin/customers/{tenant.customer.uid}/top-up"
     app_client.post(top_up, headers=admin.headers, json={"amount_micro": 10 * DOLLAR})
@@ -86,8 +88,13 @@ def test_what_runs_says_its_price_and_terms(
         admit(store, placement)
     assert activate(store, special)
     listed = app_client.get("/api/v1/customer/allocations", headers=tenant.owner.headers).json()["items"]
-    assert {item["id"]: (item["price_micro_per_gpu_hour"], item["price_terms"]) for item in listed} == {
+    found = {item.pop("id"): item for item in listed}
+    assert {uid: (item["price_micro_per_gpu_hour"], item["price_terms"]) for uid, item in found.items()} == {
         str(special.uid): (875_000, "preemptible"),
         str(plain.uid): (2 * DOLLAR, "on_demand"),
     }
+    placed_at = datetime.fromisoformat(found[str(special.uid)]["placed_at"])
+    kept_until = datetime.fromisoformat(found[str(special.uid)]["price_kept_until"])
+    assert abs(kept_until - placed_at - timedelta(days=1)) < timedelta(milliseconds=2)
+    assert found[str(plain.uid)]["price_kept_until"] is None
     assert sorted(hold.amount_micro for hold in fleet.rows(Hold)) == [875_000 // 6 + 1 + 1, DOLLAR // 3 + 1 + 1]

@@ -127,12 +127,13 @@ def test_a_plan_is_told(platform: Recorder) -> None:
         "when": "now", "wait": None, "eta": "2026-01-01T12:00:00Z", "limits": [],
         "hosts": [{"host": "h1", "devices": [{"uuid": "GPU-1", "model": "A100", "milli": 460, "simulated": False}]}],
         "costs": [{"gpu_model": "A100", "currency": "USD", "price_micro_per_gpu_hour": 2_000_000,
-                   "micro_per_hour": 920_000, "micro_for_limit": 1_840_000}],
+                   "terms": "preemptible", "kept_for_s": 30 * 86_400, "micro_per_hour": 920_000,
+                   "micro_for_limit": 1_840_000}],
     }  # fmt: skip
     said = ran("env", "plan", "--gpus", "0.46", "--time-limit", "2h")
     assert platform.sent[0][2] == {"gpus": 1, "nodes": 1, "image": "base", "gpu_milli": 460, "time_limit_s": 7200}
     assert "h1: 0.46 x A100" in said
-    assert "0.92 USD per hour, 1.84 USD for its time limit" in said
+    assert "0.92 USD per hour, 1.84 USD for its time limit, preemptible, kept for 30d" in said
     assert "allow it" in said
 
 
@@ -334,12 +335,12 @@ def test_a_price_is_sent_in_the_platforms_units(platform: Recorder) -> None:
     platform.answers["POST", "/admin/prices"] = made
     said = ran(
         "admin", "price", "set", "A100", "2.5", "--customer", "Lovelace", "--preemptible-discount", "12.5",
-        "--reserved-discount", "20%", "--from", "2027-01-01T00:00:00+00:00",
+        "--reserved-discount", "20%", "--kept-for", "30d", "--from", "2027-01-01T00:00:00+00:00",
     )  # fmt: skip
     assert said == "A100: 2.50 USD per GPU-hour, for Lovelace alone\n"
     assert platform.sent[-1][2] == {
         "gpu_model": "A100", "price_micro": 2_500_000, "customer": "c1", "preemptible_discount_permille": 125,
-        "reserved_discount_permille": 200, "effective_from": "2027-01-01T00:00:00+00:00",
+        "reserved_discount_permille": 200, "kept_for_s": 30 * 86_400, "effective_from": "2027-01-01T00:00:00+00:00",
     }  # fmt: skip
     ran("admin", "price", "set", "cpu_core_hour", "0.01")
     assert platform.sent[-1][2] == {"unit": "cpu_core_hour", "price_micro": 10_000}

@@ -13,9 +13,9 @@ from remotegpu.cli.output import JsonFlag, console, print_fields, print_json, pr
 from remotegpu.cli.session import Exit, connected, errors
 from remotegpu.cli.telling import planned, queued_with, waiting
 from remotegpu.cli.units import gpus as gpus_of
-from remotegpu.cli.units import memory, money, now_here, parse_cpus, parse_gpus, parse_memory
+from remotegpu.cli.units import memory, moment, money, now_here, parse_cpus, parse_gpus, parse_memory
 from remotegpu.client import Client
-from remotegpu.models import Environment
+from remotegpu.models import Environment, EnvironmentAllocation
 
 app = typer.Typer(help="JupyterLab environments with GPUs.", no_args_is_help=True)
 
@@ -57,12 +57,22 @@ def _settle(client: Client, environment: Environment, *, timeout_s: float, as_js
         sys.exit(Exit.FAILED)
 
 
+def _price(allocation: EnvironmentAllocation | None) -> str | None:
+    if allocation is None or allocation.price_micro_per_gpu_hour is None:
+        return None
+    said = money(allocation.price_micro_per_gpu_hour)
+    if allocation.price_terms not in (None, "on_demand"):
+        said += f", {allocation.price_terms}"
+    if allocation.price_kept_until is not None:
+        said += f", kept until {moment(allocation.price_kept_until, now=now_here())}"
+    return said
+
+
 def _show(environment: Environment, *, as_json: bool) -> None:
     if as_json:
         print_json(environment)
         return
     allocation = environment.allocation
-    price = allocation.price_micro_per_gpu_hour if allocation else None
     print_fields(
         [
             ("name", environment.name),
@@ -75,7 +85,7 @@ def _show(environment: Environment, *, as_json: bool) -> None:
             ("memory", memory(environment.memory_bytes)),
             *queued_with(environment),
             ("host", allocation.host if allocation else None),
-            ("price per GPU-hour", money(price)),
+            ("price per GPU-hour", _price(allocation)),
             ("address", environment.url),
         ]
     )

@@ -59,6 +59,10 @@ def planned(plan: Plan, *, now: datetime) -> list[tuple[str, object]]:
         price = f"{money(cost.micro_per_hour, cost.currency)} per hour"
         if cost.micro_for_limit is not None:
             price += f", {money(cost.micro_for_limit, cost.currency)} for its time limit"
+        if cost.terms != "on_demand":
+            price += f", {cost.terms}"
+        if cost.kept_for_s is not None:
+            price += f", kept for {duration(cost.kept_for_s)}"
         fields.append((f"price on {cost.gpu_model}", price))
     fields += [(limit.code, limit.detail) for limit in plan.limits]
     if plan.when != "never" and not plan.limits:
