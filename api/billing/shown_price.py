@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, and_, case, cast, func, select
+from sqlalchemy import BigInteger, ColumnElement, SQLColumnExpression, and_, case, cast, func, select
+from sqlalchemy.orm import InstrumentedAttribute
 
 from api.allocations.tables import Allocation
 from api.billing.tables import Hold, HoldPrice
@@ -29,12 +30,12 @@ def price_columns() -> tuple[ColumnElement[Any], ...]:
     )
 
 
-def shown_version() -> tuple[ColumnElement[Any], ...]:
+def shown_version() -> tuple[ColumnElement[Any] | InstrumentedAttribute[Any], ...]:
     """What changes whenever those columns do."""
     return Hold.price_from_ms, Hold.price_until_ms, Hold.price_from_ms <= _moment_ms()
 
 
-def _shown(present: ColumnElement[Any], earlier: ColumnElement[Any]) -> ColumnElement[Any]:
+def _shown(present: SQLColumnExpression[Any], earlier: SQLColumnExpression[Any]) -> ColumnElement[Any]:
     at_the_time = (
         select(earlier)
         .where(HoldPrice.allocation_id == Hold.allocation_id, HoldPrice.generation == Hold.generation)

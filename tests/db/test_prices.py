@@ -8,7 +8,7 @@ from sqlalchemy import update
 from sqlalchemy.exc import IntegrityError
 
 from api.billing.prices import Payer, Quote, create_price, load_prices
-from api.billing.tables import Hold
+from api.billing.tables import Hold, HoldPrice
 from api.billing.verify import check
 from api.db import Database
 from api.metering.tables import UsageMeter
@@ -114,3 +114,74 @@ def test_discounts_do_not_add_up(world: World) -> None:
         (True, False): ("preemptible", 700),
         (True, True): ("preemptible", 700),
     }
+
+
+def test_a_window_across_the_end_of_a_promise_is_cut_there(world: World, database: Database) -> None:
+    """60 s at 3.60 an hour on each of two devices, then 3 s at 7.20: each at its own price, in meters of their own."""
+    customer = world.customer(balance_micro=1000 * MICRO)
+    host, gpus = world.host(gpus=2)
+    add(world, 3_600_000, kept_for_s=120)
+    with database.session() as session:
+        price = load_prices(session, at=world.now).price_of(A100, Payer(customer.id, "USD"))
+    assert price is not None
+    lease = world.place(
+        world.queue(customer, gpus=2), price.quote(preemptible=False, reserved=False), gpus, active=True
+    )
+    assert lease is not None
+    world.pass_time(1000)
+    add(world, 7_200_000, preemptible_discount_permille=500)
+    for _ in range(3):
+        world.pass_time(59_000)
+        limit = world.renew(lease)
+        assert limit == world.now + timedelta(seconds=60), "all of it is paid for"
+    boundary = lease.starts_ms + 120_000
+    with database.session() as session:
+        hold = session.get_one(Hold, (lease.allocation_id, lease.generation))
+        assert (hold.price_from_ms, hold.price_until_ms, hold.price_micro_per_gpu_hour) == (boundary, None, 7_200_000)
+        assert hold.earlier_micro == 2 * 120_000 + 2
+        assert hold.bought_micro == hold.earlier_micro + 2 * 2 * (hold.covers_until_ms - boundary) + 2
+        (earlier,) = session.query(HoldPrice)
+        assert (earlier.from_ms, earlier.until_ms, earlier.price_version_id) == (lease.starts_ms, boundary, price.id)
+    for gpu in (0, 1):
+        world.deliver(host.id, world.window(lease, boundary - 60_000, boundary + 3000, gpu=gpu))
+    cost = 2 * (60_000 + 6000)
+    assert world.balance(customer).balance_micro == 1000 * MICRO - cost
+    with database.session() as session:
+        assert check(session) == []
+        meters = session.query(UsageMeter).order_by(UsageMeter.gpu_id, UsageMeter.price_from_ms)
+        assert [(meter.price_from_ms, meter.proven_ms, meter.charged_micro) for meter in meters] == [
+            (lease.starts_ms, 60_000, 60_000),
+            (boundary, 3000, 6000),
+        ] * 2
+    world.release(lease, ended_at_ms=boundary + 3000, last=None)
+    found = world.balance(customer)
+    assert (found.held_micro, found.available_micro) == (0, 1000 * MICRO - cost)
+
+
+def test_what_is_kept_at_the_end_counts_each_stretch(world: World, database: Database) -> None:
+    """Stopped in the second stretch with proof of both to come: exactly that stays held."""
+    customer, (host, gpus) = world.customer(balance_micro=1000 * MICRO), world.host(gpus=1)
+    add(world, 3_600_000, kept_for_s=120)
+    with database.session() as session:
+        price = load_prices(session, at=world.now).price_of(A100, Payer(customer.id, "USD"))
+    assert price is not None
+    lease = world.place(world.queue(customer, gpus=1), price.quote(preemptible=False, reserved=False), gpus)
+    assert lease is not None
+    add(world, 0)
+    world.pass_time(61_000)
+    world.renew(lease)
+    world.pass_time(60_000)
+    world.renew(lease)
+    first = world.window(lease, lease.starts_ms, lease.starts_ms + 100_000)
+    last = world.window(lease, lease.starts_ms + 100_000, world.now_ms)
+    world.release(lease, ended_at_ms=world.now_ms, last=last)
+    assert world.balance(customer).held_micro == 120_001, "the second stretch is free"
+    world.deliver(host.id, first)
+    assert world.balance(customer).held_micro == 20_001
+    world.deliver(host.id, last)
+    found = world.balance(customer)
+    assert (found.held_micro, found.available_micro) == (0, 1000 * MICRO - 120_000)
+    with database.session() as session:
+        assert check(session) == []
+        session.execute(update(HoldPrice).values(until_ms=HoldPrice.until_ms - 1))
+        assert any("do not follow one another" in finding for finding in check(session))

@@ -8,7 +8,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from api.audit.tables import AuditEntry
-from api.billing.tables import Hold
+from api.billing.tables import Hold, HoldPrice
+from api.clock import to_ms, utc_now
 from api.db import Database
 from tests.db.conftest import Person, Tenant
 from tests.db.fleet import A100, DOLLAR, Fleet, activate, admit, decide
@@ -98,3 +99,39 @@ def test_what_runs_says_its_price_and_terms(
     assert abs(kept_until - placed_at - timedelta(days=1)) < timedelta(milliseconds=2)
     assert found[str(plain.uid)]["price_kept_until"] is None
     assert sorted(hold.amount_micro for hold in fleet.rows(Hold)) == [875_000 // 6 + 1 + 1, DOLLAR // 3 + 1 + 1]
+
+
+def test_the_price_of_now_is_shown_while_the_next_is_paid_for(
+    app_client: TestClient, admin: Person, tenant: Tenant, fleet: Fleet, database: Database
+) -> None:
+    add(app_client, admin, 0)
+    running = fleet.submit((tenant.customer, tenant.workspace, tenant.owner.user))
+    store = fleet.lead()
+    for placement in decide(store):
+        admit(store, placement)
+
+    def shown() -> tuple[int, str | None]:
+        (item,) = app_client.get("/api/v1/customer/allocations", headers=tenant.owner.headers).json()["items"]
+        assert item["id"] == str(running.uid)
+        return item["price_micro_per_gpu_hour"], item["price_kept_until"]
+
+    def follow(at_ms: int) -> None:
+        """Its price goes on up to that moment, and another one follows."""
+        with database.session() as session, session.begin():
+            (hold,) = session.query(Hold)
+            session.add(
+                HoldPrice(
+                    allocation_id=hold.allocation_id, generation=hold.generation, from_ms=hold.price_from_ms,
+                    until_ms=at_ms, price_version_id=hold.price_version_id, terms=hold.terms, price_micro_per_gpu_hour=5,
+                )
+            )  # fmt: skip
+            hold.price_from_ms, hold.price_micro_per_gpu_hour = at_ms, 7
+
+    now_ms = to_ms(utc_now())
+    assert shown() == (0, None)
+    follow(now_ms - 1)
+    assert shown() == (7, None), "it has begun"
+    follow(now_ms + 3_600_000)
+    price, until = shown()
+    assert until is not None
+    assert (price, to_ms(datetime.fromisoformat(until))) == (5, now_ms + 3_600_000), "it has yet to begin"
