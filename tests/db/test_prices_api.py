@@ -121,10 +121,15 @@ def test_the_price_of_now_is_shown_while_the_next_is_paid_for(
             (hold,) = session.query(Hold)
             session.add(
                 HoldPrice(
-                    allocation_id=hold.allocation_id, generation=hold.generation, from_ms=hold.price_from_ms,
-                    until_ms=at_ms, price_version_id=hold.price_version_id, terms=hold.terms, price_micro_per_gpu_hour=5,
+                    allocation_id=hold.allocation_id,
+                    generation=hold.generation,
+                    from_ms=hold.price_from_ms,
+                    until_ms=at_ms,
+                    price_version_id=hold.price_version_id,
+                    terms=hold.terms,
+                    price_micro_per_gpu_hour=5,
                 )
-            )  # fmt: skip
+            )
             hold.price_from_ms, hold.price_micro_per_gpu_hour = at_ms, 7
 
     now_ms = to_ms(utc_now())
