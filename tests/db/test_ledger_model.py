@@ -273,7 +273,18 @@ class Ledger(RuleBasedStateMachine):
     @precondition(lambda self: any(life.alive for life in self.lives))
     @rule(number=st.integers(0, 99))
     def renew(self, number: int) -> None:
-        life = self._some(number, [each for each in self.lives if each.alive])
+        self._renew(self._some(number, [each for each in self.lives if each.alive]))
+
+    @precondition(lambda self: any(life.alive for life in self.lives))
+    @rule(rounds=st.integers(1, 8), pause_ms=st.integers(1, 60_000))
+    def go_on(self, rounds: int, pause_ms: int) -> None:
+        """Long enough for promises to run out."""
+        for _ in range(rounds):
+            self.world.pass_time(pause_ms)
+            for life in (each for each in self.lives if each.alive):
+                self._renew(life)
+
+    def _renew(self, life: Life) -> None:
         before = self.world.balance(self.customer).balance_micro
         life.run_until_ms = to_ms(self.world.renew(life.lease))
         assert self.world.balance(self.customer).balance_micro == before
