@@ -112,10 +112,6 @@ _CHARGES = """
 select id, charged_micro, proven_ms, milli, price_micro_per_gpu_hour from usage_meters
 """
 _EVERY = (
-    _UNBALANCED, _BALANCES, _CUSTOMERS, _HOLDS, _INTERVALS, _POSTINGS, _WINDOWS, _PRICES, _STRETCHES, _PROMISES
-)  # fmt: skip
-
-_EVERY = (
     *(_UNBALANCED, _BALANCES, _CUSTOMERS, _HOLDS, _INTERVALS, _POSTINGS, _WINDOWS),
     *(_PRICES, _STRETCHES, _PROMISES, _RECORDS),
 )

@@ -118,6 +118,10 @@ def _later(moment_ms: int, length_ms: int | None) -> int | None:
     return None if length_ms is None else moment_ms + length_ms
 
 
+def _span(stretch: Stretch) -> tuple[int, int | None]:
+    return stretch.from_ms, stretch.until_ms
+
+
 def _half_up(amount: Fraction) -> int:
     return math.floor(amount + Fraction(1, 2))
 
@@ -301,11 +305,7 @@ class Ledger(RuleBasedStateMachine):
             ]
             covers_until_ms = hold.covers_until_ms
         version = self._latest()
-        while (life.stretches[-1].from_ms, life.stretches[-1].until_ms) != (
-            stretches[-1].from_ms,
-            stretches[-1].until_ms,
-        ):
-            last = life.stretches[-1]
+        while _span(last := life.stretches[-1]) != _span(stretches[-1]):
             assert last.until_ms is not None
             assert last.from_ms <= stretches[-1].from_ms, "it has a price that none came before"
             until_ms = _later(last.until_ms, None if version.kept_for_s is None else 1000 * version.kept_for_s)
