@@ -35,7 +35,7 @@ from tests.db.ledger_world import Lease, World
 
 GPUS = 4
 HOUR_MS = 3_600_000
-PROMISES = st.sampled_from([None, 60, 125, 200])  # seconds for which a price is kept
+PROMISES = st.sampled_from([60, 125, 200, None])  # seconds for which a price is kept
 EVER = Period(datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC))
 
 

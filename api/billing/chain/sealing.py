@@ -38,7 +38,7 @@ _UNSEALED_OF = text(f"{_SELECT_UNSEALED} and m.id = any(:ids) order by m.id limi
 _BODIES = text(
     "select m.id, a.uid as allocation, c.uid as customer, m.generation, g.uuid as device, g.model as device_model,"
     " e.uid as environment, t.uid as task, m.milli, v.uid as price_version, v.currency, v.unit,"
-    " m.terms, m.price_micro_per_gpu_hour"
+    " m.terms, m.price_from_ms, m.price_micro_per_gpu_hour"
     " from usage_meters m join allocations a on a.id = m.allocation_id join gpus g on g.id = m.gpu_id"
     " join customers c on c.id = m.customer_id join price_versions v on v.id = m.price_version_id"
     " join holds h on h.allocation_id = m.allocation_id and h.generation = m.generation"
@@ -177,6 +177,7 @@ def _meter_body(row: Row[Any]) -> dict[str, Value]:
         "environment": _text(row.environment),
         "generation": row.generation,
         "milli": row.milli,
+        "price_from_ms": row.price_from_ms,
         "price_micro_per_gpu_hour": row.price_micro_per_gpu_hour,
         "price_version": str(row.price_version),
         "task": _text(row.task),

@@ -68,6 +68,7 @@ class Meter(_Body, frozen=True):
     environment: str | None
     generation: Count
     milli: Count
+    price_from_ms: Count
     price_micro_per_gpu_hour: Count
     price_version: str
     task: str | None

@@ -124,6 +124,8 @@ class Chain:
     def _count(self, number: int, record: Record, count: Count) -> None:
         if record.from_ms >= record.to_ms:
             raise BadLine(number, "the record has no length")
+        if record.from_ms < count.meter.price_from_ms:
+            raise BadLine(number, "the record is of a time before its meter's price began")
         if record.proven_ms != count.sealed_ms + record.to_ms - record.from_ms:
             raise BadLine(number, "what the meter has proven is not what it was before and the record's time")
         count.sealed_ms = record.proven_ms
