@@ -1,14 +1,19 @@
 """A task's course: queued, started at its host's question, observed, and settled once its allocation is released."""
 
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from sqlalchemy import select
 
+from api.allocations.expiry import end_expired
+from api.allocations.tables import Allocation
 from api.billing.tables import Hold
+from api.clock import utc_now
 from api.db import Database
 from api.errors import ApiError, Conflict, NotFound
+from api.quotas.tables import Quota
 from api.settings import Settings
 from api.tasks.orders import Over
 from api.tasks.queueing import Queue
@@ -171,6 +176,24 @@ def test_a_lost_host_costs_an_attempt(world: TaskWorld) -> None:
         world.finish()
     assert world.state(task) is TaskState.FAILED
     assert [attempt.end for attempt in world.attempts(task)] == [AttemptEnd.HOST_LOST] * 2
+
+
+def test_the_longest_lease_is_a_tasks_too(world: TaskWorld) -> None:
+    """It has timed out then: to try it again would end in the same way."""
+    customer_id = world.world.owner[0].id
+    world.database.transact(lambda session: session.add(Quota(customer_id=customer_id, lease_s=3600)))
+    task = world.one(retry={"max": 1})
+    allocation = world.run(task)
+    assert allocation.limit_s == 3600
+    world.database.transact(lambda session: end_expired(session, utc_now() + timedelta(seconds=3599)))
+    assert world.state(task) is TaskState.RUNNING
+    with world.database.session() as session, session.begin():
+        session.get_one(Allocation, allocation.id).placed_at = utc_now() - timedelta(seconds=3600)
+        session.flush()
+        end_expired(session, utc_now())
+    world.finish()
+    assert [attempt.end for attempt in world.attempts(task)] == [AttemptEnd.TIMED_OUT]
+    assert world.state(task) is TaskState.TIMED_OUT
 
 
 def test_what_never_started_goes_back_to_the_queue(world: TaskWorld) -> None:

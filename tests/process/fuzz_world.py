@@ -88,6 +88,8 @@ _MENDING = (
     " select gen_random_uuid(), w.customer_id, w.id, u.id, 'kept', 1 from workspaces w join users u"
     " on u.username = 'acme-member' and u.customer_id = w.customer_id where w.is_default on conflict do nothing",
     "delete from quotas",
+    "update customers set plan_id = null where plan_id is not null",
+    "delete from plans",
     "delete from settings",
     "insert into settings (key, value) values ('self_registration', 'true')",
 )
