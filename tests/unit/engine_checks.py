@@ -96,7 +96,8 @@ class Picture:
             hosts = {part.host_id: {gpu_id for gpu_id, _ in part.devices} for part in reservation.parts}
             for host, devices in self.pools(request):
                 reserved = [device for device in devices if device.gpu_id in hosts.get(host.host_id, ())]
-                if self.fits(request, host, reserved):
+                lacks = devices and self.lack(request, devices[0].model) is not None
+                if self.fits(request, host, reserved) and not lacks:
                     return reservation.starts_at <= self.now < reservation.ends_at
         return False
 
@@ -121,8 +122,15 @@ class Picture:
 
     def is_limited(self, request: Request) -> bool:
         """Whether quotas stand against it, with whatever devices."""
-        models = {devices[0].model for _, devices in self.pools(request) if devices}
-        return all(self.lack(request, model) is not None for model in models or {None})
+        if self.lack(request) is not None:
+            return True
+        models = {devices[0].model for host, devices in self.pools(request) if devices and host.schedulable}
+        return self.has_model_limits(request) and all(self.lack(request, model) is not None for model in models)
+
+    def has_model_limits(self, request: Request) -> bool:
+        """Then what it is told is of the models alone that it may have beside what is kept for others."""
+        customer = self.customers.get(request.customer_id) or CustomerView(request.customer_id)
+        return any(limits.gpu_models for _, limits in customer.limits_on(request))
 
     def group_of(self, request: Request) -> str:
         return request.group if request.group in {group.name for group in self.groups} and request.group else ""
@@ -254,9 +262,10 @@ def check_reason(picture: Picture, request: Request, reason: WaitReason) -> None
         case "capacity_group":
             assert "is kept for who came before" in reason.detail or not picture.within_group(request)
         case "host_not_available" | "bound_host_unavailable":
-            assert "it is tried again" in reason.detail or len(schedulable) < demand.nodes
+            narrowed = picture.has_model_limits(request)
+            assert narrowed or "it is tried again" in reason.detail or len(schedulable) < demand.nodes
         case "no_capacity" | "bound_host_busy":
-            assert not picture.has_place(request), (request, reason)
+            assert picture.has_model_limits(request) or not picture.has_place(request), (request, reason)
         case "preempting":
             leaving = [held for held in picture.held.values() if held.state is AllocationState.RELEASING]
             assert leaving or "waits a moment" in reason.detail
@@ -273,6 +282,8 @@ def check_reason(picture: Picture, request: Request, reason: WaitReason) -> None
 def check_figures(picture: Picture, request: Request, reason: WaitReason) -> None:
     """Whether what it says about devices is so now, to the device."""
     if str(reason.code) not in ("no_capacity", "behind_others", "reserved", "bound_host_busy"):
+        return
+    if picture.has_model_limits(request):
         return
     assert (str(reason.code) in ("behind_others", "reserved")) == picture.has_place(request), (request, reason)
     pools = [(host, devices) for host, devices in picture.pools(request) if host.schedulable]
