@@ -12,11 +12,13 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from api.billing.chain.keys import public_keys, signer
+from api.billing.prices import Quote, create_price
 from api.billing.statement import Period, totals
 from api.clock import utc_now
 from api.db import Database
 from api.settings import Settings
 from remotegpu.bill import BadLine, Verifier
+from scheduler.prices import PriceTerms
 from tests.db.bill_world import BEGINNING, BillWorld, check
 from tests.db.forging import Body, Forger, contents_of, first_difference, lines_of, rehashed
 from tests.db.ledger_world import World
@@ -39,6 +41,36 @@ def test_the_bill_of_a_random_life_holds_and_says_what_the_statement_says(bills:
     assert (found.amount_micro, found.duration_ms) == (said.usage_micro, said.duration_ms)
     assert found.records > 10 and found.windows > 10 and found.transactions > 5
     assert not found.closed and found.unsealed_ms == 0
+
+
+def test_a_price_that_follows_another_is_another_meter_of_the_same_device(bills: BillWorld) -> None:
+    world = bills.world
+    customer = world.customer(balance_micro=10**9)
+    _, gpus = world.host(gpus=1)
+    dear, cheap = (
+        bills.database.transact(
+            lambda session, micro=micro, since=since: create_price(
+                session, gpu_model="A100", price_micro=micro, effective_from=world.now - since, kept_for_s=60
+            )
+        )
+        for micro, since in ((7_200_001, timedelta(days=2)), (3_600_000, timedelta(days=1)))
+    )
+    lease = world.start(customer, Quote(dear.id, "USD", PriceTerms.ON_DEMAND, 7_200_001, 60), gpus)
+    for _ in range(14):
+        start = world.now_ms
+        world.pass_time(25_000)  # so that windows go over the moment at which the price changes
+        world.renew(lease)
+        world.deliver(gpus[0].host_id, world.window(lease, start, world.now_ms))
+        bills.seal(customer)
+    bill = bills.export(customer)
+    found = check(bill)
+    meters = [body["meter"] for body in of("meter", contents_of(bill))]
+    assert {meter["price_version"] for meter in meters} == {str(dear.uid), str(cheap.uid)}
+    assert len({meter["device"] for meter in meters}) == 1
+    assert found.duration_ms == 14 * 25_000
+    with bills.database.session() as session:
+        said = totals(session, customer.id, Period(BEGINNING, utc_now() + timedelta(days=1)))
+    assert found.amount_micro == said.usage_micro
 
 
 def test_a_customer_without_usage_has_a_bill_too(bills: BillWorld) -> None:
