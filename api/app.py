@@ -13,6 +13,7 @@ from api.allocations import endpoints as allocations
 from api.allocations.planner import SocketPlanner
 from api.audit import endpoints as audit
 from api.billing import endpoints as billing
+from api.billing import movement_endpoints as billing_movements
 from api.billing import price_endpoints as prices
 from api.billing.chain import endpoints as bills
 from api.billing.chain.bill import Exports
@@ -153,6 +154,7 @@ def _api_routers() -> Sequence[APIRouter]:
         billing.router,
         prices.router,
         bills.router,
+        billing_movements.router,
         quotas.router,
         capacity.router,
         reservations.router,

@@ -55,7 +55,7 @@ _IMAGES = text(
 _MODELS = text("select distinct model from gpus where present order by model")
 _CUSTOMERS = text(
     "select c.id, c.weight, c.currency, c.disabled_at is not null as disabled,"
-    " coalesce(w.balance_micro, 0) as available"
+    " coalesce(w.balance_micro + w.credit_limit_micro, 0) as available"
     " from customers c left join accounts w on w.customer_id = c.id and w.kind = 'wallet' and w.currency = c.currency"
     " where c.id = any(:ids) order by c.id"
 )

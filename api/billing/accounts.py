@@ -1,4 +1,4 @@
-"""Ledger accounts: a customer's four, and the order in which they are locked."""
+"""Ledger accounts: a customer's six, and the order in which they are locked."""
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -17,7 +17,10 @@ _FIND = text(
     "select a.customer_id, a.currency, a.kind, a.id from accounts a"
     f" join {recordset(customer_id='bigint', currency='text')} using (customer_id, currency)"
 )
-_LOCK = text("select id, balance_micro from accounts where id = any(:ids) order by id for no key update")
+_LOCK = text(
+    "select id, balance_micro + credit_limit_micro as left_micro from accounts where id = any(:ids)"
+    " order by id for no key update"
+)
 
 
 class AccountKind(StrEnum):
@@ -25,6 +28,8 @@ class AccountKind(StrEnum):
     WALLET = "wallet"
     HOLDS = "holds"
     REVENUE = "revenue"
+    PROMOTIONS = "promotions"
+    ADJUSTMENTS = "adjustments"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +40,8 @@ class Accounts:
     wallet: int
     holds: int
     revenue: int
+    promotions: int
+    adjustments: int
 
 
 def customer_accounts(session: Session, customer_id: int, currency: str) -> Accounts:
@@ -70,6 +77,9 @@ def _find(session: Session, owners: Collection[Owner]) -> dict[Owner, dict[Accou
 
 
 def lock_accounts(session: Session, account_ids: Iterable[int]) -> dict[int, int]:
-    """Lock accounts in the order of their ids, the last locks that a transaction takes. Answers their balances."""
+    """Lock accounts in the order of their ids, the last locks that a transaction takes.
+
+    Answers what can be taken from each before the database refuses: its balance and, of a wallet, its credit.
+    """
     ids = sorted(set(account_ids))
-    return {account_id: balance for account_id, balance in session.execute(_LOCK, {"ids": ids})} if ids else {}
+    return {account_id: left for account_id, left in session.execute(_LOCK, {"ids": ids})} if ids else {}

@@ -16,7 +16,7 @@ from api.billing.schemas import (
     JournalOut,
     StatementOut,
     TopUpIn,
-    TopUpOut,
+    MovementOut,
     UsageOut,
 )
 from api.billing.statement import Period
@@ -40,10 +40,10 @@ ToQuery = Annotated[AwareDatetime | None, Query(alias="to", description="Exclusi
 @router.post("/admin/customers/{customer_id}/top-up", status_code=201, responses=problems(404, 409))
 def add_money(
     customer_id: UUID, body: TopUpIn, database: DatabaseDep, principal: PrincipalDep, once: OnceDep
-) -> TopUpOut:
+) -> MovementOut:
     """Add prepaid money to a customer's balance. Send an `Idempotency-Key`: money is what one retries with care."""
     return database.transact(
-        lambda session: once.run(session, TopUpOut, lambda: service.add_money(session, principal, customer_id, body))
+        lambda session: once.run(session, MovementOut, lambda: service.add_money(session, principal, customer_id, body))
     )
 
 

@@ -89,7 +89,7 @@ class HoldOrder:
 
 @dataclass(slots=True)
 class Wallets:
-    """Balances of locked wallets, less what was covered since."""
+    """What is left to spend of locked wallets, credit included, less what was covered since."""
 
     accounts: Mapping[Owner, Accounts]
     _balances: dict[int, int]

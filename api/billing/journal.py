@@ -33,6 +33,10 @@ class JournalKind(StrEnum):
     HOLD = "hold"  # wallet -> holds
     HOLD_RELEASE = "hold_release"  # holds -> wallet
     USAGE = "usage"  # holds -> revenue
+    REFUND = "refund"  # wallet -> funding
+    TRANSFER_OUT = "transfer_out"  # wallet -> funding: what another customer gets,
+    TRANSFER_IN = "transfer_in"  # funding -> wallet: as if they had paid it in
+    ADJUSTMENT = "adjustment"  # adjustments -> wallet, or back
 
 
 class UnbalancedError(ValueError):
@@ -51,12 +55,15 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Balance:
-    """`balance_micro` is all of a customer's money: what is held for running work, and what is available."""
+    """`balance_micro` is all of a customer's money, negative where they owe it. `available_micro` is what they may still
+    spend: what is not held for running work, and what they may owe.
+    """
 
     currency: str
     balance_micro: int
     held_micro: int
     available_micro: int
+    credit_limit_micro: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +168,7 @@ def top_up(session: Session, *, customer_id: int, amount_micro: int, actor: str,
     """
     if amount_micro <= 0:
         raise ValueError("a top-up must be positive")
-    accounts = customer_accounts(session, customer_id, _currency(session, customer_id))
+    accounts = customer_accounts(session, customer_id, currency_of(session, customer_id))
     return transfer(
         session,
         customer_id=customer_id,
@@ -177,14 +184,14 @@ def top_up(session: Session, *, customer_id: int, amount_micro: int, actor: str,
 
 def balance(session: Session, customer_id: int) -> Balance:
     """A customer's money in their currency, read without a lock."""
-    currency = _currency(session, customer_id)
-    query = select(Account.kind, Account.balance_micro).where(
+    currency = currency_of(session, customer_id)
+    query = select(Account.kind, Account.balance_micro, Account.credit_limit_micro).where(
         Account.customer_id == customer_id, Account.currency == currency, Account.kind.in_(("wallet", "holds"))
     )
-    found = {kind: amount for kind, amount in session.execute(query)}
-    available, held = found.get("wallet", 0), found.get("holds", 0)
-    return Balance(currency, available + held, held, available)
+    found = {kind: (amount, limit) for kind, amount, limit in session.execute(query)}
+    (wallet, limit), (held, _) = found.get("wallet", (0, 0)), found.get("holds", (0, 0))
+    return Balance(currency, wallet + held, held, wallet + limit, limit)
 
 
-def _currency(session: Session, customer_id: int) -> str:
+def currency_of(session: Session, customer_id: int) -> str:
     return session.scalars(select(Customer.currency).where(Customer.id == customer_id)).one()

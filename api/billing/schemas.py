@@ -13,6 +13,7 @@ MAX_TOP_UP_MICRO = 10**15
 
 Currency = Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")]
 Note = Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00-\x1f]*$")]
+Reason = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]*$")]
 
 
 class TopUpIn(BaseModel):
@@ -22,16 +23,47 @@ class TopUpIn(BaseModel):
     note: Note = ""
 
 
+class RefundIn(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    amount_micro: int = Field(ge=1, le=MAX_TOP_UP_MICRO)
+    note: Note = ""
+
+
+class TransferIn(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    to: UUID = Field(description="The customer who gets it")
+    amount_micro: int = Field(ge=1, le=MAX_TOP_UP_MICRO)
+    note: Note = ""
+
+
+class AdjustmentIn(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    amount_micro: int = Field(ge=-MAX_TOP_UP_MICRO, le=MAX_TOP_UP_MICRO, description="Negative: it is taken")
+    reason: Reason = Field(description="The customer reads it in their journal")
+
+
+class CreditLimitIn(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    credit_limit_micro: int = Field(ge=0, le=MAX_TOP_UP_MICRO, description="0: they pay beforehand")
+
+
 class BalanceOut(BaseModel):
-    """`balance_micro` is what is available and what is held for running work, together."""
+    """`balance_micro` is what is theirs (negative: what they owe), `held_micro` the part of it that is held for running
+    work. `available_micro` may be spent: `balance_micro - held_micro + credit_limit_micro`.
+    """
 
     currency: str
     balance_micro: int
     held_micro: int
     available_micro: int
+    credit_limit_micro: int
 
 
-class TopUpOut(BalanceOut):
+class MovementOut(BalanceOut):
     """The journal transaction, and the balance after it."""
 
     id: UUID
@@ -81,10 +113,15 @@ class StatementLine(BaseModel):
 
 
 class StatementTotals(BaseModel):
-    """`opening_balance_micro + top_ups_micro - amount_micro = closing_balance_micro`, to the unit."""
+    """`opening_balance_micro + top_ups_micro + refunds_micro + transfers_micro + adjustments_micro - amount_micro =
+    closing_balance_micro`, to the unit. What was taken from the customer is negative.
+    """
 
     opening_balance_micro: int
     top_ups_micro: int
+    refunds_micro: int
+    transfers_micro: int
+    adjustments_micro: int
     amount_micro: int
     duration_ms: int
     closing_balance_micro: int
@@ -110,9 +147,10 @@ class PostingOut(BaseModel):
 
 
 class JournalOut(BaseModel):
-    """A journal transaction: its postings sum to zero."""
+    """A journal transaction: its postings sum to zero. `note` is what was said with it."""
 
     id: UUID
     at: datetime
     kind: JournalKind
+    note: str | None
     postings: list[PostingOut]

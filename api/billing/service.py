@@ -17,7 +17,7 @@ from api.billing.schemas import (
     StatementOut,
     StatementTotals,
     TopUpIn,
-    TopUpOut,
+    MovementOut,
     UsageOut,
 )
 from api.billing.statement import Period
@@ -31,7 +31,7 @@ from scheduler.money import cumulative_charge_micro
 from scheduler.prices import PriceTerms
 
 
-def add_money(session: Session, principal: Principal, customer_uid: UUID, body: TopUpIn) -> TopUpOut:
+def add_money(session: Session, principal: Principal, customer_uid: UUID, body: TopUpIn) -> MovementOut:
     """Raises NotFound for a customer that there is not."""
     customer_id = session.scalar(
         select(Customer.id).where(Customer.uid == customer_uid).with_for_update(key_share=True)
@@ -56,7 +56,7 @@ def add_money(session: Session, principal: Principal, customer_uid: UUID, body: 
         details={"amount_micro": body.amount_micro, "note": body.note, "transaction": str(made.uid)},
     )
     after = balance_view(balance(session, customer_id))
-    return TopUpOut(id=made.uid, amount_micro=body.amount_micro, **after.model_dump())
+    return MovementOut(id=made.uid, amount_micro=body.amount_micro, **after.model_dump())
 
 
 def balance_view(found: Balance) -> BalanceOut:
@@ -65,6 +65,7 @@ def balance_view(found: Balance) -> BalanceOut:
         balance_micro=found.balance_micro,
         held_micro=found.held_micro,
         available_micro=found.available_micro,
+        credit_limit_micro=found.credit_limit_micro,
     )
 
 
@@ -86,6 +87,9 @@ def statement_page(
         totals=StatementTotals(
             opening_balance_micro=totals.opening_micro,
             top_ups_micro=totals.top_ups_micro,
+            refunds_micro=totals.refunds_micro,
+            transfers_micro=totals.transfers_micro,
+            adjustments_micro=totals.adjustments_micro,
             amount_micro=totals.usage_micro,
             duration_ms=totals.duration_ms,
             closing_balance_micro=totals.closing_micro,
@@ -98,7 +102,9 @@ def statement_page(
 def journal_page(session: Session, customer_id: int, *, cursor: str | None, limit: int) -> Page[JournalOut]:
     rows, next_cursor = statement.journal(session, customer_id, cursor=cursor, limit=limit)
     items = [
-        JournalOut(id=row.uid, at=row.at, kind=row.kind, postings=[PostingOut(**each) for each in row.postings])
+        JournalOut(
+            id=row.uid, at=row.at, kind=row.kind, note=row.note, postings=[PostingOut(**each) for each in row.postings]
+        )
         for row in rows
     ]
     return Page(items=items, next_cursor=next_cursor)

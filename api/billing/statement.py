@@ -30,11 +30,17 @@ class Period:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """`opening + top_ups - usage = closing`, each in micro-units; `duration_ms` is device time."""
+    """`opening + top_ups + refunds + transfers + adjustments - usage = closing`, each in micro-units.
+
+    Refunds are negative, transfers and adjustments what came less what went; `duration_ms` is device time.
+    """
 
     currency: str
     opening_micro: int
     top_ups_micro: int
+    refunds_micro: int
+    transfers_micro: int
+    adjustments_micro: int
     usage_micro: int
     closing_micro: int
     duration_ms: int
@@ -65,6 +71,9 @@ def totals(session: Session, customer_id: int, period: Period) -> Totals:
         currency=now.currency,
         opening_micro=opening,
         top_ups_micro=inside.get(JournalKind.TOP_UP, 0),
+        refunds_micro=inside.get(JournalKind.REFUND, 0),
+        transfers_micro=inside.get(JournalKind.TRANSFER_IN, 0) + inside.get(JournalKind.TRANSFER_OUT, 0),
+        adjustments_micro=inside.get(JournalKind.ADJUSTMENT, 0),
         usage_micro=-inside.get(JournalKind.USAGE, 0),
         closing_micro=opening + sum(inside.values()),
         duration_ms=int(usage[2] or 0) if usage else 0,
@@ -150,6 +159,7 @@ def journal(session: Session, customer_id: int, *, cursor: str | None, limit: in
     )
     query = (
         select(JournalTransaction.id, JournalTransaction.uid, JournalTransaction.at, JournalTransaction.kind)
+        .add_columns(JournalTransaction.details["note"].astext.label("note"))
         .add_columns(func.json_agg(aggregate_order_by(posted, Posting.id)).label("postings"))
         .join(Posting, Posting.transaction_id == JournalTransaction.id)
         .join(Account, Account.id == Posting.account_id)

@@ -45,17 +45,27 @@ class PriceVersion(Base):
 
 
 class Account(Base):
-    """A ledger account. Each customer has four per currency, which sum to zero: `funding` (what they paid, negative),
-    `wallet` (free to spend), `holds` (set aside for what runs) and `revenue` (earned from them).
+    """A ledger account. Each customer has six per currency, which sum to zero: `funding` (what they paid, negative),
+    `wallet` (free to spend), `holds` (set aside for what runs), `revenue` (earned from them), `promotions` and
+    `adjustments` (what the platform gave, negative, or took).
 
     They are per customer so that no two customers' charges ever wait for the same row. `balance_micro` changes
-    together with the insertion of a posting, under this row's lock; a prepaid wallet can't go below zero.
+    together with the insertion of a posting, under this row's lock; a wallet can't go below zero, or minus the credit
+    limit of a customer who pays afterwards.
     """
 
     __tablename__ = "accounts"
     __table_args__ = (
-        CheckConstraint("kind in ('wallet', 'holds', 'revenue', 'funding')", name="kind"),
-        CheckConstraint("kind not in ('wallet', 'holds') or balance_micro >= 0", name="never_negative"),
+        CheckConstraint(
+            "kind in ('wallet', 'holds', 'revenue', 'funding', 'promotions', 'adjustments')", name="kind"
+        ),
+        CheckConstraint(
+            "kind not in ('wallet', 'holds') or balance_micro + credit_limit_micro >= 0", name="never_negative"
+        ),
+        CheckConstraint("kind <> 'funding' or balance_micro <= 0", name="paid_in"),
+        CheckConstraint(
+            "credit_limit_micro >= 0 and (kind = 'wallet' or credit_limit_micro = 0)", name="credit_limit"
+        ),
         Index("uq_accounts_owner", "customer_id", "kind", "currency", unique=True, postgresql_nulls_not_distinct=True),
     )
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
@@ -64,6 +74,7 @@ class Account(Base):
     kind: Mapped[str]
     currency: Mapped[str]
     balance_micro: Mapped[int] = mapped_column(BigId, server_default=text("0"))
+    credit_limit_micro: Mapped[int] = mapped_column(BigId, server_default=text("0"))  # how far below zero it may go
 
 
 class JournalTransaction(Base):

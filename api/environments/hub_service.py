@@ -10,8 +10,7 @@ from sqlalchemy.orm import Session
 
 from api.allocations.request import MAX_GPUS
 from api.allocations.tables import Allocation
-from api.billing.accounts import AccountKind
-from api.billing.tables import Account
+from api.billing.journal import balance
 from api.capacity.tables import CapacityGroup
 from api.clock import utc_now
 from api.environments import observation, service
@@ -90,15 +89,12 @@ def options(session: Session, username: str) -> HubOptions:
     """
     user, customer = _tenant(session, username)
     images = session.scalars(select(Image).where(Image.enabled).order_by(Image.name))
-    wallet = select(Account.balance_micro).where(
-        Account.customer_id == customer.id, Account.kind == AccountKind.WALLET, Account.currency == customer.currency
-    )
     limited = limits_on(session, Path(customer.id, workspace_id=0, user_id=user.id))
     limit = min((limits.gpus for _, limits in limited if limits.gpus is not None), default=None)
     return HubOptions(
         images=[ImageOption(name=image.name, description=image.description) for image in images],
         models=model_offers(session, customer=customer),
-        balance_micro=session.scalar(wallet) or 0,
+        balance_micro=balance(session, customer.id).available_micro,
         max_gpus=MAX_GPUS if limit is None else min(limit, MAX_GPUS),
         max_priority=customer.priority_ceiling,
         capacity_groups=_capacity_groups(session, customer.id),

@@ -55,6 +55,24 @@ class Admin:
         body = {"amount_micro": amount_micro, **({"note": note} if note else {})}
         return self._transport.post(f"/admin/customers/{customer_id}/top-up", Json, body)
 
+    def refund(self, customer_id: str, *, amount_micro: int, note: str | None = None) -> Json:
+        body = {"amount_micro": amount_micro, **({"note": note} if note else {})}
+        return self._transport.post(f"/admin/customers/{customer_id}/refund", Json, body)
+
+    def transfer(self, customer_id: str, *, to: str, amount_micro: int, note: str | None = None) -> Json:
+        """To another customer, by id."""
+        body = {"to": to, "amount_micro": amount_micro, **({"note": note} if note else {})}
+        return self._transport.post(f"/admin/customers/{customer_id}/transfer", Json, body)
+
+    def adjust(self, customer_id: str, *, amount_micro: int, reason: str) -> Json:
+        """Give an amount, or take it where it is negative."""
+        body = {"amount_micro": amount_micro, "reason": reason}
+        return self._transport.post(f"/admin/customers/{customer_id}/adjustments", Json, body)
+
+    def limit_credit(self, customer_id: str, *, credit_limit_micro: int) -> Json:
+        body = {"credit_limit_micro": credit_limit_micro}
+        return self._transport.put(f"/admin/customers/{customer_id}/credit-limit", Json, body)
+
     def balance(self, customer_id: str) -> Json:
         return self._transport.get(f"/admin/customers/{customer_id}/balance", Json)
 

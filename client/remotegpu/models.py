@@ -370,6 +370,7 @@ class Balance(msgspec.Struct, frozen=True):
     balance_micro: int
     held_micro: int
     available_micro: int
+    credit_limit_micro: int = 0
 
 
 class ApiKey(msgspec.Struct, frozen=True):

@@ -55,6 +55,7 @@ def make_platform(
     platform = Platform(client, people)
     _make_things(platform, database, settings, tenant)
     platform.of |= {"customer": str(tenant.customer.uid), "member": str(tenant.member.user.uid)}
+    platform.of["other_customer"] = str(rival.customer.uid)
     platform.of["user"] = str(rival.owner.user.uid)
     platform.of["plan"] = "small"
     signed_in = platform.ask(None, "POST", "/auth/login", {"username": "acme-member", "password": PASSWORD})

@@ -46,6 +46,9 @@ def test_statement_balance_and_journal_agree(app_client: TestClient, tenant: Ten
     assert statement["totals"] == {
         "opening_balance_micro": 0,
         "top_ups_micro": MICRO,
+        "refunds_micro": 0,
+        "transfers_micro": 0,
+        "adjustments_micro": 0,
         "amount_micro": 1000,
         "duration_ms": 3000,
         "closing_balance_micro": MICRO - 1000,

@@ -1,0 +1,48 @@
+"""What of a customer's money may leave: decided under the locks of their accounts, which stay until the commit."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from api.billing.accounts import Accounts, Owner, accounts_of, lock_accounts
+
+_BALANCES = text("select id, balance_micro, credit_limit_micro from accounts where id = any(:ids)")
+
+
+@dataclass(frozen=True, slots=True)
+class Funds:
+    """A customer's locked accounts, in micro-units."""
+
+    accounts: Accounts
+    wallet_micro: int
+    paid_in_micro: int
+    credit_limit_micro: int
+
+    @property
+    def refundable_micro(self) -> int:
+        """What was paid in and is free: neither held for what runs, nor given by the platform, nor credit."""
+        return max(0, min(self.paid_in_micro, self.wallet_micro))
+
+    @property
+    def deductible_micro(self) -> int:
+        """The most that an adjustment may take."""
+        return self.wallet_micro + self.credit_limit_micro
+
+
+def lock_funds(session: Session, owners: Collection[Owner]) -> Mapping[Owner, Funds]:
+    """The funds of several owners, all locked at once in the order of the accounts' ids."""
+    accounts = accounts_of(session, owners)
+    ids = [account for each in accounts.values() for account in (each.wallet, each.funding)]
+    lock_accounts(session, ids)
+    balances = {row.id: row for row in session.execute(_BALANCES, {"ids": ids})}
+    return {
+        owner: Funds(
+            accounts=each,
+            wallet_micro=balances[each.wallet].balance_micro,
+            paid_in_micro=-balances[each.funding].balance_micro,
+            credit_limit_micro=balances[each.wallet].credit_limit_micro,
+        )
+        for owner, each in accounts.items()
+    }

@@ -1,0 +1,110 @@
+"""What an administrator does with a customer's money, in the caller's transaction: each leaves an audit row."""
+
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from api.audit.service import record
+from api.billing.journal import Posted, balance
+from api.billing.movements import MovementError, OwedError, adjust, refund, set_credit_limit, transfer_between
+from api.billing.schemas import AdjustmentIn, BalanceOut, CreditLimitIn, MovementOut, RefundIn, TransferIn
+from api.billing.service import balance_view
+from api.errors import Conflict, NotFound, Unprocessable
+from api.principal import Principal
+from api.tenants.tables import Customer
+
+
+def refund_money(session: Session, principal: Principal, customer_uid: UUID, body: RefundIn) -> MovementOut:
+    """Raises NotFound, or Conflict: `not_enough`."""
+    customer_id = find_customer(session, customer_uid)
+    try:
+        made = refund(
+            session, customer_id=customer_id, amount_micro=body.amount_micro, actor=principal.actor, note=body.note
+        )
+    except MovementError as error:
+        raise _not_enough(error) from error
+    _audit(session, principal, customer_uid, customer_id, "refund", transaction=str(made.uid), **body.model_dump())
+    return _moved(session, customer_id, made, body.amount_micro)
+
+
+def transfer_money(session: Session, principal: Principal, customer_uid: UUID, body: TransferIn) -> MovementOut:
+    """Raises NotFound, Unprocessable for a transfer to the customer themselves, or Conflict: `not_enough`."""
+    source_id, target_id = find_customer(session, customer_uid), find_customer(session, body.to)
+    if source_id == target_id:
+        raise Unprocessable("`to` must be another customer.")
+    try:
+        out, into = transfer_between(
+            session,
+            source_id=source_id,
+            target_id=target_id,
+            amount_micro=body.amount_micro,
+            actor=principal.actor,
+            note=body.note,
+        )
+    except MovementError as error:
+        raise _not_enough(error) from error
+    said: dict[str, Any] = {"amount_micro": body.amount_micro, "note": body.note}
+    gone = {"transaction": str(out.uid), "to": str(body.to), **said}
+    come = {"transaction": str(into.uid), "from": str(customer_uid), **said}
+    _audit(session, principal, customer_uid, source_id, "transfer_out", **gone)
+    _audit(session, principal, body.to, target_id, "transfer_in", **come)
+    return _moved(session, source_id, out, body.amount_micro)
+
+
+def adjust_money(session: Session, principal: Principal, customer_uid: UUID, body: AdjustmentIn) -> MovementOut:
+    """Raises NotFound, Unprocessable for zero, or Conflict: `not_enough`."""
+    customer_id = find_customer(session, customer_uid)
+    if body.amount_micro == 0:
+        raise Unprocessable("`amount_micro` must not be zero.")
+    try:
+        made = adjust(
+            session, customer_id=customer_id, amount_micro=body.amount_micro, actor=principal.actor, reason=body.reason
+        )
+    except MovementError as error:
+        raise _not_enough(error) from error
+    _audit(session, principal, customer_uid, customer_id, "adjustment", transaction=str(made.uid), **body.model_dump())
+    return _moved(session, customer_id, made, body.amount_micro)
+
+
+def limit_credit(session: Session, principal: Principal, customer_uid: UUID, body: CreditLimitIn) -> BalanceOut:
+    """Raises NotFound, or Conflict: `owes_more`."""
+    customer_id = find_customer(session, customer_uid)
+    try:
+        set_credit_limit(session, customer_id=customer_id, limit_micro=body.credit_limit_micro)
+    except OwedError as error:
+        raise Conflict(str(error), code="owes_more") from error
+    _audit(session, principal, customer_uid, customer_id, "credit_limit", **body.model_dump())
+    return balance_view(balance(session, customer_id))
+
+
+def find_customer(session: Session, uid: UUID) -> int:
+    """Without a lock: the accounts' own are enough for money. Raises NotFound."""
+    found = session.scalar(select(Customer.id).where(Customer.uid == uid))
+    if found is None:
+        raise NotFound("There is no such customer.")
+    return found
+
+
+def _moved(session: Session, customer_id: int, made: Posted, amount_micro: int) -> MovementOut:
+    after = balance_view(balance(session, customer_id))
+    return MovementOut(id=made.uid, amount_micro=amount_micro, **after.model_dump())
+
+
+def _not_enough(error: MovementError) -> Conflict:
+    return Conflict(str(error), code="not_enough")
+
+
+def _audit(
+    session: Session, principal: Principal, customer_uid: UUID, customer_id: int, action: str, **details: Any
+) -> None:
+    record(
+        session,
+        actor=principal.actor,
+        action=f"customer.{action}",
+        target=f"customer:{customer_uid}",
+        customer_id=customer_id,
+        address=principal.address,
+        details=details,
+    )
