@@ -14,9 +14,9 @@ from api.billing.journal import Balance, balance
 from api.billing.schemas import (
     BalanceOut,
     JournalOut,
+    MovementOut,
     StatementOut,
     TopUpIn,
-    MovementOut,
     UsageOut,
 )
 from api.billing.statement import Period

@@ -55,8 +55,9 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Balance:
-    """`balance_micro` is all of a customer's money, negative where they owe it. `available_micro` is what they may still
-    spend: what is not held for running work, and what they may owe.
+    """`balance_micro` is all of a customer's money, negative where they owe it.
+
+    `available_micro` is what they may still spend: what is not held for running work, and what they may owe.
     """
 
     currency: str

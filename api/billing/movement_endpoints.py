@@ -50,8 +50,6 @@ def adjust(
 
 
 @router.put("/credit-limit", responses=problems(404, 409))
-def limit_credit(
-    customer_id: UUID, body: CreditLimitIn, database: DatabaseDep, principal: PrincipalDep
-) -> BalanceOut:
+def limit_credit(customer_id: UUID, body: CreditLimitIn, database: DatabaseDep, principal: PrincipalDep) -> BalanceOut:
     """How far below zero the balance of a customer may go who pays afterwards. Never less than what they owe."""
     return database.transact(lambda session: service.limit_credit(session, principal, customer_id, body))

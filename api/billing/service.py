@@ -12,12 +12,12 @@ from api.billing.journal import Balance, balance, top_up
 from api.billing.schemas import (
     BalanceOut,
     JournalOut,
+    MovementOut,
     PostingOut,
     StatementLine,
     StatementOut,
     StatementTotals,
     TopUpIn,
-    MovementOut,
     UsageOut,
 )
 from api.billing.statement import Period

@@ -56,16 +56,12 @@ class Account(Base):
 
     __tablename__ = "accounts"
     __table_args__ = (
-        CheckConstraint(
-            "kind in ('wallet', 'holds', 'revenue', 'funding', 'promotions', 'adjustments')", name="kind"
-        ),
+        CheckConstraint("kind in ('wallet', 'holds', 'revenue', 'funding', 'promotions', 'adjustments')", name="kind"),
         CheckConstraint(
             "kind not in ('wallet', 'holds') or balance_micro + credit_limit_micro >= 0", name="never_negative"
         ),
         CheckConstraint("kind <> 'funding' or balance_micro <= 0", name="paid_in"),
-        CheckConstraint(
-            "credit_limit_micro >= 0 and (kind = 'wallet' or credit_limit_micro = 0)", name="credit_limit"
-        ),
+        CheckConstraint("credit_limit_micro >= 0 and (kind = 'wallet' or credit_limit_micro = 0)", name="credit_limit"),
         Index("uq_accounts_owner", "customer_id", "kind", "currency", unique=True, postgresql_nulls_not_distinct=True),
     )
     id: Mapped[int] = mapped_column(BigId, primary_key=True)

@@ -7,11 +7,12 @@ from typing import Annotated
 import typer
 
 from remotegpu.cli import capacity, limits, machines, prices, quota
+from remotegpu.cli import money as moving
+from remotegpu.cli.customers import find_customer
 from remotegpu.cli.output import JsonFlag, console, print_fields, print_json, print_json_line, print_rows
 from remotegpu.cli.session import connected
 from remotegpu.cli.task_output import LogOutput
 from remotegpu.cli.units import money, parse_money
-from remotegpu.client import Client
 from remotegpu.errors import NotFound
 from remotegpu.models import Json
 
@@ -23,15 +24,10 @@ app.add_typer(quota.plans, name="plan")
 app.add_typer(prices.app, name="price")
 app.add_typer(machines.app, name="machine")
 app.add_typer(capacity.app, name="capacity-group")
-
-
-def _customer(client: Client, name: str) -> Json:
-    found = client.admin.find_customer(name)
-    if found is None:
-        raise NotFound(
-            status=404, code="not_found", detail=f"There is no customer {name!r}; see remotegpu admin customer list."
-        )
-    return found
+customer.command()(moving.refund)
+customer.command()(moving.transfer)
+customer.command()(moving.adjust)
+customer.command()(moving.credit)
 
 
 @customer.command("create")
@@ -73,7 +69,7 @@ def list_customers(context: typer.Context, as_json: JsonFlag = False) -> None:
 def show_customer(context: typer.Context, name: str, as_json: JsonFlag = False) -> None:
     """Show one customer with its balance and limits."""
     with connected(context) as client:
-        found = _customer(client, name)
+        found = find_customer(client, name)
         balance, found_quota = client.admin.balance(found["id"]), client.admin.quota(f"customers/{found['id']}")
         if as_json:
             print_json({**found, "balance": balance, "quota": found_quota})
@@ -85,6 +81,7 @@ def show_customer(context: typer.Context, name: str, as_json: JsonFlag = False) 
                 ("id", found["id"]),
                 ("balance", money(balance["balance_micro"], currency)),
                 ("held", money(balance["held_micro"], currency)),
+                ("may owe", money(balance.get("credit_limit_micro", 0), currency)),
                 ("plan", found_quota["plan"]),
                 ("own limits", limits.said(found_quota)),
                 ("weight", found.get("weight")),
@@ -105,7 +102,7 @@ def top_up(
     """Add to a customer's balance."""
     amount_micro = parse_money(amount)
     with connected(context) as client:
-        found = _customer(client, name)
+        found = find_customer(client, name)
         client.admin.top_up(found["id"], amount_micro=amount_micro, note=note)
         balance = client.admin.balance(found["id"])
         if as_json:
@@ -129,7 +126,7 @@ def set_customer(
     given = {"weight": weight, "priority_ceiling": priority, "name": new_name}
     with connected(context) as client:
         changes = {key: value for key, value in given.items() if value is not None}
-        changed = client.admin.change_customer(_customer(client, name)["id"], changes)
+        changed = client.admin.change_customer(find_customer(client, name)["id"], changes)
         if as_json:
             print_json(changed)
             return
@@ -141,7 +138,7 @@ def set_customer(
 def disable(context: typer.Context, name: str, as_json: JsonFlag = False) -> None:
     """Refuse its users and stop what it runs, in order."""
     with connected(context) as client:
-        changed = client.admin.disable_customer(_customer(client, name)["id"])
+        changed = client.admin.disable_customer(find_customer(client, name)["id"])
         print_json(changed) if as_json else console.print("Disabled; what it runs is being stopped.")
 
 
@@ -149,7 +146,7 @@ def disable(context: typer.Context, name: str, as_json: JsonFlag = False) -> Non
 def enable(context: typer.Context, name: str, as_json: JsonFlag = False) -> None:
     """Let its users in again."""
     with connected(context) as client:
-        changed = client.admin.enable_customer(_customer(client, name)["id"])
+        changed = client.admin.enable_customer(find_customer(client, name)["id"])
         print_json(changed) if as_json else console.print("Enabled.")
 
 
@@ -163,7 +160,7 @@ def allocations(
 ) -> None:
     """Show the allocations, newest first, and why those wait that do."""
     with connected(context) as client:
-        customer_id = _customer(client, customer)["id"] if customer is not None else None
+        customer_id = find_customer(client, customer)["id"] if customer is not None else None
         host_id = machines.find(client, host)["id"] if host is not None else None
         found = list(client.admin.list("allocations", state=state, customer=customer_id, host=host_id))
         if as_json:

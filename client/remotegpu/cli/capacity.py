@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from remotegpu.cli.customers import find_customer
 from remotegpu.cli.output import JsonFlag, console, print_json, print_rows
 from remotegpu.cli.session import connected
 from remotegpu.cli.units import gpus, parse_milli
@@ -25,14 +26,6 @@ def _group(client: Client, name: str) -> Json:
         detail = f"There is no capacity group {name!r}; see remotegpu admin capacity-group list."
         raise NotFound(status=404, code="not_found", detail=detail)
     return found
-
-
-def _customer(client: Client, name: str) -> str:
-    found = client.admin.find_customer(name)
-    if found is None:
-        detail = f"There is no customer {name!r}; see remotegpu admin customer list."
-        raise NotFound(status=404, code="not_found", detail=detail)
-    return str(found["id"])
 
 
 def _check_model(group: Json, gpu_model: str | None) -> None:
@@ -91,7 +84,7 @@ def set_group(
         elif customer is None or nominal is None:
             raise typer.BadParameter(f"{name!r} is new: say whose it is and what is its own, --customer and --nominal")
         else:
-            whose = _customer(client, customer)
+            whose = find_customer(client, customer)["id"]
             model = {"gpu_model": gpu_model} if gpu_model is not None else {}
             changed = client.admin.create_capacity_group({"name": name, "customer": whose, **model, **changes})
         print_json(changed) if as_json else _print([changed])

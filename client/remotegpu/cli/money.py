@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from remotegpu.cli.asking import find_customer
+from remotegpu.cli.customers import find_customer
 from remotegpu.cli.output import JsonFlag, console, print_json
 from remotegpu.cli.session import connected
 from remotegpu.cli.units import money, parse_money
