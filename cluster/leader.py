@@ -15,6 +15,7 @@ from api.allocations.leadership import Leadership
 from api.allocations.store import PostgresStore
 from api.allocations.tables import Allocation, PlacementGroup
 from api.billing.chain.sealer import Sealer
+from api.billing.promotions import lapse
 from api.billing.settlement import sweep_holds
 from api.clock import utc_now
 from api.db import Database
@@ -178,6 +179,7 @@ class Leader:
             _Duty("time limits", 1.0, lambda: self.parts.database.transact(lambda s: end_expired(s, utc_now()))),
             _Duty("holds", 60.0, lambda: self.parts.database.transact(lambda s: sweep_holds(s, utc_now()))),
             _Duty("usage records", 1.0, Sealer(self.parts.database, self.parts.settings).run_once),
+            _Duty("promotions", 10.0, lambda: self.parts.database.transact(lambda s: lapse(s, utc_now()))),
             _Duty("queue depth", 5.0, self._measure_queue),
         ]
 

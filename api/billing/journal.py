@@ -37,6 +37,8 @@ class JournalKind(StrEnum):
     TRANSFER_OUT = "transfer_out"  # wallet -> funding: what another customer gets,
     TRANSFER_IN = "transfer_in"  # funding -> wallet: as if they had paid it in
     ADJUSTMENT = "adjustment"  # adjustments -> wallet, or back
+    PROMOTION = "promotion"  # promotions -> wallet
+    PROMOTION_LAPSE = "promotion_lapse"  # wallet -> promotions
 
 
 class UnbalancedError(ValueError):

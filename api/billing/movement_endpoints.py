@@ -1,19 +1,31 @@
-"""Refund, transfer, adjustment and credit limit, for administrators."""
+"""Refund, transfer, adjustment, credit limit and promotions, for administrators; a customer's own promotions."""
 
 from uuid import UUID
 
 from fastapi import APIRouter
 
 from api.billing import movement_service as service
-from api.billing.schemas import AdjustmentIn, BalanceOut, CreditLimitIn, MovementOut, RefundIn, TransferIn
+from api.billing.schemas import (
+    AdjustmentIn,
+    BalanceOut,
+    CreditLimitIn,
+    MovementOut,
+    PromotionIn,
+    PromotionOut,
+    RefundIn,
+    TransferIn,
+)
 from api.deps import DatabaseDep, PrincipalDep
 from api.idempotency.once import OnceDep
+from api.pagination import CursorQuery, LimitQuery, Page
 from api.problems import problems
 
-router = APIRouter(prefix="/admin/customers/{customer_id}", tags=["billing"])
+router = APIRouter(tags=["billing"])
+
+_ONE = "/admin/customers/{customer_id}"
 
 
-@router.post("/refund", status_code=201, responses=problems(404, 409))
+@router.post(f"{_ONE}/refund", status_code=201, responses=problems(404, 409))
 def refund(
     customer_id: UUID, body: RefundIn, database: DatabaseDep, principal: PrincipalDep, once: OnceDep
 ) -> MovementOut:
@@ -25,7 +37,7 @@ def refund(
     )
 
 
-@router.post("/transfer", status_code=201, responses=problems(404, 409))
+@router.post(f"{_ONE}/transfer", status_code=201, responses=problems(404, 409))
 def transfer(
     customer_id: UUID, body: TransferIn, database: DatabaseDep, principal: PrincipalDep, once: OnceDep
 ) -> MovementOut:
@@ -37,7 +49,7 @@ def transfer(
     )
 
 
-@router.post("/adjustments", status_code=201, responses=problems(404, 409))
+@router.post(f"{_ONE}/adjustments", status_code=201, responses=problems(404, 409))
 def adjust(
     customer_id: UUID, body: AdjustmentIn, database: DatabaseDep, principal: PrincipalDep, once: OnceDep
 ) -> MovementOut:
@@ -49,7 +61,41 @@ def adjust(
     )
 
 
-@router.put("/credit-limit", responses=problems(404, 409))
+@router.put(f"{_ONE}/credit-limit", responses=problems(404, 409))
 def limit_credit(customer_id: UUID, body: CreditLimitIn, database: DatabaseDep, principal: PrincipalDep) -> BalanceOut:
     """How far below zero the balance of a customer may go who pays afterwards. Never less than what they owe."""
     return database.transact(lambda session: service.limit_credit(session, principal, customer_id, body))
+
+
+@router.post(f"{_ONE}/promotions", status_code=201, responses=problems(404, 409))
+def give_credit(
+    customer_id: UUID, body: PromotionIn, database: DatabaseDep, principal: PrincipalDep, once: OnceDep
+) -> PromotionOut:
+    """Give a customer credit that is spent before their own money, and goes back where it is not spent in time."""
+    return database.transact(
+        lambda session: once.run(
+            session, PromotionOut, lambda: service.give_credit(session, principal, customer_id, body)
+        )
+    )
+
+
+@router.get(f"{_ONE}/promotions", responses=problems(400, 404))
+def list_credits(
+    customer_id: UUID, database: DatabaseDep, limit: LimitQuery = 50, cursor: CursorQuery = None
+) -> Page[PromotionOut]:
+    """A customer's promotions, newest first."""
+    return database.transact(
+        lambda session: service.credit_page(
+            session, service.find_customer(session, customer_id), cursor=cursor, limit=limit
+        )
+    )
+
+
+@router.get("/customer/billing/promotions", responses=problems(400))
+def own_credits(
+    database: DatabaseDep, principal: PrincipalDep, limit: LimitQuery = 50, cursor: CursorQuery = None
+) -> Page[PromotionOut]:
+    """The credit that you were given, newest first: what is left of it is spent before your own money."""
+    return database.transact(
+        lambda session: service.credit_page(session, principal.tenant_id, cursor=cursor, limit=limit)
+    )

@@ -1,5 +1,6 @@
 """What an administrator does with a customer's money, in the caller's transaction: each leaves an audit row."""
 
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -9,11 +10,25 @@ from sqlalchemy.orm import Session
 from api.audit.service import record
 from api.billing.journal import Posted, balance
 from api.billing.movements import MovementError, OwedError, adjust, refund, set_credit_limit, transfer_between
-from api.billing.schemas import AdjustmentIn, BalanceOut, CreditLimitIn, MovementOut, RefundIn, TransferIn
+from api.billing.promotions import Left, grant, promotions_page
+from api.billing.schemas import (
+    AdjustmentIn,
+    BalanceOut,
+    CreditLimitIn,
+    MovementOut,
+    PromotionIn,
+    PromotionOut,
+    RefundIn,
+    TransferIn,
+)
 from api.billing.service import balance_view
+from api.clock import utc_now
 from api.errors import Conflict, NotFound, Unprocessable
+from api.pagination import Page
 from api.principal import Principal
 from api.tenants.tables import Customer
+
+LATEST_EXPIRY = datetime(9000, 1, 1, tzinfo=UTC)
 
 
 def refund_money(session: Session, principal: Principal, customer_uid: UUID, body: RefundIn) -> MovementOut:
@@ -79,12 +94,50 @@ def limit_credit(session: Session, principal: Principal, customer_uid: UUID, bod
     return balance_view(balance(session, customer_id))
 
 
+def give_credit(session: Session, principal: Principal, customer_uid: UUID, body: PromotionIn) -> PromotionOut:
+    """Raises NotFound, or Unprocessable for an end that is not ahead."""
+    customer_id = find_customer(session, customer_uid)
+    if not utc_now() < body.expires_at < LATEST_EXPIRY:
+        raise Unprocessable("`expires_at` must lie in the future, and before the year 9000.")
+    made = grant(
+        session,
+        customer_id=customer_id,
+        amount_micro=body.amount_micro,
+        expires_at=body.expires_at,
+        actor=principal.actor,
+        note=body.note,
+    )
+    details = body.model_dump(mode="json")
+    _audit(session, principal, customer_uid, customer_id, "promotion", promotion=str(made.uid), **details)
+    session.refresh(made)
+    return _promotion(Left(made, made.left_micro))
+
+
+def credit_page(session: Session, customer_id: int, *, cursor: str | None, limit: int) -> Page[PromotionOut]:
+    rows, following = promotions_page(session, customer_id, cursor=cursor, limit=limit)
+    return Page(items=[_promotion(each) for each in rows], next_cursor=following)
+
+
 def find_customer(session: Session, uid: UUID) -> int:
     """Without a lock: the accounts' own are enough for money. Raises NotFound."""
     found = session.scalar(select(Customer.id).where(Customer.uid == uid))
     if found is None:
         raise NotFound("There is no such customer.")
     return found
+
+
+def _promotion(found: Left) -> PromotionOut:
+    promotion = found.promotion
+    return PromotionOut(
+        id=promotion.uid,
+        currency=promotion.currency,
+        amount_micro=promotion.amount_micro,
+        left_micro=found.left_micro,
+        note=promotion.note,
+        granted_at=promotion.granted_at,
+        expires_at=promotion.expires_at,
+        closed_at=promotion.closed_at,
+    )
 
 
 def _moved(session: Session, customer_id: int, made: Posted, amount_micro: int) -> MovementOut:

@@ -51,6 +51,27 @@ class CreditLimitIn(BaseModel):
     credit_limit_micro: int = Field(ge=0, le=MAX_TOP_UP_MICRO, description="0: they pay beforehand")
 
 
+class PromotionIn(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    amount_micro: int = Field(ge=1, le=MAX_TOP_UP_MICRO)
+    expires_at: AwareDatetime = Field(description="What is unspent then goes back")
+    note: Note = ""
+
+
+class PromotionOut(BaseModel):
+    """Credit that is spent before all other money. `left_micro` is unspent; `closed_at`: since when nothing is left."""
+
+    id: UUID
+    currency: str
+    amount_micro: int
+    left_micro: int
+    note: str
+    granted_at: datetime
+    expires_at: datetime
+    closed_at: datetime | None
+
+
 class BalanceOut(BaseModel):
     """`balance_micro` is what is theirs (negative: what they owe), `held_micro` the part of it that is held for running
     work. `available_micro` may be spent: `balance_micro - held_micro + credit_limit_micro`.
@@ -113,8 +134,8 @@ class StatementLine(BaseModel):
 
 
 class StatementTotals(BaseModel):
-    """`opening_balance_micro + top_ups_micro + refunds_micro + transfers_micro + adjustments_micro - amount_micro =
-    closing_balance_micro`, to the unit. What was taken from the customer is negative.
+    """`opening_balance_micro + top_ups_micro + refunds_micro + transfers_micro + adjustments_micro + promotions_micro -
+    amount_micro = closing_balance_micro`, to the unit. What was taken from the customer is negative.
     """
 
     opening_balance_micro: int
@@ -122,6 +143,7 @@ class StatementTotals(BaseModel):
     refunds_micro: int
     transfers_micro: int
     adjustments_micro: int
+    promotions_micro: int
     amount_micro: int
     duration_ms: int
     closing_balance_micro: int

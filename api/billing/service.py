@@ -90,6 +90,7 @@ def statement_page(
             refunds_micro=totals.refunds_micro,
             transfers_micro=totals.transfers_micro,
             adjustments_micro=totals.adjustments_micro,
+            promotions_micro=totals.promotions_micro,
             amount_micro=totals.usage_micro,
             duration_ms=totals.duration_ms,
             closing_balance_micro=totals.closing_micro,

@@ -30,9 +30,9 @@ class Period:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """`opening + top_ups + refunds + transfers + adjustments - usage = closing`, each in micro-units.
+    """`opening + top_ups + refunds + transfers + adjustments + promotions - usage = closing`, each in micro-units.
 
-    Refunds are negative, transfers and adjustments what came less what went; `duration_ms` is device time.
+    Refunds are negative, the three after them what came less what went; `duration_ms` is device time.
     """
 
     currency: str
@@ -41,6 +41,7 @@ class Totals:
     refunds_micro: int
     transfers_micro: int
     adjustments_micro: int
+    promotions_micro: int
     usage_micro: int
     closing_micro: int
     duration_ms: int
@@ -74,6 +75,7 @@ def totals(session: Session, customer_id: int, period: Period) -> Totals:
         refunds_micro=inside.get(JournalKind.REFUND, 0),
         transfers_micro=inside.get(JournalKind.TRANSFER_IN, 0) + inside.get(JournalKind.TRANSFER_OUT, 0),
         adjustments_micro=inside.get(JournalKind.ADJUSTMENT, 0),
+        promotions_micro=inside.get(JournalKind.PROMOTION, 0) + inside.get(JournalKind.PROMOTION_LAPSE, 0),
         usage_micro=-inside.get(JournalKind.USAGE, 0),
         closing_micro=opening + sum(inside.values()),
         duration_ms=int(usage[2] or 0) if usage else 0,

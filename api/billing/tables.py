@@ -170,3 +170,34 @@ class HoldPrice(Base):
     price_version_id: Mapped[int] = mapped_column(ForeignKey("price_versions.id"))
     terms: Mapped[str]
     price_micro_per_gpu_hour: Mapped[int] = mapped_column(BigId)
+
+
+class Promotion(Base):
+    """Credit that the platform gave, to be spent by a day.
+
+    `left_micro` is what was left of it when the revenue account of its customer had `revenue_seen_micro`: what was
+    charged since then was paid with the customer's open promotions first, in the order of `expires_at`.
+    """
+
+    __tablename__ = "promotions"
+    __table_args__ = (
+        CheckConstraint("left_micro >= 0 and left_micro <= amount_micro", name="left"),
+        CheckConstraint("closed_at is null or left_micro = 0", name="closed"),
+        Index("ix_promotions_customer", "customer_id", "id"),
+        Index(
+            "ix_promotions_open", "customer_id", "currency", "expires_at", postgresql_where=text("closed_at is null")
+        ),
+        Index("ix_promotions_due", "expires_at", postgresql_where=text("closed_at is null")),
+    )
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    uid: Mapped[UUID] = mapped_column(unique=True, default=new_uid)
+    customer_id: Mapped[int] = mapped_column(ForeignKey("customers.id"))
+    currency: Mapped[str]
+    amount_micro: Mapped[int] = mapped_column(BigId)
+    left_micro: Mapped[int] = mapped_column(BigId)
+    revenue_seen_micro: Mapped[int] = mapped_column(BigId)
+    note: Mapped[str] = mapped_column(server_default="")
+    granted_at: Mapped[datetime] = mapped_column(Moment, server_default=text("now()"))
+    expires_at: Mapped[datetime] = mapped_column(Moment)
+    looked_at: Mapped[datetime] = mapped_column(Moment, server_default=text("now()"))  # when its end was last seen to
+    closed_at: Mapped[datetime | None] = mapped_column(Moment)

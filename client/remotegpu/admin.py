@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime
 
 from remotegpu import logs
 from remotegpu.models import Json, LogRecord
@@ -72,6 +73,15 @@ class Admin:
     def limit_credit(self, customer_id: str, *, credit_limit_micro: int) -> Json:
         body = {"credit_limit_micro": credit_limit_micro}
         return self._transport.put(f"/admin/customers/{customer_id}/credit-limit", Json, body)
+
+    def give_credit(
+        self, customer_id: str, *, amount_micro: int, expires_at: datetime, note: str | None = None
+    ) -> Json:
+        """Promotion credit: what is unspent at `expires_at` goes back."""
+        body: Json = {"amount_micro": amount_micro, "expires_at": expires_at.isoformat()}
+        if note:
+            body["note"] = note
+        return self._transport.post(f"/admin/customers/{customer_id}/promotions", Json, body)
 
     def balance(self, customer_id: str) -> Json:
         return self._transport.get(f"/admin/customers/{customer_id}/balance", Json)

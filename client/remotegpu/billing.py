@@ -31,6 +31,10 @@ class Billing:
         found: list[Json] = self._transport.get("/billing/keys", Json)["keys"]
         return found
 
+    def promotions(self) -> Iterator[Json]:
+        """Credit that was given, with what is left of it, newest first."""
+        return self._transport.pages(f"{_PATH}/promotions", Json)
+
     def usage(self) -> Iterator[Json]:
         """Intervals of proven running time, newest first."""
         return self._transport.pages(f"{_PATH}/usage", Json)

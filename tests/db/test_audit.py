@@ -16,7 +16,16 @@ from api.db import Database
 from api.policy import PAGE, POLICY
 from api.settings import Settings
 from tests.db.conftest import PASSWORD, Person, Tenant
-from tests.db.one_of_each import GROUP, OTHER_ARCHIVE, RESERVATION, Platform, contents, filled, make_platform
+from tests.db.one_of_each import (
+    GROUP,
+    OTHER_ARCHIVE,
+    RESERVATION,
+    TOMORROW,
+    Platform,
+    contents,
+    filled,
+    make_platform,
+)
 from tests.db.task_world import document
 
 REFUSING = """
@@ -72,6 +81,7 @@ CHANGES: tuple[Change, ...] = (
     ("admin", "POST", "/admin/customers/{customer}/transfer", {"to": "{other_customer}", "amount_micro": 1}),
     ("admin", "POST", "/admin/customers/{customer}/adjustments", {"amount_micro": 1, "reason": "sorry"}),
     ("admin", "PUT", "/admin/customers/{customer}/credit-limit", {"credit_limit_micro": 1_000_000}),
+    ("admin", "POST", "/admin/customers/{customer}/promotions", {"amount_micro": 1, "expires_at": TOMORROW}),
     ("admin", "PUT", "/admin/customers/{customer}/quota", {"gpus": 5}),
     ("admin", "PUT", "/admin/customers/{customer}/workspaces/{workspace}/quota", {"gpus": 4}),
     ("admin", "PUT", "/admin/users/{user}/quota", {"gpus": 3}),

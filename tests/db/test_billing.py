@@ -49,6 +49,7 @@ def test_statement_balance_and_journal_agree(app_client: TestClient, tenant: Ten
         "refunds_micro": 0,
         "transfers_micro": 0,
         "adjustments_micro": 0,
+        "promotions_micro": 0,
         "amount_micro": 1000,
         "duration_ms": 3000,
         "closing_balance_micro": MICRO - 1000,

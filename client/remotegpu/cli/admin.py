@@ -28,6 +28,7 @@ customer.command()(moving.refund)
 customer.command()(moving.transfer)
 customer.command()(moving.adjust)
 customer.command()(moving.credit)
+customer.command()(moving.promote)
 
 
 @customer.command("create")

@@ -1,4 +1,4 @@
-"""`remotegpu admin customer refund|transfer|adjust|credit`."""
+"""`remotegpu admin customer refund|transfer|adjust|credit|promote`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 from remotegpu.cli.customers import find_customer
 from remotegpu.cli.output import JsonFlag, console, print_json
 from remotegpu.cli.session import connected
-from remotegpu.cli.units import money, parse_money
+from remotegpu.cli.units import money, now_here, parse_moment, parse_money
 from remotegpu.models import Json
 
 Amount = Annotated[str, typer.Argument(help="For example 100.00.")]
@@ -68,6 +68,25 @@ def credit(
     with connected(context) as client:
         found = find_customer(client, name)
         _print(client.admin.limit_credit(found["id"], credit_limit_micro=limit_micro), as_json=as_json)
+
+
+def promote(
+    context: typer.Context,
+    name: str,
+    amount: Amount,
+    until: Annotated[str, typer.Option("--until", help="As '2026-12-31', '2026-12-31 18:00' or +30d.")],
+    note: Note = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Give a customer credit that is spent first; what is unspent by then goes back."""
+    amount_micro, expires_at = parse_money(amount), parse_moment(until, now=now_here())
+    with connected(context) as client:
+        found = find_customer(client, name)
+        made = client.admin.give_credit(found["id"], amount_micro=amount_micro, expires_at=expires_at, note=note)
+        if as_json:
+            print_json(made)
+        else:
+            console.print(f"{money(made['amount_micro'], made['currency'])} until {made['expires_at']}")
 
 
 def _print(balance: Json, *, as_json: bool) -> None:
