@@ -6,11 +6,10 @@ from typing import Annotated
 
 import typer
 
+from remotegpu.cli.customers import find_customer
 from remotegpu.cli.output import JsonFlag, console, print_json, print_rows
 from remotegpu.cli.session import connected
 from remotegpu.cli.units import duration, money, now_here, parse_duration, parse_moment, parse_money, parse_percent
-from remotegpu.client import Client
-from remotegpu.errors import NotFound
 from remotegpu.models import Json
 
 app = typer.Typer(help="Prices of GPU models and other units.", no_args_is_help=True)
@@ -57,7 +56,7 @@ def set_price(
     micro = parse_money(amount)
     with connected(context) as client:
         if customer is not None:
-            fields["customer"] = _customer(client, customer)
+            fields["customer"] = find_customer(client, customer)["id"]
         created = client.admin.set_price(price_micro=micro, **fields)
         if as_json:
             print_json(created)
@@ -90,14 +89,6 @@ def list_prices(context: typer.Context, as_json: JsonFlag = False) -> None:
         ]
         titles = ["GPU MODEL", "PRICE", "PER", "PREEMPTIBLE", "RESERVED", "KEPT FOR", "FOR", "FROM"]
         print_rows(titles, rows, empty="No price is set: nothing can be rented.")
-
-
-def _customer(client: Client, name: str) -> str:
-    found = client.admin.find_customer(name)
-    if found is None:
-        detail = f"There is no customer {name!r}; see remotegpu admin customer list."
-        raise NotFound(status=404, code="not_found", detail=detail)
-    return str(found["id"])
 
 
 def _reach(price: Json) -> str:
