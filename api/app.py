@@ -17,6 +17,7 @@ from api.billing import movement_endpoints as billing_movements
 from api.billing import price_endpoints as prices
 from api.billing.chain import endpoints as bills
 from api.billing.chain.bill import Exports
+from api.billing import run_time_endpoints as billing_run_time
 from api.body_limit import BodyLimit, LargeBody
 from api.capacity import endpoints as capacity
 from api.db import Database
@@ -155,6 +156,7 @@ def _api_routers() -> Sequence[APIRouter]:
         prices.router,
         bills.router,
         billing_movements.router,
+        billing_run_time.router,
         quotas.router,
         capacity.router,
         reservations.router,

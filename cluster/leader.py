@@ -17,6 +17,8 @@ from api.allocations.tables import Allocation, PlacementGroup
 from api.billing.chain.sealer import Sealer
 from api.billing.promotions import lapse
 from api.billing.settlement import sweep_holds
+from api.billing.unpaid import end_unpaid
+from api.billing.warnings import warn
 from api.clock import utc_now
 from api.db import Database
 from api.environments.hub_client import Hub
@@ -179,6 +181,8 @@ class Leader:
             _Duty("time limits", 1.0, lambda: self.parts.database.transact(lambda s: end_expired(s, utc_now()))),
             _Duty("holds", 60.0, lambda: self.parts.database.transact(lambda s: sweep_holds(s, utc_now()))),
             _Duty("usage records", 1.0, Sealer(self.parts.database, self.parts.settings).run_once),
+            _Duty("unpaid", 5.0, lambda: end_unpaid(self.parts.database, grace_s=self._grace_s, now=utc_now())),
+            _Duty("balance warnings", 10.0, self._warn),
             _Duty("promotions", 10.0, lambda: self.parts.database.transact(lambda s: lapse(s, utc_now()))),
             _Duty("queue depth", 5.0, self._measure_queue),
         ]
@@ -215,6 +219,13 @@ class Leader:
         alive = self.parts.membership.hosts
         metrics.HOSTS.set(len(alive))
         sweep(self.parts.database, self.parts.settings, ray_alive=alive, now=utc_now())
+
+    @property
+    def _grace_s(self) -> int:
+        return self.parts.settings.stop_grace_s
+
+    def _warn(self) -> None:
+        self.parts.database.transact(lambda session: warn(session, grace_s=self._grace_s, now=utc_now()))
 
     def _measure_queue(self) -> None:
         query = select(func.count()).where(Allocation.waits())

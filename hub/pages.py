@@ -1,5 +1,6 @@
 """The Hub's pages about environments: the list, the form that starts one, and the page on which one waits."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 from jupyterhub.handlers.base import BaseHandler
@@ -9,6 +10,7 @@ from jupyterhub.utils import url_escape_path, url_path_join
 from tornado import web
 
 from hub.environment_form import MORE_OPTIONS
+from hub.money import ending
 from hub.platform_client import Json, PlatformError, PlatformUnreachable, ServerView, Wait
 from hub.waiting import Expected, expected_start, place_and_reason
 
@@ -22,9 +24,10 @@ class HomeHandler(BaseHandler):
     @web.authenticated
     async def get(self) -> None:
         user = self.current_user
-        problem, entries = "", []
+        problem, money, entries = "", "", []
         try:
             entries = await user.spawner.platform.servers(user.name)
+            money = ending(await user.spawner.platform.run_time(user.name), now=datetime.now(UTC))
         except PlatformError as error:
             problem = error.detail
         except PlatformUnreachable:
@@ -32,7 +35,7 @@ class HomeHandler(BaseHandler):
         ready = {spawner.name for spawner in user.all_spawners(include_default=False) if spawner.ready}
         self.set_header("Cache-Control", "no-store")
         rows = [home_row(entry, ready=entry["name"] in ready) for entry in entries]
-        self.finish(await self.render_template("home.html", user=user, rows=rows, problem=problem))
+        self.finish(await self.render_template("home.html", user=user, rows=rows, problem=problem, money=money))
 
 
 class StopHandler(BaseHandler):

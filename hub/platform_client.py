@@ -116,6 +116,11 @@ class PlatformClient:
         answer: Json = await self._call("GET", "/internal/hub/options", params={"username": username})
         return answer
 
+    async def run_time(self, username: str) -> Json | None:
+        """How long the money of this user's customer lasts for what runs, and the warnings; None: an administrator."""
+        answer: Json | None = await self._call("GET", "/internal/hub/run-time", params={"username": username})
+        return answer
+
     async def password_changed_at(self, username: str) -> datetime | None:
         """When this user, who is let in, changed the password; None: never.
 

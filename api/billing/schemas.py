@@ -16,6 +16,9 @@ Note = Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00-\x1f]*
 Reason = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]*$")]
 
 
+WarnBefore = Annotated[int, Field(ge=60, le=30 * 86_400)]
+
+
 class TopUpIn(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -82,6 +85,35 @@ class BalanceOut(BaseModel):
     held_micro: int
     available_micro: int
     credit_limit_micro: int
+
+
+class ThresholdsIn(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    warn_before_s: list[WarnBefore] = Field(
+        max_length=10, description="Run time left at which you are warned, beside a day, an hour and 10 minutes"
+    )
+
+
+class WarningOut(BaseModel):
+    """That the money lasted no longer than `threshold_s` for what ran; since `cleared_at` it lasts longer again."""
+
+    id: UUID
+    threshold_s: int
+    raised_at: datetime
+    runs_out_at: datetime
+    cleared_at: datetime | None
+
+
+class RunTimeOut(BaseModel):
+    """How long the money lasts for all that runs at present. `runs_out_at` is null where nothing that costs runs."""
+
+    currency: str
+    available_micro: int
+    spending_micro_per_hour: int
+    runs_out_at: datetime | None
+    warn_before_s: list[int]
+    warnings: list[WarningOut]
 
 
 class MovementOut(BalanceOut):

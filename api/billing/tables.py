@@ -201,3 +201,29 @@ class Promotion(Base):
     expires_at: Mapped[datetime] = mapped_column(Moment)
     looked_at: Mapped[datetime] = mapped_column(Moment, server_default=text("now()"))  # when its end was last seen to
     closed_at: Mapped[datetime | None] = mapped_column(Moment)
+
+
+class BalanceWarning(Base):
+    """That a customer's money lasted no longer than `threshold_s` for what ran, said once until `cleared_at`.
+
+    `runs_out_at` is what was foreseen when it was raised.
+    """
+
+    __tablename__ = "balance_warnings"
+    __table_args__ = (
+        Index(
+            "uq_balance_warnings_spell",
+            "customer_id",
+            "threshold_s",
+            unique=True,
+            postgresql_where=text("cleared_at is null"),
+        ),
+        Index("ix_balance_warnings_customer", "customer_id", "id"),
+    )
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    uid: Mapped[UUID] = mapped_column(unique=True, default=new_uid)
+    customer_id: Mapped[int] = mapped_column(ForeignKey("customers.id"))
+    threshold_s: Mapped[int]
+    raised_at: Mapped[datetime] = mapped_column(Moment)
+    runs_out_at: Mapped[datetime] = mapped_column(Moment)
+    cleared_at: Mapped[datetime | None] = mapped_column(Moment)

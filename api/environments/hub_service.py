@@ -11,6 +11,8 @@ from sqlalchemy.orm import Session
 from api.allocations.request import MAX_GPUS
 from api.allocations.tables import Allocation
 from api.billing.journal import balance
+from api.billing.run_time_service import run_time
+from api.billing.schemas import RunTimeOut
 from api.capacity.tables import CapacityGroup
 from api.clock import utc_now
 from api.environments import observation, service
@@ -101,6 +103,16 @@ def options(session: Session, username: str) -> HubOptions:
         workspaces=_workspaces(session, customer.id),
         reservations=_reservations(session, customer.id),
     )
+
+
+def money(session: Session, username: str, *, grace_s: int) -> RunTimeOut | None:
+    """How long the user's customer can pay for what runs; None for an administrator.
+
+    Raises:
+        NotFound, Forbidden: `no_such_user`, `account_disabled`.
+    """
+    _, customer = _user(session, username)
+    return None if customer is None else run_time(session, customer.id, grace_s=grace_s)
 
 
 def start(

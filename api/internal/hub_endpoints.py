@@ -10,6 +10,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from api.billing.schemas import RunTimeOut
 from api.change_feed import ChangeFeed
 from api.db import Database
 from api.deps import DatabaseDep, SettingsDep
@@ -73,6 +74,15 @@ def get_options(peer: HubPeer, database: DatabaseDep, username: Annotated[str, Q
     """What a user may start."""
     with database.session() as session:
         return hub_service.options(session, username)
+
+
+@router.get("/run-time", responses=problems(404))
+def get_run_time(
+    peer: HubPeer, database: DatabaseDep, settings: SettingsDep, username: Annotated[str, Query(max_length=64)]
+) -> RunTimeOut | None:
+    """How long the user's customer can pay for what runs, and the warnings that stand; null for an administrator."""
+    with database.session() as session:
+        return hub_service.money(session, username, grace_s=settings.stop_grace_s)
 
 
 @router.get("/users/{username}", responses=problems(404))

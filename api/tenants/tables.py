@@ -4,8 +4,8 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, text
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy import CheckConstraint, ForeignKey, Index, Integer, text
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from api.db import Base, BigId, Moment
@@ -13,7 +13,10 @@ from api.ids import new_uid
 
 
 class Customer(Base):
-    """`weight` is its share beside others in fair sharing; `priority_ceiling` the most that its people may ask for."""
+    """`weight` is its share beside others in fair sharing; `priority_ceiling` the most that its people may ask for.
+
+    `warn_before_s` is the run time left at which it is warned beside the times at which all are.
+    """
 
     __tablename__ = "customers"
     __table_args__ = (
@@ -28,6 +31,7 @@ class Customer(Base):
     weight: Mapped[float] = mapped_column(server_default=text("1"))
     priority_ceiling: Mapped[int] = mapped_column(server_default=text("500"))
     plan_id: Mapped[int | None] = mapped_column(ForeignKey("plans.id"))  # its limits where it has none of its own
+    warn_before_s: Mapped[list[int]] = mapped_column(ARRAY(Integer), server_default="{}")
     disabled_at: Mapped[datetime | None] = mapped_column(Moment)
     created_at: Mapped[datetime] = mapped_column(Moment, server_default=text("now()"))
 

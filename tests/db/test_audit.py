@@ -81,6 +81,7 @@ CHANGES: tuple[Change, ...] = (
     ("admin", "POST", "/admin/customers/{customer}/transfer", {"to": "{other_customer}", "amount_micro": 1}),
     ("admin", "POST", "/admin/customers/{customer}/adjustments", {"amount_micro": 1, "reason": "sorry"}),
     ("admin", "PUT", "/admin/customers/{customer}/credit-limit", {"credit_limit_micro": 1_000_000}),
+    ("owner", "PUT", "/customer/billing/warn-before", {"warn_before_s": [7200]}),
     ("admin", "POST", "/admin/customers/{customer}/promotions", {"amount_micro": 1, "expires_at": TOMORROW}),
     ("admin", "PUT", "/admin/customers/{customer}/quota", {"gpus": 5}),
     ("admin", "PUT", "/admin/customers/{customer}/workspaces/{workspace}/quota", {"gpus": 4}),

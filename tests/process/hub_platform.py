@@ -87,6 +87,7 @@ class HubPlatform:
         self.client_secret = secrets.token_hex(16)
         self.shut_out: set[str] = set()  # names of users whose accounts are disabled
         self.password_changed_at: str | None = None
+        self.run_time: dict[str, Any] | None = None
         self.user = {"sub": "1", "preferred_username": "ada", "email": "ada@example.org", "role": "customer_owner"}
 
     def forget(self) -> None:
@@ -153,6 +154,7 @@ class HubPlatform:
 
         app.get("/internal/hub/options")(self._options)
         app.get("/internal/hub/users/{username}")(self._standing)
+        app.get("/internal/hub/run-time")(lambda username: self.run_time)
 
         @app.get("/internal/hub/servers/{username}")
         def servers(username: str) -> dict[str, Any]:

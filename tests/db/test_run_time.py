@@ -1,0 +1,235 @@
+"""Warnings of an ending balance, each once per spell; and the ordered end of what it does not pay for."""
+
+from datetime import datetime, timedelta
+
+import pytest
+from fastapi.testclient import TestClient
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from api.allocations.tables import Allocation
+from api.billing.spending import load_spending
+from api.billing.tables import BalanceWarning
+from api.billing.unpaid import end_unpaid
+from api.billing.verify import check
+from api.billing.warnings import set_thresholds, warn
+from api.clock import from_ms, utc_now
+from api.db import Database
+from api.tenants.tables import Customer
+from scheduler.states import EndReason
+from tests.db.conftest import Tenant
+from tests.db.ledger_world import MICRO, Lease, World
+
+PRICE = 3_600 * MICRO  # a unit a second
+GRACE_S = 10
+BILLING = "/api/v1/customer/billing"
+
+
+@pytest.fixture
+def world(database: Database) -> World:
+    return World(database)
+
+
+def _warn(world: World) -> int:
+    return world.database.transact(lambda session: warn(session, grace_s=GRACE_S, now=world.now))
+
+
+def _open(world: World, customer: Customer) -> list[int]:
+    query = select(BalanceWarning.threshold_s).where(BalanceWarning.customer_id == customer.id)
+    with world.database.session() as session:
+        return sorted(session.scalars(query.where(BalanceWarning.cleared_at.is_(None))))
+
+
+def _runs_out_at(world: World, customer: Customer) -> datetime | None:
+    with world.database.session() as session:
+        [found] = load_spending(session, grace_s=GRACE_S, now=world.now, customer_ids=[customer.id])
+        return found.runs_out_at(world.now)
+
+
+def _end_unpaid(world: World) -> int:
+    return end_unpaid(world.database, grace_s=GRACE_S, now=world.now)
+
+
+def _state(world: World, lease: Lease) -> tuple[str, str | None]:
+    with world.database.session() as session:
+        row = session.get_one(Allocation, lease.allocation_id)
+        return row.state, row.end_reason
+
+
+def _change(world: World, lease: Lease, **values: object) -> None:
+    def work(session: Session) -> None:
+        row = session.get_one(Allocation, lease.allocation_id, with_for_update=True)
+        for name, value in values.items():
+            setattr(row, name, value)
+
+    world.database.transact(work)
+
+
+def test_a_warning_comes_once_at_each_threshold_of_a_spell(world: World) -> None:
+    customer, (_, gpus) = world.customer(balance_micro=4000 * MICRO + 1), world.host(gpus=1)
+    world.database.transact(lambda session: set_thresholds(session, customer.id, [1800, 3600, 60]))
+    lease = world.start(customer, world.price(PRICE), gpus, disconnect_s=300)
+    assert (_warn(world), _open(world, customer)) == (1, [86_400])
+    assert _runs_out_at(world, customer) == from_ms(lease.starts_ms + 4_000_000)
+    seen = []
+    for _ in range(13):
+        world.pass_time(300_000)
+        world.renew(lease)
+        _warn(world)
+        assert _warn(world) == 0, "not again"
+        seen.append(_open(world, customer))
+    assert seen[0] == [86_400]
+    assert seen[1] == [3600, 86_400]
+    assert seen[6] == [3600, 86_400]
+    assert seen[7] == [1800, 3600, 86_400]
+    assert seen[-1] == [600, 1800, 3600, 86_400]
+    world.top_up(customer, 2000 * MICRO)
+    assert (_warn(world), _open(world, customer)) == (0, [3600, 86_400]), "36 minutes are clearly more than 30"
+    world.top_up(customer, 200_000 * MICRO)
+    assert (_warn(world), _open(world, customer)) == (0, [])
+
+
+def test_a_spell_does_not_end_by_a_hair_nor_by_nothing_running(world: World) -> None:
+    customer, (_, gpus) = world.customer(balance_micro=550 * MICRO + 1), world.host(gpus=1)
+    price = world.price(PRICE)
+    lease = world.start(customer, price, gpus)
+    _warn(world)
+    assert _open(world, customer) == [600, 3600, 86_400]
+    world.top_up(customer, 100 * MICRO)
+    assert (_warn(world), _open(world, customer)) == (0, [600, 3600, 86_400]), "650 s are no tenth more than 600"
+    world.release(lease, ended_at_ms=world.now_ms)
+    assert (_warn(world), _open(world, customer)) == (0, [600, 3600, 86_400])
+    world.start(customer, price, gpus)
+    world.top_up(customer, 50 * MICRO)
+    assert (_warn(world), _open(world, customer)) == (0, [3600, 86_400])
+    world.pass_time(120_000)
+    assert _warn(world) == 1, "a new spell"
+
+
+def test_a_threshold_that_is_given_up_warns_no_more(world: World) -> None:
+    customer, (_, gpus) = world.customer(balance_micro=7000 * MICRO), world.host(gpus=1)
+    world.database.transact(lambda session: set_thresholds(session, customer.id, [7200]))
+    world.start(customer, world.price(PRICE), gpus)
+    _warn(world)
+    assert _open(world, customer) == [7200, 86_400]
+    world.database.transact(lambda session: set_thresholds(session, customer.id, []))
+    _warn(world)
+    assert _open(world, customer) == [86_400]
+
+
+def test_who_has_enough_is_not_even_looked_at(world: World, database: Database) -> None:
+    price, (_, gpus) = world.price(PRICE), world.host(gpus=3)
+    rich, poor, credited = (world.customer(balance_micro=MICRO * n) for n in (200_000, 1000, 200_000))
+    for customer, gpu in zip((rich, poor, credited), gpus, strict=True):
+        world.start(customer, price, (gpu,))
+    with database.session() as session:
+        found = load_spending(session, grace_s=GRACE_S, now=world.now)
+    assert [each.customer_id for each in found] == [poor.id]
+    world.database.transact(lambda session: set_thresholds(session, credited.id, [10 * 86_400]))
+    with database.session() as session:
+        found = load_spending(session, grace_s=GRACE_S, now=world.now)
+    assert [each.customer_id for each in found] == [poor.id, credited.id], "it wants to know ten days before"
+
+
+def test_nothing_ends_while_the_money_lasts(world: World) -> None:
+    customer, (_, gpus) = world.customer(balance_micro=1000 * MICRO), world.host(gpus=2)
+    price = world.price(PRICE)
+    for gpu in gpus:
+        world.start(customer, price, (gpu,))
+    assert _end_unpaid(world) == 0
+
+
+def test_what_can_not_be_paid_for_ends_in_order_with_its_grace(world: World, database: Database) -> None:
+    """Preemptible first, then by priority, then the youngest; what comes back lets the others run on."""
+    price, (host, gpus) = world.price(PRICE), world.host(gpus=4)
+    customer = world.customer(balance_micro=4 * (150 * MICRO + 1))
+    leases = []
+    for gpu in gpus:
+        leases.append(world.start(customer, price, (gpu,)))
+        world.pass_time(1000)
+    first, low, preemptible, young = leases
+    _change(world, low, priority=100)
+    _change(world, preemptible, preemptible=True)
+    order, ended_at = [preemptible, low, young, first], []
+    for _ in range(150):
+        for lease in leases:
+            if _state(world, lease)[0] == "active":
+                world.renew(lease)
+        for _ in range(_end_unpaid(world)):
+            lease = order[len(ended_at)]
+            assert _state(world, lease) == ("releasing", EndReason.UNPAID)
+            ended_at.append(world.now)
+        assert [_state(world, lease)[0] for lease in order[len(ended_at) :]] == ["active"] * (4 - len(ended_at))
+        assert world.balance(customer).available_micro >= 0
+        world.pass_time(2000)
+        for lease, told in zip(order, ended_at, strict=False):
+            if world.now - told == timedelta(seconds=GRACE_S) and _state(world, lease)[0] == "releasing":
+                window = world.window(lease, lease.starts_ms, world.now_ms)
+                world.deliver(host.id, window)
+                _settle(world, lease)
+    assert len(ended_at) == 4
+    assert ended_at[-1] - ended_at[0] >= timedelta(seconds=20), "each end lets the others run on"
+    found = world.balance(customer)
+    assert found.held_micro == 0
+    assert 0 <= found.available_micro <= 40 * MICRO, "nearly all of it was used"
+    with database.session() as session:
+        assert check(session) == []
+
+
+def _settle(world: World, lease: Lease) -> None:
+    """Its host confirms the end, with all its proof delivered."""
+    from api.allocations.transitions import move
+    from api.billing.settlement import Ending, settle_holds
+    from scheduler.host_protocol import LeaseEnd
+    from scheduler.states import AllocationState
+
+    def work(session: Session) -> None:
+        row = session.get_one(Allocation, lease.allocation_id, with_for_update=True)
+        ends = (LeaseEnd(world.now_ms, exit_code=0, last_window=None),)
+        ending = Ending(row.id, row.generation, row.run_until, ran=True, ends=ends, host_lost=False)
+        move(session, row, AllocationState.RELEASED, actor="test")
+        settle_holds(session, [ending], now=world.now)
+
+    world.database.transact(work)
+
+
+def test_a_grace_is_paid_for_before_others_spend_it(world: World) -> None:
+    price, (_, gpus) = world.price(PRICE), world.host(gpus=1)
+    customer = world.customer(balance_micro=130 * MICRO + 1)
+    lease = world.start(customer, price, gpus)
+    _change(world, lease, grace_s=40)
+    world.pass_time(69_000)
+    assert _end_unpaid(world) == 0
+    world.pass_time(1000)
+    assert _end_unpaid(world) == 1, "60 s before the end of the money: 40 of grace, 20 to be told"
+    [spending] = _spending(world, customer)
+    assert [leaver.covers_until_ms - world.now_ms for leaver in spending] == [60_000]
+
+
+def _spending(world: World, customer: Customer) -> list[list[object]]:
+    with world.database.session() as session:
+        found = load_spending(session, grace_s=GRACE_S, now=world.now, customer_ids=[customer.id])
+    return [list(each.leavers) for each in found]
+
+
+def test_over_http(app_client: TestClient, tenant: Tenant, database: Database) -> None:
+    world = World(database, now=utc_now())
+    _, gpus = world.host(gpus=1)
+    world.top_up(tenant.customer, 500 * MICRO)
+    world.start(tenant.customer, world.price(PRICE), gpus)
+    own = app_client.put(f"{BILLING}/warn-before", headers=tenant.owner.headers, json={"warn_before_s": [1800]})
+    assert (own.status_code, own.json()["warn_before_s"]) == (200, [1800])
+    _warn(world)
+    found = app_client.get(f"{BILLING}/run-time", headers=tenant.member.headers).json()
+    assert found["spending_micro_per_hour"] == PRICE
+    assert found["available_micro"] == 380 * MICRO - 1
+    left = datetime.fromisoformat(found["runs_out_at"]) - world.now
+    assert timedelta(seconds=498) < left <= timedelta(seconds=500)
+    assert [each["threshold_s"] for each in found["warnings"]] == [600, 1800, 3600, 86_400]
+    listed = app_client.get(f"{BILLING}/warnings", headers=tenant.member.headers).json()["items"]
+    assert sorted(each["threshold_s"] for each in listed) == [600, 1800, 3600, 86_400]
+    for wrong in ([59], [31 * 86_400], [60] * 11):
+        answer = app_client.put(f"{BILLING}/warn-before", headers=tenant.owner.headers, json={"warn_before_s": wrong})
+        assert answer.status_code == 422, wrong
+    member = app_client.put(f"{BILLING}/warn-before", headers=tenant.member.headers, json={"warn_before_s": []})
+    assert member.status_code == 403
