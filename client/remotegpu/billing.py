@@ -31,6 +31,18 @@ class Billing:
         found: list[Json] = self._transport.get("/billing/keys", Json)["keys"]
         return found
 
+    def run_time(self) -> Json:
+        """How long the money lasts for what runs (`runs_out_at`), and the warnings that stand."""
+        return self._transport.get(f"{_PATH}/run-time", Json)
+
+    def warn_before(self, thresholds_s: list[int]) -> Json:
+        """The run times left at which to be warned, beside a day, an hour and 10 minutes."""
+        return self._transport.put(f"{_PATH}/warn-before", Json, {"warn_before_s": thresholds_s})
+
+    def warnings(self) -> Iterator[Json]:
+        """Every warning there was, newest first."""
+        return self._transport.pages(f"{_PATH}/warnings", Json)
+
     def promotions(self) -> Iterator[Json]:
         """Credit that was given, with what is left of it, newest first."""
         return self._transport.pages(f"{_PATH}/promotions", Json)

@@ -7,7 +7,20 @@ from typing import Annotated
 
 import typer
 
-from remotegpu.cli import account, admin, billing, env, quota, reservations, secret, simulate, task, volume, workspaces
+from remotegpu.cli import (
+    account,
+    admin,
+    balance,
+    billing,
+    env,
+    quota,
+    reservations,
+    secret,
+    simulate,
+    task,
+    volume,
+    workspaces,
+)
 from remotegpu.cli import run as running
 from remotegpu.cli.session import Options
 from remotegpu.cli.task_options import AfterDashes
@@ -35,6 +48,7 @@ _PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_op
 app.command(context_settings=_PASSED_ON)(simulate.simulate)
 app.command(cls=AfterDashes)(running.run)
 app.add_typer(billing.app, name="bill")
+app.add_typer(balance.app, name="balance")
 app.add_typer(task.app, name="task")
 app.add_typer(secret.app, name="secret")
 app.add_typer(volume.app, name="volume")
