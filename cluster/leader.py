@@ -15,6 +15,7 @@ from api.allocations.leadership import Leadership
 from api.allocations.store import PostgresStore
 from api.allocations.tables import Allocation, PlacementGroup
 from api.billing.chain.sealer import Sealer
+from api.billing.book_walk import BookWalk
 from api.billing.promotions import lapse
 from api.billing.settlement import sweep_holds
 from api.billing.unpaid import end_unpaid
@@ -112,6 +113,7 @@ class Leader:
     _recordings: RecordingFiles | None = field(init=False)
     _recorder: Recorder | None = field(init=False)
     _deciding: threading.Lock = field(default_factory=threading.Lock)  # the engine belongs to one thread at a time
+    _books: BookWalk = field(default_factory=BookWalk)
     _rest_s: float = _TICK_S  # until the next cycle, if nothing happens
 
     def __post_init__(self) -> None:
@@ -184,6 +186,7 @@ class Leader:
             _Duty("unpaid", 5.0, lambda: end_unpaid(self.parts.database, grace_s=self._grace_s, now=utc_now())),
             _Duty("balance warnings", 10.0, self._warn),
             _Duty("promotions", 10.0, lambda: self.parts.database.transact(lambda s: lapse(s, utc_now()))),
+            _Duty("books", 5.0, self._check_books),
             _Duty("queue depth", 5.0, self._measure_queue),
         ]
 
@@ -226,6 +229,12 @@ class Leader:
 
     def _warn(self) -> None:
         self.parts.database.transact(lambda session: warn(session, grace_s=self._grace_s, now=utc_now()))
+
+    def _check_books(self) -> None:
+        for sentence in self.parts.database.transact(self._books.turn):
+            log.error("the books are wrong: %s", sentence)
+        metrics.BOOKS_WRONG.set(len(self._books.wrong))
+        metrics.BOOKS_ROUNDS.set(self._books.rounds)
 
     def _measure_queue(self) -> None:
         query = select(func.count()).where(Allocation.waits())

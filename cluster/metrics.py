@@ -26,6 +26,10 @@ DECISIONS = Counter(
 DUTY_FAILURES = Counter(
     "remotegpu_controller_duty_failures", "Duties that failed and are tried again", ["duty"], registry=REGISTRY
 )
+BOOKS_WRONG = Gauge(
+    "remotegpu_ledger_findings", "What the last round of the check over the books found wrong", registry=REGISTRY
+)
+BOOKS_ROUNDS = Gauge("remotegpu_ledger_rounds", "Rounds over the books that this controller made", registry=REGISTRY)
 HOST_CALLS = Histogram(
     "remotegpu_host_call_seconds",
     "Operations carried to hosts",

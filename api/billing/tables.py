@@ -99,10 +99,13 @@ class Posting(Base):
     """
 
     __tablename__ = "postings"
-    __table_args__ = (CheckConstraint("(meter_id is null) = (duration_ms is null)", name="duration"),)
+    __table_args__ = (
+        CheckConstraint("(meter_id is null) = (duration_ms is null)", name="duration"),
+        Index("ix_postings_account", "account_id", "id"),
+    )
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     transaction_id: Mapped[int] = mapped_column(ForeignKey("journal_transactions.id"), index=True)
-    account_id: Mapped[int] = mapped_column(ForeignKey("accounts.id"), index=True)
+    account_id: Mapped[int] = mapped_column(ForeignKey("accounts.id"))
     amount_micro: Mapped[int] = mapped_column(BigId)
     meter_id: Mapped[int | None] = mapped_column(ForeignKey("usage_meters.id"), index=True)
     duration_ms: Mapped[int | None] = mapped_column(BigId)
@@ -227,3 +230,12 @@ class BalanceWarning(Base):
     raised_at: Mapped[datetime] = mapped_column(Moment)
     runs_out_at: Mapped[datetime] = mapped_column(Moment)
     cleared_at: Mapped[datetime | None] = mapped_column(Moment)
+
+
+class AccountCheck(Base):
+    """How far the continuous check has summed an account's postings: up to this one, they sum to that."""
+
+    __tablename__ = "account_checks"
+    account_id: Mapped[int] = mapped_column(ForeignKey("accounts.id"), primary_key=True)
+    posting_id: Mapped[int] = mapped_column(BigId)
+    balance_micro: Mapped[int] = mapped_column(BigId)
