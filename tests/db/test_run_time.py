@@ -7,7 +7,9 @@ from fastapi.testclient import TestClient
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from api.allocations import transitions
 from api.allocations.tables import Allocation
+from api.billing.settlement import Ending, settle_holds
 from api.billing.spending import load_spending
 from api.billing.tables import BalanceWarning
 from api.billing.unpaid import end_unpaid
@@ -16,7 +18,8 @@ from api.billing.warnings import set_thresholds, warn
 from api.clock import from_ms, utc_now
 from api.db import Database
 from api.tenants.tables import Customer
-from scheduler.states import EndReason
+from scheduler.host_protocol import LeaseEnd
+from scheduler.states import AllocationState, EndReason
 from tests.db.conftest import Tenant
 from tests.db.ledger_world import MICRO, Lease, World
 
@@ -26,8 +29,11 @@ BILLING = "/api/v1/customer/billing"
 
 
 @pytest.fixture
-def world(database: Database) -> World:
-    return World(database)
+def world(database: Database, monkeypatch: pytest.MonkeyPatch) -> World:
+    """What is placed and ended has the world's own time."""
+    made = World(database)
+    monkeypatch.setattr(transitions, "utc_now", lambda: made.now)
+    return made
 
 
 def _warn(world: World) -> int:
@@ -148,7 +154,8 @@ def test_what_can_not_be_paid_for_ends_in_order_with_its_grace(world: World, dat
         leases.append(world.start(customer, price, (gpu,)))
         world.pass_time(1000)
     first, low, preemptible, young = leases
-    _change(world, low, priority=100)
+    for lease in leases:
+        _change(world, lease, priority=100 if lease is low else 500)
     _change(world, preemptible, preemptible=True)
     order, ended_at = [preemptible, low, young, first], []
     for _ in range(150):
@@ -178,16 +185,12 @@ def test_what_can_not_be_paid_for_ends_in_order_with_its_grace(world: World, dat
 
 def _settle(world: World, lease: Lease) -> None:
     """Its host confirms the end, with all its proof delivered."""
-    from api.allocations.transitions import move
-    from api.billing.settlement import Ending, settle_holds
-    from scheduler.host_protocol import LeaseEnd
-    from scheduler.states import AllocationState
 
     def work(session: Session) -> None:
         row = session.get_one(Allocation, lease.allocation_id, with_for_update=True)
         ends = (LeaseEnd(world.now_ms, exit_code=0, last_window=None),)
         ending = Ending(row.id, row.generation, row.run_until, ran=True, ends=ends, host_lost=False)
-        move(session, row, AllocationState.RELEASED, actor="test")
+        transitions.move(session, row, AllocationState.RELEASED, actor="test")
         settle_holds(session, [ending], now=world.now)
 
     world.database.transact(work)
@@ -195,14 +198,15 @@ def _settle(world: World, lease: Lease) -> None:
 
 def test_a_grace_is_paid_for_before_others_spend_it(world: World) -> None:
     price, (_, gpus) = world.price(PRICE), world.host(gpus=1)
-    customer = world.customer(balance_micro=130 * MICRO + 1)
-    lease = world.start(customer, price, gpus)
+    customer = world.customer(balance_micro=100 * MICRO + 1)
+    lease = world.place(world.queue(customer, gpus=1), price, gpus, limits=1)
+    assert lease is not None
     _change(world, lease, grace_s=40)
-    world.pass_time(69_000)
+    world.pass_time(39_000)
     assert _end_unpaid(world) == 0
     world.pass_time(1000)
     assert _end_unpaid(world) == 1, "60 s before the end of the money: 40 of grace, 20 to be told"
-    [spending] = _spending(world, customer)
+    [spending] = _spending(world, customer)  # 20 s were covered
     assert [leaver.covers_until_ms - world.now_ms for leaver in spending] == [60_000]
 
 
