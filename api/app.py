@@ -15,9 +15,9 @@ from api.audit import endpoints as audit
 from api.billing import endpoints as billing
 from api.billing import movement_endpoints as billing_movements
 from api.billing import price_endpoints as prices
+from api.billing import run_time_endpoints as billing_run_time
 from api.billing.chain import endpoints as bills
 from api.billing.chain.bill import Exports
-from api.billing import run_time_endpoints as billing_run_time
 from api.body_limit import BodyLimit, LargeBody
 from api.capacity import endpoints as capacity
 from api.db import Database

@@ -14,8 +14,8 @@ from api.allocations.expiry import end_expired
 from api.allocations.leadership import Leadership
 from api.allocations.store import PostgresStore
 from api.allocations.tables import Allocation, PlacementGroup
-from api.billing.chain.sealer import Sealer
 from api.billing.book_walk import BookWalk
+from api.billing.chain.sealer import Sealer
 from api.billing.promotions import lapse
 from api.billing.settlement import sweep_holds
 from api.billing.unpaid import end_unpaid
