@@ -217,7 +217,8 @@ class AttemptReport:
     """How an attempt stands on this host; told again in each heartbeat until its lease has ended.
 
     `end` is one of `scheduler.states.AttemptEnd`, set when it has ended by itself or by this host's own decision;
-    `exit_code` the command's (or setup's), `signal` the number of the one that ended it.
+    `exit_code` the command's (or setup's), `signal` the number of the one that ended it. `gone`: its container has
+    exited, so that nothing of it runs on this host.
     """
 
     allocation_uid: str
@@ -230,6 +231,7 @@ class AttemptReport:
     exit_code: int | None = None
     signal: int | None = None
     limit_hit: str | None = None
+    gone: bool = False
     progress: TaskProgress | None = None
     notice: str = ""  # how the task was told to give way, or why it was not
     checkpoint_at_ms: int | None = None  # up to when its work is safe, as it says itself

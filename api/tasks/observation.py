@@ -19,6 +19,7 @@ from api.clock import from_ms, to_ms
 from api.ids import parse_uid
 from api.tasks import attempts, gangs, words
 from api.tasks.current import Current, lock_of_allocation
+from api.tasks.settling import conclude
 from api.tasks.tables import Task, TaskAttempt
 from scheduler.host_protocol import AttemptPhase, AttemptReport, TaskProgress
 from scheduler.states import AllocationState, AttemptEnd, AttemptState, EndReason
@@ -46,6 +47,7 @@ class Seen:
     exit_code: int | None
     signal: int | None
     limit_hit: str | None
+    gone: bool
     progress: dict[str, Any] | None  # as `Task.progress`
     notice: str
     checkpoint_at: datetime | None
@@ -65,6 +67,7 @@ def see(report: AttemptReport, *, now: datetime) -> Seen:
         exit_code=_within(report.exit_code, 0, 255),
         signal=_within(report.signal, 1, 64),
         limit_hit=_text(report.limit_hit) if report.limit_hit else None,
+        gone=ended and report.gone,
         progress=_progress(report.progress, now),
         notice=_text(report.notice),
         checkpoint_at=_moment(report.checkpoint_at_ms, now),
@@ -170,8 +173,11 @@ def _ended(session: Session, current: Current, seen: Seen, rank: int, *, actor: 
     attempt.ended_rank = rank if nodes > 1 and not succeeds else None
     attempts.stop(session, current, end=end, actor=actor, detail=seen.detail)
     succeeded = attempt.end == AttemptEnd.EXITED and seen.exit_code == 0
-    reason = EndReason.COMPLETED if succeeded else EndReason.FAILED
-    request_end(session, allocation, end_reason=reason, actor=actor, reason=words.of_attempt(attempt))
+    reason, detail = EndReason.COMPLETED if succeeded else EndReason.FAILED, words.of_attempt(attempt)
+    if seen.gone and nodes == 1 and current.task.array_id is None:
+        conclude(session, current.task, attempt, actor=actor)
+        session.flush()  # before its allocation's end, which makes due what has not ended
+    request_end(session, allocation, end_reason=reason, actor=actor, reason=detail)
 
 
 def _end_of(current: Current, seen: Seen) -> AttemptEnd | None:

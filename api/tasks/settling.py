@@ -222,8 +222,7 @@ def _released(session: Session, current: Current, *, actor: str) -> None:
     if current.attempt.state != AttemptState.ENDED:
         assert current.allocation is not None
         stop(session, current, end=None, actor=actor, detail=current.allocation.end_detail or "")
-        end_attempt(session, current.attempt, actor=actor)
-        _conclude(session, current.task, current.attempt, actor=actor)
+        conclude(session, current.task, current.attempt, actor=actor)
 
 
 def _end_unstarted(session: Session, current: Current, *, actor: str) -> None:
@@ -242,8 +241,9 @@ def _end_unstarted(session: Session, current: Current, *, actor: str) -> None:
         task.allocation_id, task.due_at, task.detail = None, utc_now(), detail
 
 
-def _conclude(session: Session, task: Task, attempt: TaskAttempt, *, actor: str) -> None:
-    """After an attempt: once more, or the end."""
+def conclude(session: Session, task: Task, attempt: TaskAttempt, *, actor: str) -> None:
+    """Nothing of a stopping attempt runs any more: once more, or the end."""
+    end_attempt(session, attempt, actor=actor)
     end = AttemptEnd(attempt.end or AttemptEnd.HOST_LOST)
     task.retries += end is not AttemptEnd.PREEMPTED  # to give way is no failure
     outcome = outcome_of(

@@ -41,13 +41,6 @@ def exit_of(inspected: Json) -> ContainerExit:
     return ContainerExit(int(state["ExitCode"]), bool(state.get("OOMKilled")), str(state.get("Error") or "")[:300])
 
 
-def early_outcome(status: RunnerStatus, *, timeout_s: int | None) -> AttemptOutcome | None:
-    """What can be told before the container is gone; None where its memory may have been the cause."""
-    if status.succeeded or (status.ended and status.end == RunnerEnd.TIMED_OUT):
-        return _told(status, timeout_s)
-    return None
-
-
 def outcome(
     status: RunnerStatus | None, exited: ContainerExit, *, memory_bytes: int, timeout_s: int | None
 ) -> AttemptOutcome:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import docker
 
 from node.daemon.attempt_directory import AttemptDirectories, AttemptDirectory
-from node.daemon.attempt_ends import AttemptOutcome, early_outcome, exit_of, outcome
+from node.daemon.attempt_ends import AttemptOutcome, exit_of, outcome
 from node.daemon.attempt_start import AttemptStart, LeaseGoneError, Parts, StartError
 from node.daemon.attempt_status import RunnerPhase, RunnerStatus, read_progress, read_status
 from node.daemon.elements import ElementFeed
@@ -256,10 +256,6 @@ class Attempts:
         if not kept.started or kept.done.is_set():
             return
         status = read_status(kept.directory.status)
-        early = early_outcome(status, timeout_s=_timeout_s(kept)) if status is not None else None
-        if early is not None:
-            self._end(kept, early, status)
-            return
         if status is not None and status.phase != RunnerPhase.SETTING_UP:
             self._feed(kept)
         progress = read_progress(kept.directory.progress)
@@ -297,7 +293,7 @@ class Attempts:
             memory_bytes = kept.held.lease.memory_bytes
             exited = exit_of(inspected)
             ended = outcome(status, exited, memory_bytes=memory_bytes, timeout_s=_timeout_s(kept))
-        self._end(kept, ended, status, finished_ms)
+        self._end(kept, ended, status, finished_ms, gone=True)
 
     def _feed(self, kept: _Kept) -> ElementFeed | None:
         """What a worker is given its elements by, from when it may run them; None: it is none, or never was to run."""
@@ -313,15 +309,25 @@ class Attempts:
         ended: AttemptOutcome,
         status: RunnerStatus | None = None,
         finished_ms: int | None = None,
+        *,
+        gone: bool = False,
     ) -> None:
-        """The first end stays. What became of a worker's elements is told before."""
+        """The first end stays. What became of a worker's elements is told before. `gone`: its container has exited."""
         feed = self._feed(kept) if kept.started else None
         if feed is None:
-            self._ended(kept, ended, status, finished_ms)
+            self._ended(kept, ended, status, finished_ms, gone=gone)
         else:
-            feed.close(lambda: self._ended(kept, ended, status, finished_ms))
+            feed.close(lambda: self._ended(kept, ended, status, finished_ms, gone=gone))
 
-    def _ended(self, kept: _Kept, ended: AttemptOutcome, status: RunnerStatus | None, finished_ms: int | None) -> None:
+    def _ended(
+        self,
+        kept: _Kept,
+        ended: AttemptOutcome,
+        status: RunnerStatus | None,
+        finished_ms: int | None,
+        *,
+        gone: bool,
+    ) -> None:
         told_ms = self._moment(status.ended_at_ms if status else None)
         with kept.lock:
             if kept.report.phase == AttemptPhase.ENDED:
@@ -336,6 +342,7 @@ class Attempts:
                 exit_code=ended.exit_code,
                 signal=ended.signal,
                 limit_hit=ended.limit_hit,
+                gone=gone,
                 progress=read_progress(kept.directory.progress) or kept.report.progress,
                 notice=_notice(kept, status),
             )

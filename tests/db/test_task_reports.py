@@ -15,7 +15,7 @@ from api.settings import Settings
 from api.tasks import observation
 from api.tasks.observation import MAX_TEXT, see
 from scheduler.host_protocol import AttemptPhase, AttemptReport, EndNotice, Heartbeat, TaskProgress
-from scheduler.states import AttemptEnd, AttemptState, EndReason, TaskState
+from scheduler.states import AllocationState, AttemptEnd, AttemptState, EndReason, TaskState
 from tests.db.task_world import TaskWorld
 
 _FAR_MS = 2**62
@@ -110,6 +110,31 @@ def test_reports_of_others_or_of_older_generations_change_nothing(world: TaskWor
     world.report(allocation, end="exited", exit_code=1)
     world.settle()
     assert (world.state(task), world.task(task).exit_code) == (TaskState.SUCCEEDED, 0)
+
+
+@pytest.mark.parametrize(("code", "state"), [(0, TaskState.SUCCEEDED), (3, TaskState.QUEUED)])
+def test_it_is_over_with_the_word_that_nothing_of_it_runs(world: TaskWorld, code: int, state: TaskState) -> None:
+    task = world.one(retry={"max": 1, "on": ["error"], "backoff": "0s"})
+    allocation = world.run(task)
+    world.report(allocation, end="exited", exit_code=code, gone=True)
+    (attempt,) = world.attempts(task)
+    assert (attempt.state, world.state(task)) == (AttemptState.ENDED, state)
+    assert world.world.fleet.allocation(allocation.id).state == AllocationState.RELEASING, "its devices are not free yet"
+    assert (world.task(task).due_at is None) == (state is TaskState.SUCCEEDED)
+    world.report(allocation, end="exited", exit_code=9, gone=True)
+    world.finish()
+    assert world.world.fleet.allocation(allocation.id).state == AllocationState.RELEASED
+    assert world.task(task).exit_code == code
+    if state is TaskState.SUCCEEDED:
+        assert world.task(task).due_at is None, "there is nothing to settle any more"
+    else:
+        assert world.start(task).id != allocation.id
+
+
+def test_what_may_run_still_is_not_over_before_its_release(world: TaskWorld) -> None:
+    task = world.one()
+    world.report(world.run(task), end="timed_out", exit_code=None, signal=9)
+    assert world.state(task) is TaskState.STOPPING
 
 
 def test_what_has_changed_since_the_look_without_locks_is_seen_under_them(world: TaskWorld) -> None:

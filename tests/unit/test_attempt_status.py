@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from node.daemon.attempt_ends import AttemptOutcome, ContainerExit, early_outcome, outcome
+from node.daemon.attempt_ends import AttemptOutcome, ContainerExit, outcome
 from node.daemon.attempt_status import RunnerEnd, RunnerPhase, RunnerStatus, read_progress, read_status
 from scheduler.states import AttemptEnd
 
@@ -62,15 +62,6 @@ def test_progress_out_of_range_is_none(tmp_path: Path, document: Any) -> None:
 
 def ended(end: RunnerEnd = RunnerEnd.EXITED, code: int | None = 0, signal: int | None = None) -> RunnerStatus:
     return RunnerStatus(RunnerPhase.ENDED, 1, 2, end, code, signal)
-
-
-def test_only_what_memory_can_not_have_caused_is_told_early() -> None:
-    assert early_outcome(ended(), timeout_s=None) == AttemptOutcome(AttemptEnd.EXITED, 0)
-    assert early_outcome(ended(RunnerEnd.TIMED_OUT, None, 9), timeout_s=5) == AttemptOutcome(
-        AttemptEnd.TIMED_OUT, None, 9, "timeout: 5 s"
-    )
-    for status in (ended(code=1), ended(code=None, signal=9), RunnerStatus(RunnerPhase.RUNNING)):
-        assert early_outcome(status, timeout_s=None) is None
 
 
 @pytest.mark.parametrize(
