@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import docker
+
 from node.daemon.attempts import Attempts
 from node.daemon.clock import ServerClock
 from node.daemon.disk import DiskWatch, Trees, trees_of
@@ -19,7 +21,6 @@ log = logging.getLogger(__name__)
 
 _TICK_S = 1.0
 _EVENTS = ("start", "die", "pause", "unpause", "destroy")
-_TASK_EVENTS = ("die",)  # its runner tells of the rest, and looking costs as much as a start does
 _RETRY_S = 1.0
 _CUT_OFF = "cut_off"  # the reason that a task is told when its lease ran out
 _STATES = {
@@ -119,8 +120,11 @@ class Watch:
             inspected = self._engine.api.inspect_container(entry["Id"])
         except DOCKER_ERRORS:
             return before  # gone in between, or Docker is away
-        run_now = self._meter.observe(inspected, seen_ms, held)
-        return _Seen(state, run_now, inspected, held.lease.kind == LeaseKind.TASK)
+        return self._observed(state, inspected, held, seen_ms)
+
+    def _observed(self, state: ContainerState, inspected: Json, held: HeldLease, seen_ms: int) -> _Seen:
+        run = self._meter.observe(inspected, seen_ms, held)
+        return _Seen(state, run, inspected, held.lease.kind == LeaseKind.TASK)
 
     def _tell_attempt(self, held: HeldLease, seen: _Seen) -> None:
         if self._attempts is not None and held.lease.kind == LeaseKind.TASK:
@@ -192,7 +196,10 @@ class Watch:
         while not self._stopped.is_set():
             try:
                 for event in self._engine.api.events(decode=True, filters=dict(filters)):
-                    if TASK_LABEL in event["Actor"]["Attributes"] and event["Action"] not in _TASK_EVENTS:
+                    if TASK_LABEL in (labels := event["Actor"]["Attributes"]):
+                        # Its runner tells of the rest, and looking at all costs as much as a start does.
+                        if event["Action"] == "die":
+                            self._task_exited(event["id"], labels)
                         continue
                     if event["Action"] == "start":
                         self._seen.pop(event["id"], None)  # a new run: its start time must be read again
@@ -200,6 +207,19 @@ class Watch:
             except DOCKER_ERRORS as error:
                 log.debug("Docker's events broke off: %s", error)
             self._stopped.wait(_RETRY_S)
+
+    def _task_exited(self, container_id: str, labels: Mapping[str, str]) -> None:
+        """Docker's list names what has just exited as running for a while still: the container itself is asked."""
+        seen_ms = self._clock.now_ms()
+        held = self._leases.find(labels.get(ALLOCATION_LABEL, ""))
+        if held is None or held.state == LeaseState.ENDED or labels.get(GENERATION_LABEL) != str(held.lease.generation):
+            return
+        try:
+            inspected = self._engine.api.inspect_container(container_id)
+        except docker.errors.NotFound:
+            return  # whoever has taken it away knows its end
+        state = _STATES.get(inspected["State"]["Status"], ContainerState.EXITED)
+        self._tell_attempt(held, self._observed(state, inspected, held, seen_ms))
 
 
 def _states(found: Mapping[str, _Seen]) -> dict[str, ContainerState]:
