@@ -21,6 +21,7 @@ from api.tasks import attempts, gangs, words
 from api.tasks.current import Current, lock_of_allocation
 from api.tasks.settling import conclude
 from api.tasks.tables import Task, TaskAttempt
+from api.tasks.transitions import wake_children
 from scheduler.host_protocol import AttemptPhase, AttemptReport, TaskProgress
 from scheduler.states import AllocationState, AttemptEnd, AttemptState, EndReason
 
@@ -176,6 +177,7 @@ def _ended(session: Session, current: Current, seen: Seen, rank: int, *, actor: 
     reason, detail = EndReason.COMPLETED if succeeded else EndReason.FAILED, words.of_attempt(attempt)
     if seen.gone and nodes == 1 and current.task.array_id is None:
         conclude(session, current.task, attempt, actor=actor)
+        wake_children(session, [current.task])
         session.flush()  # before its allocation's end, which makes due what has not ended
     request_end(session, allocation, end_reason=reason, actor=actor, reason=detail)
 

@@ -128,6 +128,17 @@ class Attempts:
         if exited and not kept.done.is_set():
             self._container_over(kept, inspected, finished_ms)
 
+    def exited(self, held: HeldLease, code: int, finished_ms: int) -> bool:
+        """Its container has exited. Whether that tells its end: what has failed may have done so for its memory."""
+        kept = self._find(held)
+        status = None if kept is None else read_status(kept.directory.status)
+        if kept is None or status is None or code != 0 or not status.succeeded:
+            return False
+        if not kept.done.is_set():
+            succeeded = AttemptOutcome(AttemptEnd.EXITED, code, detail=status.detail)
+            self._end(kept, succeeded, status, finished_ms, gone=True)
+        return True
+
     def tick(self, seen: Collection[Key]) -> None:
         """Once a second: what takes longer than it may, and what has no container any more."""
         now_ms = self._parts.clock.now_ms()

@@ -199,7 +199,7 @@ class Watch:
                     if TASK_LABEL in (labels := event["Actor"]["Attributes"]):
                         # Its runner tells of the rest, and looking at all costs as much as a start does.
                         if event["Action"] == "die":
-                            self._task_exited(event["id"], labels)
+                            self._task_exited(event["id"], labels, event["timeNano"] / 1e6)
                         continue
                     if event["Action"] == "start":
                         self._seen.pop(event["id"], None)  # a new run: its start time must be read again
@@ -208,11 +208,16 @@ class Watch:
                 log.debug("Docker's events broke off: %s", error)
             self._stopped.wait(_RETRY_S)
 
-    def _task_exited(self, container_id: str, labels: Mapping[str, str]) -> None:
-        """Docker's list names what has just exited as running for a while still: the container itself is asked."""
+    def _task_exited(self, container_id: str, labels: Mapping[str, str], at_wall_ms: float) -> None:
+        """Docker's list names what has just exited as running for a while still, and the container itself answers
+        when Docker has cleared up behind it: it is asked where the event says too little.
+        """
         seen_ms = self._clock.now_ms()
         held = self._leases.find(labels.get(ALLOCATION_LABEL, ""))
         if held is None or held.state == LeaseState.ENDED or labels.get(GENERATION_LABEL) != str(held.lease.generation):
+            return
+        finished_ms = min(self._clock.from_wall(at_wall_ms), seen_ms)
+        if self._attempts is not None and self._attempts.exited(held, int(labels["exitCode"]), finished_ms):
             return
         try:
             inspected = self._engine.api.inspect_container(container_id)

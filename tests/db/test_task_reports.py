@@ -119,7 +119,9 @@ def test_it_is_over_with_the_word_that_nothing_of_it_runs(world: TaskWorld, code
     world.report(allocation, end="exited", exit_code=code, gone=True)
     (attempt,) = world.attempts(task)
     assert (attempt.state, world.state(task)) == (AttemptState.ENDED, state)
-    assert world.world.fleet.allocation(allocation.id).state == AllocationState.RELEASING, "its devices are not free yet"
+    assert world.world.fleet.allocation(allocation.id).state == AllocationState.RELEASING, (
+        "its devices are not free yet"
+    )
     assert (world.task(task).due_at is None) == (state is TaskState.SUCCEEDED)
     world.report(allocation, end="exited", exit_code=9, gone=True)
     world.finish()
@@ -129,6 +131,14 @@ def test_it_is_over_with_the_word_that_nothing_of_it_runs(world: TaskWorld, code
         assert world.task(task).due_at is None, "there is nothing to settle any more"
     else:
         assert world.start(task).id != allocation.id
+
+
+def test_what_waits_for_it_need_not_wait_for_its_release(world: TaskWorld) -> None:
+    parent = world.one(name="parent")
+    child = world.one(depends_on=["parent"])
+    world.report(world.run(parent), end="exited", exit_code=0, gone=True)
+    world.settle()
+    assert world.state(child) is TaskState.QUEUED
 
 
 def test_what_may_run_still_is_not_over_before_its_release(world: TaskWorld) -> None:
