@@ -5,12 +5,12 @@ What the host gives is a line for each element in a file that grows; what became
 
 from __future__ import annotations
 
-import json
 import os
 import resource
 
 from .files import Paths, now_ms
 from .output import Output
+from .plain_json import dumps, loads
 from .supervisor import Ended, Supervisor
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.002, 0.1
@@ -25,10 +25,10 @@ class Given:
 
     def __init__(self, path: str) -> None:
         self._path, self._place = path, 0
-        self._ahead: list[dict[str, int]] = []
+        self._ahead: list[dict[str, object]] = []
         self.over = False
 
-    def next(self) -> dict[str, int] | None:
+    def next(self) -> dict[str, object] | None:
         """None: there is none now, and if it is `over` none will come."""
         if not self._ahead:
             self._read()
@@ -45,7 +45,7 @@ class Given:
         whole = content[: content.rfind(b"\n") + 1]
         self._place += len(whole)
         for line in whole.splitlines():
-            document = json.loads(line)
+            document = loads(line.decode())
             if document.get("over"):
                 self.over = True
             else:
@@ -59,7 +59,7 @@ class Told:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 
     def tell(self, **document: object) -> None:
-        os.write(self._file, json.dumps(document).encode() + b"\n")
+        os.write(self._file, dumps(document).encode() + b"\n")
 
 
 def run_elements(
@@ -100,7 +100,7 @@ def run_elements(
     return ""
 
 
-def _wait(given: Given, supervisor: Supervisor) -> dict[str, int] | None:
+def _wait(given: Given, supervisor: Supervisor) -> dict[str, object] | None:
     """The next element; None: no more is to run."""
     wait_s = _FIRST_WAIT_S
     while supervisor.notice is None:

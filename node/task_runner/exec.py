@@ -6,14 +6,13 @@ Docker starts it with what the image says; what the task has beyond that comes f
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import signal
 import struct
 import sys
 import termios
 
-from .files import Paths, read_secrets
+from .files import Paths, read_json, read_secrets
 from .run import variables, works_in
 from .supervisor import OOM_FIRST, set_oom_score
 
@@ -24,15 +23,15 @@ def main(words: list[str], paths: Paths | None = None) -> int:
     """Become the command. `words` are the rows and columns of its terminal, or 0 and 0, and then the command's own."""
     rows, columns, command = int(words[0]), int(words[1]), words[2:]
     paths = paths or Paths()
-    with open(paths.order, encoding="utf-8") as file:
-        order = json.load(file)
+    order = read_json(paths.order)
     if rows and columns:
         fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
     environment = variables(paths, order, read_secrets(paths.secrets), _endpoint(paths))
-    if order.get("ray_node") is not None:
+    node = order.get("ray_node")
+    if isinstance(node, dict):
         from .ray_cluster import variables_of  # most tasks have none
 
-        environment.update(variables_of(order["ray_node"]))
+        environment.update(variables_of(node))
     directory = works_in(paths, order)
     if directory is not None:
         os.chdir(directory)
@@ -51,9 +50,8 @@ def main(words: list[str], paths: Paths | None = None) -> int:
 def _endpoint(paths: Paths) -> str:
     """The task's own, which its runner has told of."""
     try:
-        with open(paths.status, encoding="utf-8") as file:
-            return str(json.load(file)["endpoint"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return str(read_json(paths.status)["endpoint"])
+    except (OSError, ValueError, KeyError):
         return ""  # the task may have written over it
 
 

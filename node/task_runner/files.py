@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
+
+from .plain_json import dumps, loads
 
 IN, OUT = "/run/remotegpu/in", "/run/remotegpu/out"
 WORKSPACE = "/workspace"
@@ -36,11 +37,21 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+def read_json(path: str) -> dict[str, object]:
+    """
+    Raises:
+        OSError
+        ValueError: it is no JSON object.
+    """
+    with open(path, encoding="utf-8") as file:
+        return loads(file.read())
+
+
 def write_json(path: str, document: object) -> None:
     """Replace a file at once and whole."""
     temporary = f"{path}.new"
     with open(temporary, "w", encoding="utf-8") as file:
-        json.dump(document, file)
+        file.write(dumps(document))
     os.replace(temporary, path)
 
 

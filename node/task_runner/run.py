@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 
-from .files import Paths, claim, now_ms, read_secrets, write_json
+from .files import Paths, claim, now_ms, read_json, read_secrets, write_json
 from .masking import hidden_texts
 from .output import Output
 from .supervisor import Ended, Supervisor
@@ -170,6 +169,4 @@ def main(paths: Paths | None = None) -> int:
         sys.stderr.write("this attempt was begun before: a command is run once\n")
         return TWICE
     os.umask(0o022)
-    with open(paths.order, encoding="utf-8") as file:
-        order = json.load(file)
-    return Attempt(paths, order).run()
+    return Attempt(paths, read_json(paths.order)).run()

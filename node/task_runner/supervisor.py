@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import select
 import signal
@@ -11,7 +10,7 @@ import socket
 import time
 from collections.abc import Callable
 
-from .files import Paths, now_ms
+from .files import Paths, now_ms, read_json
 from .masking import Masking
 from .output import STDERR, STDOUT, Output
 
@@ -315,11 +314,10 @@ def _children() -> list[int]:
 
 def _read_notice(path: str) -> Notice | None:
     try:
-        with open(path, encoding="utf-8") as file:
-            document = json.load(file)
-        return Notice(str(document["reason"]), int(document["deadline_ms"]))
+        document = read_json(path)
     except FileNotFoundError:
         return None
+    return Notice(str(document["reason"]), int(str(document["deadline_ms"])))
 
 
 def set_oom_score(value: str) -> str:
