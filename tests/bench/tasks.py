@@ -32,7 +32,7 @@ _UNLIMITED = {"queued": 20_000}
 def run() -> list[Figure]:
     with world("--simulate", "2x8:A100-80GB") as here:
         (customer,) = (each for each in here.admin.admin.list("customers") if each["name"] == "bench")
-        here.admin.admin.set_quota(customer["id"], _UNLIMITED)
+        here.admin.admin.set_quota(f"customers/{customer['id']}", _UNLIMITED)
         return [_one(here), _many(here), *_queue(here)]
 
 
