@@ -86,11 +86,11 @@ def list_plans(context: typer.Context, as_json: JsonFlag = False) -> None:
 
 
 @plans.command("remove")
-def remove_plan(context: typer.Context, name: str) -> None:
+def remove_plan(context: typer.Context, name: str, as_json: JsonFlag = False) -> None:
     """Take a plan away that no customer has."""
     with connected(context) as client:
         client.admin.remove_plan(name)
-        console.print(f"The plan {name} is gone.")
+        print_json({"name": name}) if as_json else console.print(f"The plan {name} is gone.")
 
 
 @plans.command("give")
