@@ -1,122 +1,232 @@
-"""Turning proof into money: meters, their intervals, and the postings that charge for what was newly proven."""
+"""Turning proof into money: meters, their intervals, and the postings that charge for what was newly proven.
 
-from collections.abc import Mapping, Sequence
+All that came in one batch is charged by a few statements, however many allocations and devices it is of.
+"""
 
-from sqlalchemy import delete, select
+from bisect import bisect_right
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from api.billing.accounts import customer_accounts
-from api.billing.coverage import Part, split
-from api.billing.journal import Entry, JournalKind, Transaction, post
-from api.billing.stretches import stretches_of
+from api.billing.accounts import Accounts, Owner, accounts_of
+from api.billing.journal import Entry, JournalKind, Transaction, post_all
 from api.billing.tables import Hold, PriceVersion
+from api.bulk import document, insert_rows, insert_statement, recordset, update_rows
 from api.metering.tables import UsageInterval, UsageMeter
+from api.pipeline import pipelined
 from scheduler.intervals import Span, absorb
 from scheduler.money import cumulative_charge_micro
 
-_MeterKey = tuple[int, int]  # (GPU id, where the stretch of its price begins)
+_Key = tuple[int, int, int]  # (allocation id, generation, GPU id)
+
+_COLUMNS = (
+    "id, allocation_id, generation, gpu_id, customer_id, milli, price_micro_per_gpu_hour, proven_ms, charged_micro"
+)
+_MADE = f"returning {_COLUMNS}"
+_METERS = text(
+    f"select {_COLUMNS} from usage_meters m"
+    f" join {recordset(allocation_id='bigint', generation='int')} using (allocation_id, generation)"
+)
+_TOUCHED = text(
+    "select i.id, i.meter_id, i.from_ms, i.to_ms from"
+    f" {recordset(allocation_id='bigint', generation='int', gpu_id='bigint', from_ms='bigint', to_ms='bigint')}"
+    " join usage_meters m using (allocation_id, generation, gpu_id)"
+    " join usage_intervals i on i.meter_id = m.id and i.to_ms >= r.from_ms and i.from_ms <= r.to_ms"
+)
+_DROP = text("delete from usage_intervals where id = any(:ids)")
 
 
-def charge(
-    session: Session, hold: Hold, proof: Mapping[int, Sequence[Span]], *, milli: Mapping[int, int], actor: str
-) -> int:
-    """Bill what `proof` (spans by GPU id) adds to what is proven, from the hold that was bought for it.
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What a batch proves of a hold's generation: spans by GPU id, and the share of each GPU in thousandths.
 
-    `milli` is the share of each of those GPUs. The caller has locked the hold and found the spans to lie within what it
-    covers. Proof of time that is proven already changes nothing; each moment counts at the price of its stretch.
-    Answers the charge in micro-units.
+    The hold is locked, and the spans lie within what it covers.
     """
-    price = session.get_one(PriceVersion, hold.price_version_id)
-    parts = split(proof, stretches_of(session, hold))
-    meters = _meters(session, hold, parts, milli)
-    accounts = customer_accounts(session, hold.customer_id, price.currency)
-    entries: list[Entry] = []
-    for part in parts:
-        meter = meters[part.gpu_id, part.stretch.from_ms]
-        gained_ms = _extend_intervals(session, meter, part.spans)
-        if gained_ms == 0:
-            continue
-        meter.proven_ms += gained_ms
+
+    hold: Hold
+    price: PriceVersion
+    spans: Mapping[int, Sequence[Span]]
+    milli: Mapping[int, int]
+
+    @property
+    def owner(self) -> Owner:
+        return self.hold.customer_id, self.price.currency
+
+    def key(self, gpu_id: int) -> _Key:
+        return self.hold.allocation_id, self.hold.generation, gpu_id
+
+
+@dataclass(slots=True)
+class _Meter:
+    id: int
+    customer_id: int
+    milli: int
+    price_micro_per_gpu_hour: int
+    proven_ms: int
+    charged_micro: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Growth:
+    """What proof makes of a meter's intervals: rows that go, rows that become longer, by id, and new ones."""
+
+    gained_ms: int
+    dropped: Sequence[int]
+    grown: Mapping[int, Span]
+    added: Sequence[Span]
+
+
+def charge(session: Session, proofs: Sequence[Proof], *, actor: str) -> None:
+    """Bill what the proofs, of one generation each, add to what is proven, from the holds that were bought for it.
+
+    The caller has locked the holds and the accounts. Proof of time that is proven already changes nothing.
+    """
+    if not proofs:
+        return
+    meters, intervals = _read(session, proofs)
+    meters |= _new_meters(session, proofs, meters)
+    accounts = accounts_of(session, {proof.owner for proof in proofs})
+    growths: dict[_Key, _Growth] = {}
+    transactions = []
+    for proof in proofs:
+        keys = [proof.key(gpu_id) for gpu_id in sorted(proof.spans)]
+        found = {key: _growth(intervals.get(meters[key].id, {}), proof.spans[key[2]]) for key in keys}
+        grown = {key: growth for key, growth in found.items() if growth.gained_ms}
+        if grown:
+            growths |= grown
+            transactions.append(_bill(proof, grown, meters, accounts[proof.owner], actor=actor))
+    if transactions:
+        _write(session, meters, growths)
+        post_all(session, transactions)
+
+
+def _bill(
+    proof: Proof, grown: Mapping[_Key, _Growth], meters: Mapping[_Key, _Meter], accounts: Accounts, *, actor: str
+) -> Transaction:
+    """Move the meters on, and take what that costs from the hold."""
+    entries = []
+    for key, growth in grown.items():
+        meter = meters[key]
+        meter.proven_ms += growth.gained_ms
         total = cumulative_charge_micro(
-            price_micro_per_gpu_hour=meter.price_micro_per_gpu_hour, milli=meter.milli, duration_ms=meter.proven_ms
+            price_micro_per_gpu_hour=meter.price_micro_per_gpu_hour,
+            milli=meter.milli,
+            duration_ms=meter.proven_ms,
         )
-        entries.append(Entry(accounts.holds, meter.charged_micro - total, meter.id, gained_ms))
+        entries.append(Entry(accounts.holds, meter.charged_micro - total, meter.id, growth.gained_ms))
         meter.charged_micro = total
-    if not entries:
-        return 0
     amount = -sum(entry.amount_micro for entry in entries)
+    hold = proof.hold
     hold.amount_micro -= amount
-    usage = Transaction(
+    generation = (hold.allocation_id, hold.generation)
+    proven_ms = sum(meter.proven_ms for key, meter in meters.items() if key[:2] == generation)
+    return Transaction(
         customer_id=hold.customer_id,
-        key=_key(hold, meters),
+        # Proven time only grows, so that each state of the meters is charged for once.
+        key=f"usage:{hold.allocation_id}:{hold.generation}:{proven_ms}",
         kind=JournalKind.USAGE,
         actor=actor,
         postings=[*entries, Entry(accounts.revenue, amount)],
         details={"allocation_id": hold.allocation_id, "generation": hold.generation},
     )
-    post(session, usage)
-    return amount
 
 
-def _key(hold: Hold, meters: Mapping[_MeterKey, UsageMeter]) -> str:
-    """Proven time only grows, so that each state of the meters is charged for once."""
-    proven_ms = sum(meter.proven_ms for meter in meters.values())
-    return f"usage:{hold.allocation_id}:{hold.generation}:{proven_ms}"
-
-
-def _meters(
-    session: Session, hold: Hold, parts: Sequence[Part], milli: Mapping[int, int]
-) -> dict[_MeterKey, UsageMeter]:
-    """All meters of the hold's generation, with new ones for GPUs and stretches that have none."""
-    query = select(UsageMeter).where(
-        UsageMeter.allocation_id == hold.allocation_id, UsageMeter.generation == hold.generation
-    )
-    found = session.scalars(query.execution_options(populate_existing=True))
-    meters = {(meter.gpu_id, meter.price_from_ms): meter for meter in found}
-    for part in parts:
-        key = part.gpu_id, part.stretch.from_ms
-        if key not in meters:
-            meters[key] = UsageMeter(
-                allocation_id=hold.allocation_id,
-                generation=hold.generation,
-                gpu_id=part.gpu_id,
-                customer_id=hold.customer_id,
-                milli=milli[part.gpu_id],
-                price_from_ms=part.stretch.from_ms,
-                price_version_id=part.stretch.price_version_id,
-                terms=part.stretch.terms,
-                price_micro_per_gpu_hour=part.stretch.price_micro_per_gpu_hour,
-                proven_ms=0,
-                charged_micro=0,
-            )
-            session.add(meters[key])
-    session.flush()
-    return meters
-
-
-def _extend_intervals(session: Session, meter: UsageMeter, proof: Sequence[Span]) -> int:
-    """Bring the meter's intervals up to the union with `proof`; answers by how many milliseconds they grew."""
-    query = select(UsageInterval).where(
-        UsageInterval.meter_id == meter.id,
-        UsageInterval.to_ms >= min(span.from_ms for span in proof),
-        UsageInterval.from_ms <= max(span.to_ms for span in proof),
-    )
-    rows = {Span(row.from_ms, row.to_ms): row for row in session.scalars(query)}
-    change = absorb(sorted(rows), proof)
-    kept = set(change.merged) & rows.keys()
-    grown: dict[Span, Span] = {}  # each new span takes over the first row that it absorbs
-    for span in sorted(rows.keys() - kept):
-        owner = next(each for each in change.merged if each.from_ms <= span.from_ms and span.to_ms <= each.to_ms)
-        grown.setdefault(owner, span)
-    absorbed = [rows[span].id for span in rows.keys() - kept - set(grown.values())]
-    if absorbed:  # first, so that no two rows overlap at any time
-        session.execute(delete(UsageInterval).where(UsageInterval.id.in_(absorbed)))
-    for new in sorted(set(change.merged) - kept):
-        if old := grown.get(new):
-            rows[old].from_ms, rows[old].to_ms = new.from_ms, new.to_ms
+def _growth(known: Mapping[Span, int], proof: Sequence[Span]) -> _Growth:
+    """Bring intervals (ids by span) up to the union with `proof`, which touches or overlaps each of them."""
+    change = absorb(sorted(known), proof)
+    grown: dict[Span, int] = {}  # each new span takes over the first row that it absorbs
+    dropped = []
+    starts = [span.from_ms for span in change.merged]
+    for span, row_id in sorted(known.items()):
+        owner = change.merged[bisect_right(starts, span.from_ms) - 1]
+        if owner in grown:
+            dropped.append(row_id)
         else:
-            session.add(
-                UsageInterval(meter_id=meter.id, customer_id=meter.customer_id, from_ms=new.from_ms, to_ms=new.to_ms)
-            )
-    session.flush()
-    return change.gained_ms
+            grown[owner] = row_id
+    changed = {row_id: span for span, row_id in grown.items() if span not in known}
+    return _Growth(change.gained_ms, dropped, changed, [span for span in change.merged if span not in grown])
+
+
+def _read(session: Session, proofs: Sequence[Proof]) -> tuple[dict[_Key, _Meter], dict[int, dict[Span, int]]]:
+    """All meters of the proofs' generations, and by meter the intervals that the proof may touch, with their ids."""
+    generations = [{"allocation_id": key[0], "generation": key[1]} for key in {proof.key(0) for proof in proofs}]
+    reach = [
+        {
+            "allocation_id": proof.hold.allocation_id,
+            "generation": proof.hold.generation,
+            "gpu_id": gpu_id,
+            "from_ms": min(span.from_ms for span in spans),
+            "to_ms": max(span.to_ms for span in spans),
+        }
+        for proof in proofs
+        for gpu_id, spans in proof.spans.items()
+    ]
+    with pipelined(session) as pipeline:
+        known = pipeline.ask(_METERS, {"rows": document(generations)})
+        touched = pipeline.ask(_TOUCHED, {"rows": document(reach)})
+        meters = {(row.allocation_id, row.generation, row.gpu_id): _meter(row) for row in known.all()}
+        intervals: dict[int, dict[Span, int]] = {}
+        for row in touched.all():
+            intervals.setdefault(row.meter_id, {})[Span(row.from_ms, row.to_ms)] = row.id
+    return meters, intervals
+
+
+def _new_meters(session: Session, proofs: Sequence[Proof], known: Collection[_Key]) -> dict[_Key, _Meter]:
+    """Made for GPUs that have none."""
+    rows = [
+        {
+            "allocation_id": proof.hold.allocation_id,
+            "generation": proof.hold.generation,
+            "gpu_id": gpu_id,
+            "customer_id": proof.hold.customer_id,
+            "milli": proof.milli[gpu_id],
+            "price_version_id": proof.hold.price_version_id,
+            "terms": proof.hold.terms,
+            "price_micro_per_gpu_hour": proof.hold.price_micro_per_gpu_hour,
+        }
+        for proof in proofs
+        for gpu_id in sorted(proof.spans)
+        if proof.key(gpu_id) not in known
+    ]
+    if not rows:
+        return {}
+    made = session.execute(insert_statement(UsageMeter, tuple(rows[0]), _MADE), {"rows": document(rows)})
+    return {(row.allocation_id, row.generation, row.gpu_id): _meter(row) for row in made}
+
+
+def _meter(row: Any) -> _Meter:  # Any: a row of the meters
+    return _Meter(row.id, row.customer_id, row.milli, row.price_micro_per_gpu_hour, row.proven_ms, row.charged_micro)
+
+
+def _write(session: Session, meters: Mapping[_Key, _Meter], growths: Mapping[_Key, _Growth]) -> None:
+    """Bring meters and intervals to what they have become."""
+    dropped = [row_id for growth in growths.values() for row_id in growth.dropped]
+    grown = [
+        {"id": row_id, "from_ms": span.from_ms, "to_ms": span.to_ms}
+        for growth in growths.values()
+        for row_id, span in growth.grown.items()
+    ]
+    added = [
+        {
+            "meter_id": meters[key].id,
+            "customer_id": meters[key].customer_id,
+            "from_ms": span.from_ms,
+            "to_ms": span.to_ms,
+        }
+        for key, growth in growths.items()
+        for span in growth.added
+    ]
+    proven = [
+        {"id": meter.id, "proven_ms": meter.proven_ms, "charged_micro": meter.charged_micro}
+        for meter in (meters[key] for key in growths)
+    ]
+    session.flush()  # the holds: a flush counts what it has changed, which it can't in a pipeline
+    with pipelined(session):
+        if dropped:  # first, so that no two rows overlap at any time
+            session.execute(_DROP, {"ids": dropped})
+        update_rows(session, UsageInterval, ("id",), grown)
+        insert_rows(session, UsageInterval, added)
+        update_rows(session, UsageMeter, ("id",), proven)

@@ -46,9 +46,8 @@ _PROVEN = text(
 _ARRIVED = text(
     f"select r.allocation_id, r.boot_id, r.sequence"
     f" from {recordset(allocation_id='bigint', boot_id='text', sequence='bigint')}"
-    " join allocations a on a.id = r.allocation_id where exists (select from usage_windows w"
-    " where w.host_id = any(a.host_ids) and w.boot_id = r.boot_id and w.sequence = r.sequence"
-    " and w.quarantine is distinct from 'sequence_reused')"
+    " join allocations a on a.id = r.allocation_id where exists (select from usage_received u"
+    " where u.host_id = any(a.host_ids) and u.boot_id = r.boot_id and u.sequences @> r.sequence)"
 )
 
 

@@ -1,11 +1,12 @@
 """A customer's statement: sums of the journal's postings in a period, and the intervals and entries behind them.
 
 A period is `from <= at < to` by the moment of posting. Late proof appears in the period in which it arrived, so that a
-closed period never changes.
+closed period never changes. The sums of whole hours are kept (`usage_sums`), so that only the two ends of a period are
+read posting by posting.
 """
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Row, Select, func, select
@@ -17,9 +18,13 @@ from api.billing.journal import JournalKind, balance
 from api.billing.tables import Account, Hold, JournalTransaction, Posting, PriceVersion
 from api.environments.tables import Environment
 from api.machines.tables import Gpu
-from api.metering.tables import UsageInterval, UsageMeter
+from api.metering.tables import UsageInterval, UsageMeter, UsageSum
 from api.pagination import page_rows
 from api.tasks.tables import Task
+
+LAST = datetime(9999, 12, 31, tzinfo=UTC)
+"""Later than any posting."""
+_HOUR = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,19 +60,20 @@ def read_snapshot(session: Session) -> None:
 def totals(session: Session, customer_id: int, period: Period) -> Totals:
     """What the journal says about a period, in the customer's currency."""
     now = balance(session, customer_id)
-    changes = (
-        select(JournalTransaction.kind, func.sum(Posting.amount_micro), func.sum(Posting.duration_ms))
+    others = (
+        select(JournalTransaction.kind, func.sum(Posting.amount_micro))
         .join(Posting, Posting.transaction_id == JournalTransaction.id)
         .join(Account, Account.id == Posting.account_id)
         .where(JournalTransaction.customer_id == customer_id, JournalTransaction.at >= period.start)
+        .where(JournalTransaction.kind != JournalKind.USAGE)
         .where(Account.kind.in_(("wallet", "holds")), Account.currency == now.currency)
         .group_by(JournalTransaction.kind)
     )
-    since = {row[0]: int(row[1]) for row in session.execute(changes)}
-    within = {row[0]: row for row in session.execute(changes.where(JournalTransaction.at < period.end))}
-    inside = {kind: int(row[1]) for kind, row in within.items()}
-    opening = now.balance_micro - sum(since.values())
-    usage = within.get(JournalKind.USAGE)
+    since = sum(int(amount) for _, amount in session.execute(others))
+    inside = {kind: int(amount) for kind, amount in session.execute(others.where(JournalTransaction.at < period.end))}
+    spent, _ = _usage_totals(session, customer_id, Period(period.start, LAST), now.currency)
+    usage, duration_ms = _usage_totals(session, customer_id, period, now.currency)
+    opening = now.balance_micro - since + spent
     return Totals(
         currency=now.currency,
         opening_micro=opening,
@@ -76,10 +82,64 @@ def totals(session: Session, customer_id: int, period: Period) -> Totals:
         transfers_micro=inside.get(JournalKind.TRANSFER_IN, 0) + inside.get(JournalKind.TRANSFER_OUT, 0),
         adjustments_micro=inside.get(JournalKind.ADJUSTMENT, 0),
         promotions_micro=inside.get(JournalKind.PROMOTION, 0) + inside.get(JournalKind.PROMOTION_LAPSE, 0),
-        usage_micro=-inside.get(JournalKind.USAGE, 0),
-        closing_micro=opening + sum(inside.values()),
-        duration_ms=int(usage[2] or 0) if usage else 0,
+        usage_micro=usage,
+        closing_micro=opening + sum(inside.values()) - usage,
+        duration_ms=duration_ms,
     )
+
+
+def _usage_totals(session: Session, customer_id: int, period: Period, currency: str) -> tuple[int, int]:
+    """What usage cost in a period, and its device time in milliseconds."""
+    sums = _meter_sums(customer_id, period).subquery()
+    query = (
+        select(func.coalesce(func.sum(sums.c.amount_micro), 0), func.coalesce(func.sum(sums.c.duration_ms), 0))
+        .join(UsageMeter, UsageMeter.id == sums.c.meter_id)
+        .join(PriceVersion, PriceVersion.id == UsageMeter.price_version_id)
+        .where(PriceVersion.currency == currency)
+    )
+    amount, duration_ms = session.execute(query).one()
+    return int(amount), int(duration_ms)
+
+
+def _meter_sums(customer_id: int, period: Period) -> Select[*tuple[Any, ...]]:
+    """Sums by meter: those of the whole hours in the period, and the postings of its two ends, one by one."""
+    first, last = _hour_from(period.start), _hour_to(period.end)
+    hours = select(UsageSum.meter_id, UsageSum.duration_ms, UsageSum.amount_micro).where(
+        UsageSum.customer_id == customer_id, UsageSum.hour >= first, UsageSum.hour < last
+    )
+    parts = hours.union_all(*(_postings(customer_id, end) for end in _ends(period, first, last))).subquery()
+    return select(
+        parts.c.meter_id,
+        func.sum(parts.c.duration_ms).label("duration_ms"),
+        func.sum(parts.c.amount_micro).label("amount_micro"),
+    ).group_by(parts.c.meter_id)
+
+
+def _postings(customer_id: int, period: Period) -> Select[*tuple[Any, ...]]:
+    return (
+        select(Posting.meter_id, Posting.duration_ms, -Posting.amount_micro)
+        .join(JournalTransaction, JournalTransaction.id == Posting.transaction_id)
+        .where(JournalTransaction.customer_id == customer_id, Posting.meter_id.is_not(None))
+        .where(JournalTransaction.at >= period.start, JournalTransaction.at < period.end)
+    )
+
+
+def _ends(period: Period, first: datetime, last: datetime) -> list[Period]:
+    """What of a period is not in its whole hours `first..last`."""
+    if first >= last:
+        return [period]
+    return [Period(period.start, first), Period(last, period.end)]
+
+
+def _hour_to(moment: datetime) -> datetime:
+    """The hour (UTC) that the moment is in: it begins then or before."""
+    return moment.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+
+
+def _hour_from(moment: datetime) -> datetime:
+    """The first hour (UTC) that begins then or later."""
+    hour = _hour_to(moment)
+    return hour if hour == moment else hour + _HOUR
 
 
 def lines(
@@ -99,6 +159,7 @@ def lines(
 
 
 def _line_sums(customer_id: int, period: Period) -> Select[*tuple[Any, ...]]:
+    sums = _meter_sums(customer_id, period).subquery()
     return (
         select(
             func.min(UsageMeter.id).label("first_meter"),
@@ -109,16 +170,13 @@ def _line_sums(customer_id: int, period: Period) -> Select[*tuple[Any, ...]]:
             UsageMeter.price_version_id,
             UsageMeter.terms,
             UsageMeter.price_micro_per_gpu_hour,
-            func.sum(Posting.duration_ms).label("duration_ms"),
-            (-func.sum(Posting.amount_micro)).label("amount_micro"),
+            func.sum(sums.c.duration_ms).label("duration_ms"),
+            func.sum(sums.c.amount_micro).label("amount_micro"),
         )
-        .join(JournalTransaction, JournalTransaction.id == Posting.transaction_id)
-        .join(UsageMeter, UsageMeter.id == Posting.meter_id)
+        .join(UsageMeter, UsageMeter.id == sums.c.meter_id)
         .join(Hold, (Hold.allocation_id == UsageMeter.allocation_id) & (Hold.generation == UsageMeter.generation))
         .join(Gpu, Gpu.id == UsageMeter.gpu_id)
         .join(Allocation, Allocation.id == UsageMeter.allocation_id)
-        .where(JournalTransaction.customer_id == customer_id)
-        .where(JournalTransaction.at >= period.start, JournalTransaction.at < period.end)
         .group_by(Hold.environment_id, Hold.task_id, Allocation.uid, Gpu.model)
         .group_by(UsageMeter.price_version_id, UsageMeter.terms, UsageMeter.price_micro_per_gpu_hour)
     )

@@ -108,12 +108,34 @@ left join (select allocation_id, generation, sum(until_ms - from_ms) total from 
   using (allocation_id, generation)
 where h.price_from_ms - h.starts_ms <> coalesce(p.total, 0) or h.covers_until_ms > h.price_until_ms limit :most
 """
+_RECEIVED = """
+select format('host %s, boot %s: the sequence numbers received are not those of the windows', u.host_id, u.boot_id)
+from usage_received u where u.sequences is distinct from (
+  select range_agg(int8range(sequence, sequence, '[]')) from usage_windows w
+  where w.host_id = u.host_id and w.boot_id = u.boot_id and w.quarantine is distinct from 'sequence_reused'
+) limit :most
+"""
+_REPEATED = """
+select format('host %s, boot %s: the sequence number %s counts %s times', host_id, boot_id, sequence, count(*))
+from usage_windows where quarantine is distinct from 'sequence_reused'
+group by host_id, boot_id, sequence having count(*) > 1 limit :most
+"""
+_SUMS = """
+select format('meter %s: the sums of %s are %s and %s ms, its postings then say %s and %s ms', meter_id, hour,
+              s.amount_micro, s.duration_ms, p.amount_micro, p.duration_ms)
+from usage_sums s full join (
+  select t.customer_id, date_trunc('hour', t.at, 'UTC') as hour, meter_id,
+         -sum(amount_micro) as amount_micro, sum(duration_ms) as duration_ms
+  from postings join journal_transactions t on t.id = transaction_id where meter_id is not null group by 1, 2, 3
+) p using (customer_id, hour, meter_id)
+where (s.amount_micro, s.duration_ms) is distinct from (p.amount_micro, p.duration_ms) limit :most
+"""
 _CHARGES = """
 select id, charged_micro, proven_ms, milli, price_micro_per_gpu_hour from usage_meters
 """
 _EVERY = (
     *(_UNBALANCED, _BALANCES, _CUSTOMERS, _HOLDS, _INTERVALS, _POSTINGS, _WINDOWS),
-    *(_PRICES, _STRETCHES, _PROMISES, _RECORDS),
+    *(_RECEIVED, _REPEATED, _SUMS, _PRICES, _STRETCHES, _PROMISES, _RECORDS),
 )
 
 

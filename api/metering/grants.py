@@ -1,6 +1,6 @@
 """What allocations had been granted, read for screening their windows, with their holds locked."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
 from api.allocations.tables import Allocation, AllocationDevice
-from api.billing.tables import Hold
+from api.billing.tables import Hold, PriceVersion
 from api.clock import to_ms
 from api.machines.tables import Gpu
 from api.metering.screening import Grant, OwnedDevice
@@ -16,10 +16,11 @@ from api.metering.screening import Grant, OwnedDevice
 
 @dataclass(frozen=True, slots=True)
 class LockedGrant:
-    """`hold` is the current generation's, locked; None if that was never placed."""
+    """`hold` is the current generation's, locked, at its `price`; None if that was never placed."""
 
     grant: Grant
     hold: Hold | None
+    price: PriceVersion | None
 
 
 def lock_grants(session: Session, allocation_uids: Iterable[str]) -> dict[str, LockedGrant]:
@@ -29,6 +30,7 @@ def lock_grants(session: Session, allocation_uids: Iterable[str]) -> dict[str, L
     ids = {allocation_id: uid for allocation_id, uid in known}
     holds = {(hold.allocation_id, hold.generation): hold for hold in _lock_holds(session, ids)}
     devices = _devices(session, ids)
+    prices = _prices(session, {hold.price_version_id for hold in holds.values()})
     # Read after the holds are locked: a settlement that came first is seen, and none comes in between.
     query = select(Allocation.id, Allocation.generation, Allocation.run_until).where(Allocation.id.in_(ids))
     found = {}
@@ -44,7 +46,7 @@ def lock_grants(session: Session, allocation_uids: Iterable[str]) -> dict[str, L
             ended_ms=hold.billable_until_ms if hold else None,
             devices=devices.get((allocation_id, generation), {}),
         )
-        found[wanted[ids[allocation_id]]] = LockedGrant(grant, hold)
+        found[wanted[ids[allocation_id]]] = LockedGrant(grant, hold, hold and prices[hold.price_version_id])
     return found
 
 
@@ -56,6 +58,10 @@ def _lock_holds(session: Session, allocation_ids: Iterable[int]) -> Iterable[Hol
         .with_for_update(key_share=True)
         .execution_options(populate_existing=True)
     )
+
+
+def _prices(session: Session, ids: Collection[int]) -> dict[int, PriceVersion]:
+    return {price.id: price for price in session.scalars(select(PriceVersion).where(PriceVersion.id.in_(ids)))}
 
 
 def _devices(session: Session, allocation_ids: Iterable[int]) -> dict[tuple[int, int], dict[str, OwnedDevice]]:

@@ -10,7 +10,7 @@ from scheduler.intervals import Span, clip
 CLOCK_TOLERANCE_MS = 5_000
 """How far a host's idea of the server's time may be ahead: its estimate is off by half a round trip at most."""
 MAX_TEXT = 200
-_MAX_INT = 2**63 - 1
+_MAX_INT = 2**63 - 2  # so that a range of the database can end after it
 
 
 class Quarantine(StrEnum):
@@ -79,7 +79,7 @@ def clean(window: UsageWindow) -> UsageWindow:
 
 def screen(window: UsageWindow, grant: Grant | None, *, host_id: int, received_ms: int) -> Verdict:
     """Decide what of a window is billed. `grant` is None for an allocation that does not exist."""
-    if reason := _refusal(window, grant, host_id=host_id):
+    if reason := refusal(window, grant, host_id=host_id):
         return Verdict(None, None, reason)
     assert grant is not None and grant.starts_ms is not None
     bounds = {
@@ -97,7 +97,7 @@ def screen(window: UsageWindow, grant: Grant | None, *, host_id: int, received_m
     return Verdict(billed, gpu_id, tightest if span.to_ms > limits[tightest] else Quarantine.BEFORE_PLACEMENT)
 
 
-def _refusal(window: UsageWindow, grant: Grant | None, *, host_id: int) -> Quarantine | None:
+def refusal(window: UsageWindow, grant: Grant | None, *, host_id: int) -> Quarantine | None:
     """Why nothing of a window counts, whatever its time."""
     if not 0 <= window.from_ms < window.to_ms or not 1 <= window.milli <= 1000:
         return Quarantine.MALFORMED

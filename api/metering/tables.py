@@ -2,54 +2,116 @@
 
 from datetime import datetime
 
-from sqlalchemy import CheckConstraint, ForeignKey, ForeignKeyConstraint, Index, func, text
-from sqlalchemy.dialects.postgresql import ExcludeConstraint
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    MetaData,
+    Table,
+    Text,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, INT8MULTIRANGE, ExcludeConstraint, MultiRange
 from sqlalchemy.orm import Mapped, mapped_column
 
 from api.db import Base, BigId, Moment
 
 
-class UsageWindow(Base):
-    """Append-only, as received.
+class UsageSeries(Base):
+    """Windows of one container on one device that came in one batch and count alike. Append-only, as received.
 
-    `billed_from_ms..billed_to_ms` is the part that counts, null if none does. `quarantine` says why the rest does not.
-    A host's sequence number that returns with other content is kept too, in quarantine.
+    The windows are in the three arrays, in the order in which they came. Without a `quarantine` all of them count,
+    whole; else none does, or there is one, and `billed_from_ms..billed_to_ms` is the part of it that counts. A host's
+    sequence number that returns with other content is kept too, in quarantine.
     """
 
-    __tablename__ = "usage_windows"
+    __tablename__ = "usage_series"
     __table_args__ = (
-        Index(
-            "uq_usage_windows_key",
-            "host_id",
-            "boot_id",
-            "sequence",
-            unique=True,
-            postgresql_where=text("quarantine is distinct from 'sequence_reused'"),
-        ),
-        Index("ix_usage_windows_quarantine", "host_id", "id", postgresql_where=text("quarantine is not null")),
-        CheckConstraint("(billed_from_ms is null) = (billed_to_ms is null)", name="billed"),
-        CheckConstraint("billed_from_ms >= from_ms and billed_to_ms <= to_ms", name="within"),
-        CheckConstraint("billed_to_ms > billed_from_ms", name="span"),
+        Index("ix_usage_series_sequences", "host_id", "boot_id", "last_sequence"),
+        Index("ix_usage_series_quarantine", "host_id", "id", postgresql_where=text("quarantine is not null")),
         CheckConstraint(
-            "quarantine is not null or "
-            "(billed_from_ms is not null and billed_from_ms = from_ms and billed_to_ms = to_ms)",
-            name="accounted",
+            "cardinality(sequences) between 1 and 1048575 and cardinality(from_ms) = cardinality(sequences)"
+            " and cardinality(to_ms) = cardinality(sequences)",
+            name="windows",
+        ),
+        CheckConstraint("(billed_from_ms is null) = (billed_to_ms is null)", name="billed"),
+        CheckConstraint(
+            "billed_from_ms is null or (quarantine is not null and cardinality(sequences) = 1"
+            " and billed_to_ms > billed_from_ms and billed_from_ms >= from_ms[1] and billed_to_ms <= to_ms[1])",
+            name="part",
         ),
     )
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     host_id: Mapped[int] = mapped_column(ForeignKey("hosts.id"))
     boot_id: Mapped[str]
-    sequence: Mapped[int] = mapped_column(BigId)
     allocation_uid: Mapped[str] = mapped_column(index=True)
     generation: Mapped[int] = mapped_column(BigId)
     container_id: Mapped[str]
     device_uuid: Mapped[str]
     milli: Mapped[int] = mapped_column(BigId)
-    from_ms: Mapped[int] = mapped_column(BigId)
-    to_ms: Mapped[int] = mapped_column(BigId)
+    first_sequence: Mapped[int] = mapped_column(BigId)
+    last_sequence: Mapped[int] = mapped_column(BigId)
+    sequences: Mapped[list[int]] = mapped_column(ARRAY(BigInteger))
+    from_ms: Mapped[list[int]] = mapped_column(ARRAY(BigInteger))
+    to_ms: Mapped[list[int]] = mapped_column(ARRAY(BigInteger))
     billed_from_ms: Mapped[int | None] = mapped_column(BigId)
     billed_to_ms: Mapped[int | None] = mapped_column(BigId)
     received_at: Mapped[datetime] = mapped_column(Moment, server_default=text("now()"))
+    quarantine: Mapped[str | None]
+
+
+class UsageReceived(Base):
+    """Which of a boot's sequence numbers have been received: mostly one range, since hosts ship in order."""
+
+    __tablename__ = "usage_received"
+    host_id: Mapped[int] = mapped_column(ForeignKey("hosts.id"), primary_key=True)
+    boot_id: Mapped[str] = mapped_column(primary_key=True)
+    sequences: Mapped[MultiRange[int]] = mapped_column(INT8MULTIRANGE)
+
+
+class UsageWindow(Base):
+    """A view of the series: one row per window, as it was received.
+
+    `billed_from_ms..billed_to_ms` is the part that counts, null if none does. `quarantine` says why the rest does not.
+    """
+
+    __table__ = Table(
+        "usage_windows",
+        MetaData(),  # of its own: it is no table
+        Column("id", BigId, primary_key=True),  # its series' and its place there: ascending as they came
+        Column("host_id", BigId),
+        Column("boot_id", Text),
+        Column("sequence", BigId),
+        Column("allocation_uid", Text),
+        Column("generation", BigId),
+        Column("container_id", Text),
+        Column("device_uuid", Text),
+        Column("milli", BigId),
+        Column("from_ms", BigId),
+        Column("to_ms", BigId),
+        Column("billed_from_ms", BigId),
+        Column("billed_to_ms", BigId),
+        Column("received_at", Moment),
+        Column("quarantine", Text),
+    )
+    id: Mapped[int]
+    host_id: Mapped[int]
+    boot_id: Mapped[str]
+    sequence: Mapped[int]
+    allocation_uid: Mapped[str]
+    generation: Mapped[int]
+    container_id: Mapped[str]
+    device_uuid: Mapped[str]
+    milli: Mapped[int]
+    from_ms: Mapped[int]
+    to_ms: Mapped[int]
+    billed_from_ms: Mapped[int | None]
+    billed_to_ms: Mapped[int | None]
+    received_at: Mapped[datetime]
     quarantine: Mapped[str | None]
 
 
@@ -102,3 +164,17 @@ class UsageInterval(Base):
     customer_id: Mapped[int] = mapped_column(BigId)
     from_ms: Mapped[int] = mapped_column(BigId)
     to_ms: Mapped[int] = mapped_column(BigId)
+
+
+class UsageSum(Base):
+    """What was posted for a meter in one hour (UTC) of posting times. A trigger of the postings keeps it.
+
+    It is derivable, and `api.billing.verify` derives it: the statement need not read every posting.
+    """
+
+    __tablename__ = "usage_sums"
+    customer_id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    hour: Mapped[datetime] = mapped_column(Moment, primary_key=True)
+    meter_id: Mapped[int] = mapped_column(ForeignKey("usage_meters.id"), primary_key=True)
+    duration_ms: Mapped[int] = mapped_column(BigId)
+    amount_micro: Mapped[int] = mapped_column(BigId)

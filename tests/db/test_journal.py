@@ -18,7 +18,7 @@ HISTORY = (
     "journal_transactions",
     "postings",
     "price_versions",
-    "usage_windows",
+    "usage_series",
     "audit_entries",
     "allocation_events",
     "environment_events",
