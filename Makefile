@@ -1,7 +1,7 @@
 # Everything is done by remotegpud; ARGS are passed on, e.g. `make up ARGS="--simulate 4x8:H100-80GB"`.
 REMOTEGPUD := deploy/remotegpud
 
-.PHONY: up down status doctor test lint lock bench bench-tasks bench-scheduler
+.PHONY: up down status doctor test lint lock bench bench-tasks bench-scheduler bench-billing
 
 up: ## set up what is missing, start everything, print where to go
 	@$(REMOTEGPUD) up $(ARGS)
@@ -32,3 +32,6 @@ bench-tasks: ## measure tasks: one, many, arrays, a long queue, Ray's own client
 
 bench-scheduler: ## measure the scheduler: make bench-scheduler TRACES=DIR; packing a trace, decision cycles, queue sets
 	@REMOTEGPU_DEV=1 TRACES="$(TRACES)" $(REMOTEGPUD) bench scheduler end-estimate decision-cycle queue-sets
+
+bench-billing: ## measure the money path: ingestion over COPY, a day of 1,000 GPUs, a large statement, admission
+	@REMOTEGPU_DEV=1 $(REMOTEGPUD) bench billing

@@ -11,14 +11,13 @@ from pydantic import TypeAdapter
 
 from node.daemon.config import HostDirectory, read_config
 from node.platform import Platform, PlatformUnavailableError
-from scheduler.host_protocol import UsageBatch
+from scheduler.host_protocol import MAX_BATCH, UsageBatch
 
 log = logging.getLogger(__name__)
 
 _TIMEOUT_S = 150.0  # the longest grace and Docker's own time
 _SHIP_S = 1.0
 _MAX_BACK_OFF_S = 30.0
-_BATCH = 500
 _BATCHES = TypeAdapter(UsageBatch)
 
 
@@ -58,7 +57,7 @@ class Agent:
         wait_s = _SHIP_S
         while not self._stopped.wait(wait_s):
             try:
-                while self.ship_once() == _BATCH:
+                while self.ship_once() == MAX_BATCH:
                     pass
                 wait_s = _SHIP_S
             except (PlatformUnavailableError, httpx.HTTPError, ValueError, KeyError) as error:
@@ -71,7 +70,7 @@ class Agent:
         Raises:
             PlatformUnavailableError, httpx.HTTPError
         """
-        read = self._daemon.post("/v1/spool_read", json={"limit": _BATCH}).raise_for_status()
+        read = self._daemon.post("/v1/spool_read", json={"limit": MAX_BATCH}).raise_for_status()
         batch = _BATCHES.validate_json(read.content)
         if batch.windows:
             receipt = self._platform.usage(batch)

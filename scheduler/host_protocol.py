@@ -368,6 +368,10 @@ class LeaseEnd:
     last_window: WindowId | None
 
 
+MAX_BATCH = 5_000
+"""Windows that a host ships at once, where so many wait."""
+
+
 @dataclass(frozen=True, slots=True)
 class UsageBatch:
     windows: tuple[UsageWindow, ...]

@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 from node.daemon.store import Store
-from scheduler.host_protocol import UsageBatch, UsageWindow, WindowId
+from scheduler.host_protocol import MAX_BATCH, UsageBatch, UsageWindow, WindowId
 
 CAPACITY = 500_000  # windows; eight GPUs fill it in four days without the platform
-_MAX_READ = 1_000
 
 
 class SpoolFullError(Exception):
@@ -42,7 +41,7 @@ class Spool:
 
     def read(self, limit: int) -> UsageBatch:
         """The oldest windows, boot after boot in the order in which they were made."""
-        rows = self._store.all("select window from windows order by rowid limit ?", min(limit, _MAX_READ))
+        rows = self._store.all("select window from windows order by rowid limit ?", min(limit, MAX_BATCH))
         return UsageBatch(tuple(UsageWindow(**json.loads(text)) for (text,) in rows))
 
     def last_of(self, allocation_uid: str, generation: int) -> WindowId | None:

@@ -5,6 +5,11 @@ from collections.abc import Callable
 
 from tests.bench import (
     api_list,
+    billing,
+    billing_admission,
+    billing_day,
+    billing_ingestion,
+    billing_statement,
     decision_cycle,
     end_estimate,
     environment_start,
@@ -30,6 +35,11 @@ BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
     "end-estimate": end_estimate.run,
     "decision-cycle": decision_cycle.run,
     "queue-sets": queue_sets.run,
+    "billing": billing.run,
+    "billing-ingestion": billing_ingestion.run,
+    "billing-day": billing_day.run,
+    "billing-statement": billing_statement.run,
+    "billing-admission": billing_admission.run,
 }
 PLATFORM = ("environment-start", "launcher", "api-list")  # the scheduler's needs traces
 
