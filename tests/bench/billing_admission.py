@@ -1,4 +1,4 @@
-"""Admission at 100 per second: quota, balance and hold, under their locks and durably, from the moment that each is due.
+"""Admission at 100 per second: quota, balance and hold, under their locks and durably, from when each is due.
 
 They come on time, whether the ones before are done or not. Two steps: a submission, as an API replica does it, and
 `queued -> placing`, which writes the hold, the device rows and the lease besides.

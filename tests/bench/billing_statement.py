@@ -13,10 +13,8 @@ from sqlalchemy.orm import Session
 
 from api.billing import service
 from api.billing.statement import Period
-from api.billing.tables import JournalTransaction
 from api.db import Database
 from api.metering.service import ingest
-from api.metering.tables import UsageMeter
 from scheduler.host_protocol import UsageBatch
 from tests.bench.billing_site import GPUS_PER_HOST, PRICE_MICRO, WINDOW_MS, ledger_server, opened
 from tests.bench.figures import Figure, median

@@ -1,12 +1,15 @@
 """Billing over HTTP: what a customer reads is what the journal says, and only their own."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
+from itertools import combinations
 
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import text
 
 from api.audit.tables import AuditEntry
 from api.billing import statement
+from api.billing.statement import Period
 from api.clock import utc_now
 from api.db import Database
 from tests.db.conftest import Person, Tenant
@@ -81,6 +84,49 @@ def test_periods_meet(app_client: TestClient, tenant: Tenant, lease: Lease) -> N
     assert early["closing_balance_micro"] == late["opening_balance_micro"] == 0
     assert early["amount_micro"] == 0
     assert late["amount_micro"] == 1000
+
+
+def test_periods_that_cut_hours(world: World, database: Database) -> None:
+    """What a statement says of any period is the sum of the postings in it, wherever its ends are."""
+    customer, (host, gpus) = world.customer(balance_micro=100 * MICRO), world.host(gpus=2)
+    lease = world.start(customer, world.price(1_200_000), gpus)
+    world.pass_time(60_000)
+    for number in range(10):
+        start = lease.starts_ms + 5000 * number
+        world.deliver(host.id, *(world.window(lease, start, start + 700 + number, gpu=gpu) for gpu in (0, 1)))
+    hours = _spread_over_hours(database, minutes=23)
+    ends = [hours + timedelta(minutes=minutes) for minutes in (-300, -37, 0, 22, 23, 46, 60, 90, 120, 185, 230, 600)]
+    for start, end in combinations(ends, 2):
+        with database.session() as session:
+            totals = statement.totals(session, customer.id, Period(start, end))
+            lines, _ = statement.lines(session, customer.id, Period(start, end), cursor=None, limit=200)
+            posted = session.execute(text(_POSTED), {"start": start, "end": end, "customer": customer.id}).one()
+        assert (totals.usage_micro, totals.duration_ms) == tuple(posted)
+        assert (sum(line.amount_micro for line in lines), sum(line.duration_ms for line in lines)) == tuple(posted)
+    assert posted.micro > 0
+
+
+_POSTED = """
+select coalesce(-sum(amount_micro), 0)::bigint micro, coalesce(sum(duration_ms), 0)::bigint ms
+from postings p join journal_transactions t on t.id = p.transaction_id
+where meter_id is not null and at >= :start and at < :end and customer_id = :customer
+"""
+
+
+def _spread_over_hours(database: Database, *, minutes: int) -> datetime:
+    """Post what is there again, so many minutes apart from a full hour on, which this answers."""
+    first = utc_now().replace(minute=0, second=0, microsecond=0) - timedelta(days=2)
+    with database.engine.begin() as connection:
+        connection.execute(text("set local session_replication_role = replica"))
+        connection.execute(text("delete from usage_sums"))
+        connection.execute(text("create temporary table again on commit drop as select * from postings"))
+        connection.execute(text("delete from postings"))
+        moved = "update journal_transactions t set at = :first + n * :step from (select id, row_number() over"
+        moved += " (order by id) - 1 as n from journal_transactions where kind = 'usage') u where u.id = t.id"
+        connection.execute(text(moved), {"first": first, "step": timedelta(minutes=minutes)})
+        connection.execute(text("set local session_replication_role = origin"))
+        connection.execute(text("insert into postings select * from again"))
+    return first
 
 
 def test_pages(app_client: TestClient, tenant: Tenant, lease: Lease) -> None:

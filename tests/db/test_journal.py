@@ -25,6 +25,11 @@ HISTORY = (
     "host_events",
 )
 
+_SERIES = (
+    "host_id, boot_id, allocation_uid, generation, container_id, device_uuid, milli, first_sequence, last_sequence,"
+    " sequences, from_ms, to_ms"
+)
+
 
 @pytest.fixture
 def world(database: Database) -> World:
@@ -137,6 +142,10 @@ def test_the_check_finds_what_is_wrong(world: World, database: Database) -> None
         ("update usage_meters set proven_ms = proven_ms + 1", "its intervals sum to"),
         ("update holds set amount_micro = amount_micro - 1", "their holds sum to"),
         ("update usage_intervals set to_ms = to_ms - 1", "its intervals sum to"),
+        ("update usage_sums set duration_ms = duration_ms + 1", "its postings then say"),
+        ("delete from usage_sums", "its postings then say"),
+        ("update usage_received set sequences = '{[2,9)}'", "sequence numbers received"),
+        (f"insert into usage_series ({_SERIES}) select {_SERIES} from usage_series", "counts 2 times"),
     ):
         with database.session() as session:
             session.execute(text(damage))

@@ -6,12 +6,12 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, text
 
 from api.allocations.tables import Allocation
 from api.allocations.transitions import move
 from api.billing.settlement import Ending, settle_holds, sweep_holds
-from api.billing.tables import Hold, PriceVersion
+from api.billing.tables import Hold, JournalTransaction, PriceVersion
 from api.billing.verify import check
 from api.db import Database
 from api.machines.tables import Gpu, Host
@@ -176,6 +176,52 @@ def test_a_sequence_number_used_twice_is_kept_once_more(
     world.deliver(host.id, other, first)
     assert _reasons(world.database) == [None, Quarantine.SEQUENCE_REUSED]
     assert _spent(world, customer) == 1000 * 1000
+
+
+def test_a_batch_of_many_and_its_replay_beside_what_is_new(
+    world: World, customer: Customer, price: PriceVersion, hardware: tuple[Host, tuple[Gpu, ...]], database: Database
+) -> None:
+    """Two customers, two devices, gaps in time and in the numbers: each window counts once, whatever comes with it."""
+    host, gpus = hardware
+    other = world.customer(balance_micro=1_000_000 * MICRO)
+    leases = [world.start(customer, price, gpus[:1]), world.start(other, price, gpus[1:])]
+    world.pass_time(40_000)
+    start = leases[0].starts_ms
+    windows = [
+        world.window(lease, start + at, start + at + 1000) for at in (0, 1000, 5000, 6000, 9000) for lease in leases
+    ]
+    held_back, first, later = windows[4:6], windows[:4] + windows[6:8], windows[8:]
+    world.deliver(host.id, *first)
+    assert _received(database) == {"boot": "{[1,5),[7,9)}"}
+    assert [_spent(world, each) for each in (customer, other)] == [3000 * 1000] * 2
+    world.deliver(host.id, *first, *held_back, *later)
+    assert _received(database) == {"boot": "{[1,11)}"}
+    assert [_spent(world, each) for each in (customer, other)] == [5000 * 1000] * 2
+    assert _spans(database)[::2] == [(start, start + 2000), (start + 5000, start + 7000), (start + 9000, start + 10000)]
+    with database.session() as session:
+        kept = {
+            (row.sequence, row.allocation_uid, row.from_ms, row.to_ms, row.billed_from_ms, row.billed_to_ms)
+            for row in session.scalars(select(UsageWindow))
+        }
+        journal = session.scalars(select(JournalTransaction.kind).where(JournalTransaction.kind == "usage")).all()
+    assert kept == {(w.sequence, w.allocation_uid, w.from_ms, w.to_ms, w.from_ms, w.to_ms) for w in windows}
+    assert len(journal) == 4
+
+
+def _received(database: Database) -> dict[str, str]:
+    with database.session() as session:
+        found = session.execute(text("select boot_id, sequences::text from usage_received"))
+        return {row.boot_id: row.sequences for row in found}
+
+
+def test_numbers_as_large_as_they_get(world: World, customer: Customer, host: Host, lease: Lease) -> None:
+    start = lease.starts_ms
+    largest = world.window(lease, start, start + 1000, sequence=2**63 - 2)
+    world.deliver(host.id, largest, world.window(lease, start, start + 1000, sequence=2**80))
+    world.deliver(host.id, largest, world.window(lease, start + 1000, start + 2000, sequence=-4))
+    assert _received(world.database) == {"boot": "{[-4,-3),[9223372036854775806,9223372036854775807)}"}
+    assert _reasons(world.database) == [None, Quarantine.SEQUENCE_REUSED, None]
+    assert _spent(world, customer) == 2000 * 1000
 
 
 def test_clocks(world: World, customer: Customer, host: Host, lease: Lease) -> None:
