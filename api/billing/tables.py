@@ -80,6 +80,7 @@ class JournalTransaction(Base):
     __table_args__ = (
         Index("ix_journal_transactions_customer", "customer_id", "id"),
         Index("ix_journal_transactions_period", "customer_id", "at"),
+        Index("ix_journal_transactions_not_usage", "customer_id", "at", postgresql_where=text("kind <> 'usage'")),
     )
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     uid: Mapped[UUID] = mapped_column(unique=True, default=new_uid)

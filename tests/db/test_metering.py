@@ -217,7 +217,7 @@ def _received(database: Database) -> dict[str, str]:
 def test_numbers_as_large_as_they_get(world: World, customer: Customer, host: Host, lease: Lease) -> None:
     start = lease.starts_ms
     largest = world.window(lease, start, start + 1000, sequence=2**63 - 2)
-    world.deliver(host.id, largest, world.window(lease, start, start + 1000, sequence=2**80))
+    world.deliver(host.id, largest, world.window(lease, start + 5000, start + 6000, sequence=2**80))
     world.deliver(host.id, largest, world.window(lease, start + 1000, start + 2000, sequence=-4))
     assert _received(world.database) == {"boot": "{[-4,-3),[9223372036854775806,9223372036854775807)}"}
     assert _reasons(world.database) == [None, Quarantine.SEQUENCE_REUSED, None]
