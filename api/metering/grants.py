@@ -46,7 +46,7 @@ def lock_grants(session: Session, allocation_uids: Iterable[str]) -> dict[str, L
             ended_ms=hold.billable_until_ms if hold else None,
             devices=devices.get((allocation_id, generation), {}),
         )
-        found[wanted[ids[allocation_id]]] = LockedGrant(grant, hold, hold and prices[hold.price_version_id])
+        found[wanted[ids[allocation_id]]] = LockedGrant(grant, hold, prices[hold.price_version_id] if hold else None)
     return found
 
 

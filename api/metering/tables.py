@@ -15,7 +15,8 @@ from sqlalchemy import (
     func,
     text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, INT8MULTIRANGE, ExcludeConstraint, MultiRange
+from sqlalchemy.dialects.postgresql import ARRAY, INT8MULTIRANGE, ExcludeConstraint
+from sqlalchemy.dialects.postgresql.ranges import MultiRange
 from sqlalchemy.orm import Mapped, mapped_column
 
 from api.db import Base, BigId, Moment

@@ -19,7 +19,7 @@ WINDOW_MS = 5_000
 DAY_MS = 86_400_000
 GPUS_PER_HOST = 8
 PRICE_MICRO = 2_345_678
-_DAYS_HELD = 3
+_DAYS = 30
 _BALANCE_MICRO = 10**15
 _GANGS = (1, 1, 2, 4)  # GPUs of the allocations on a host
 _CUSTOMERS = 20
@@ -84,8 +84,8 @@ def opened(url: str) -> Iterator[Database]:
 
 
 def make_site(database: Database, *, hosts: int) -> list[Prover]:
-    """Hosts of eight GPUs, all of them given out two days ago for three."""
-    world = World(database, now=utc_now().replace(microsecond=0) - timedelta(days=2))
+    """Hosts of eight GPUs, all of them given out _DAYS ago until now."""
+    world = World(database, now=utc_now().replace(microsecond=0) - timedelta(days=_DAYS))
     price = world.price(PRICE_MICRO)
     customers = [world.customer(balance_micro=_BALANCE_MICRO) for _ in range(_CUSTOMERS)]
     provers = []
@@ -95,7 +95,7 @@ def make_site(database: Database, *, hosts: int) -> list[Prover]:
         for count in _GANGS:
             first = sum(len(lease.gpus) for lease in leases)
             customer = customers[(number * len(_GANGS) + len(leases)) % _CUSTOMERS]
-            allocation = world.queue(customer, gpus=count, disconnect_s=_DAYS_HELD * DAY_MS // 1000)
+            allocation = world.queue(customer, gpus=count, disconnect_s=_DAYS * DAY_MS // 1000)
             lease = world.place(allocation, price, gpus[first : first + count], limits=1)
             assert lease is not None
             leases.append(lease)
