@@ -11,9 +11,8 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from api.billing.accounts import Accounts, Owner, accounts_of
+from api.billing.accounts import Accounts, Owner
 from api.billing.journal import Entry, JournalKind, Transaction, post_all
-from api.billing.tables import Hold, PriceVersion
 from api.bulk import document, insert_rows, insert_statement, recordset, update_rows
 from api.metering.tables import UsageInterval, UsageMeter
 from api.pipeline import pipelined
@@ -36,24 +35,46 @@ _TOUCHED = text(
     " join usage_meters m using (allocation_id, generation, gpu_id)"
     " join usage_intervals i on i.meter_id = m.id and i.to_ms >= r.from_ms and i.from_ms <= r.to_ms"
 )
+_SPEND = text(
+    "update holds h set amount_micro = h.amount_micro - r.spent_micro from"
+    f" {recordset(allocation_id='bigint', generation='int', spent_micro='bigint')}"
+    " where h.allocation_id = r.allocation_id and h.generation = r.generation"
+)
 _DROP = text("delete from usage_intervals where id = any(:ids)")
+
+
+@dataclass(frozen=True, slots=True)
+class LockedHold:
+    """Of a hold that the transaction has locked, what charging needs. `closed`: it was given back.
+
+    `ends_with_windows`: it is settled, and goes back when the last windows of its hosts are in.
+    """
+
+    allocation_id: int
+    generation: int
+    customer_id: int
+    price_version_id: int
+    terms: str
+    price_micro_per_gpu_hour: int
+    currency: str
+    closed: bool
+    ends_with_windows: bool
+
+    @property
+    def owner(self) -> Owner:
+        return self.customer_id, self.currency
 
 
 @dataclass(frozen=True, slots=True)
 class Proof:
     """What a batch proves of a hold's generation: spans by GPU id, and the share of each GPU in thousandths.
 
-    The hold is locked, and the spans lie within what it covers.
+    The spans lie within what the hold covers.
     """
 
-    hold: Hold
-    price: PriceVersion
+    hold: LockedHold
     spans: Mapping[int, Sequence[Span]]
     milli: Mapping[int, int]
-
-    @property
-    def owner(self) -> Owner:
-        return self.hold.customer_id, self.price.currency
 
     def key(self, gpu_id: int) -> _Key:
         return self.hold.allocation_id, self.hold.generation, gpu_id
@@ -79,7 +100,7 @@ class _Growth:
     added: Sequence[Span]
 
 
-def charge(session: Session, proofs: Sequence[Proof], *, actor: str) -> None:
+def charge(session: Session, proofs: Sequence[Proof], accounts: Mapping[Owner, Accounts], *, actor: str) -> None:
     """Bill what the proofs, of one generation each, add to what is proven, from the holds that were bought for it.
 
     The caller has locked the holds and the accounts. Proof of time that is proven already changes nothing.
@@ -88,25 +109,32 @@ def charge(session: Session, proofs: Sequence[Proof], *, actor: str) -> None:
         return
     meters, intervals = _read(session, proofs)
     meters |= _new_meters(session, proofs, meters)
-    accounts = accounts_of(session, {proof.owner for proof in proofs})
     growths: dict[_Key, _Growth] = {}
-    transactions = []
+    transactions, spent = [], []
     for proof in proofs:
         keys = [proof.key(gpu_id) for gpu_id in sorted(proof.spans)]
         found = {key: _growth(intervals.get(meters[key].id, {}), proof.spans[key[2]]) for key in keys}
         grown = {key: growth for key, growth in found.items() if growth.gained_ms}
         if grown:
             growths |= grown
-            transactions.append(_bill(proof, grown, meters, accounts[proof.owner], actor=actor))
+            usage = _bill(proof.hold, grown, meters, accounts[proof.hold.owner], actor=actor)
+            transactions.append(usage)
+            key = {"allocation_id": proof.hold.allocation_id, "generation": proof.hold.generation}
+            spent.append({**key, "spent_micro": usage.postings[-1].amount_micro})
     if transactions:
-        _write(session, meters, growths)
+        _write(session, meters, growths, spent)
         post_all(session, transactions)
 
 
 def _bill(
-    proof: Proof, grown: Mapping[_Key, _Growth], meters: Mapping[_Key, _Meter], accounts: Accounts, *, actor: str
+    hold: LockedHold,
+    grown: Mapping[_Key, _Growth],
+    meters: Mapping[_Key, _Meter],
+    accounts: Accounts,
+    *,
+    actor: str,
 ) -> Transaction:
-    """Move the meters on, and take what that costs from the hold."""
+    """Move the meters on, and say what that costs; the last posting is all of it."""
     entries = []
     for key, growth in grown.items():
         meter = meters[key]
@@ -119,8 +147,6 @@ def _bill(
         entries.append(Entry(accounts.holds, meter.charged_micro - total, meter.id, growth.gained_ms))
         meter.charged_micro = total
     amount = -sum(entry.amount_micro for entry in entries)
-    hold = proof.hold
-    hold.amount_micro -= amount
     generation = (hold.allocation_id, hold.generation)
     proven_ms = sum(meter.proven_ms for key, meter in meters.items() if key[:2] == generation)
     return Transaction(
@@ -201,8 +227,13 @@ def _meter(row: Any) -> _Meter:  # Any: a row of the meters
     return _Meter(row.id, row.customer_id, row.milli, row.price_micro_per_gpu_hour, row.proven_ms, row.charged_micro)
 
 
-def _write(session: Session, meters: Mapping[_Key, _Meter], growths: Mapping[_Key, _Growth]) -> None:
-    """Bring meters and intervals to what they have become."""
+def _write(
+    session: Session,
+    meters: Mapping[_Key, _Meter],
+    growths: Mapping[_Key, _Growth],
+    spent: Sequence[Mapping[str, int]],
+) -> None:
+    """Bring meters, intervals and holds to what they have become."""
     dropped = [row_id for growth in growths.values() for row_id in growth.dropped]
     grown = [
         {"id": row_id, "from_ms": span.from_ms, "to_ms": span.to_ms}
@@ -223,10 +254,10 @@ def _write(session: Session, meters: Mapping[_Key, _Meter], growths: Mapping[_Ke
         {"id": meter.id, "proven_ms": meter.proven_ms, "charged_micro": meter.charged_micro}
         for meter in (meters[key] for key in growths)
     ]
-    session.flush()  # the holds: a flush counts what it has changed, which it can't in a pipeline
     with pipelined(session):
         if dropped:  # first, so that no two rows overlap at any time
             session.execute(_DROP, {"ids": dropped})
         update_rows(session, UsageInterval, ("id",), grown)
         insert_rows(session, UsageInterval, added)
         update_rows(session, UsageMeter, ("id",), proven)
+        session.execute(_SPEND, {"rows": document(spent)})

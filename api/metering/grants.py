@@ -1,85 +1,89 @@
-"""What allocations had been granted, read for screening their windows, with their holds locked."""
+"""What allocations had been granted, read for screening their windows, with their holds and the money locked."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from api.allocations.tables import Allocation, AllocationDevice
-from api.billing.tables import Hold, PriceVersion
+from api.billing.charges import LockedHold
 from api.clock import to_ms
-from api.machines.tables import Gpu
 from api.metering.screening import Grant, OwnedDevice
+from api.pipeline import pipelined
+
+_HOLDS = text(
+    "select h.allocation_id, h.generation, h.customer_id, h.price_version_id, h.terms, h.price_micro_per_gpu_hour, p.currency,"
+    " h.starts_ms, h.covers_until_ms, h.billable_until_ms, h.closed_at is not null as closed,"
+    " h.last_boot_ids is not null as ends_with_windows"
+    " from holds h join price_versions p on p.id = h.price_version_id"
+    " where h.allocation_id in (select id from allocations where uid = any(:uids))"
+    " order by h.allocation_id, h.generation for no key update of h"
+)
+_DEVICES = text(
+    "select d.allocation_id, d.generation, g.id as gpu_id, g.uuid, g.host_id, sum(d.milli_to - d.milli_from) as milli"
+    " from allocation_devices d join gpus g on g.id = d.gpu_id"
+    " where d.allocation_id in (select id from allocations where uid = any(:uids))"
+    " group by d.allocation_id, d.generation, g.id"
+)
+_ALLOCATIONS = text("select id, uid, generation, run_until from allocations where uid = any(:uids)")
 
 
 @dataclass(frozen=True, slots=True)
 class LockedGrant:
-    """`hold` is the current generation's, locked, at its `price`; None if that was never placed."""
+    """`hold` is the current generation's, locked; None if that was never placed."""
 
     grant: Grant
-    hold: Hold | None
-    price: PriceVersion | None
+    hold: LockedHold | None
 
 
 def lock_grants(session: Session, allocation_uids: Iterable[str]) -> dict[str, LockedGrant]:
     """By allocation uid as hosts write it. Locks hold rows only, in the order of their allocations' ids."""
-    wanted = {parsed: uid for uid in allocation_uids if (parsed := _uuid(uid)) is not None}
-    known = session.execute(select(Allocation.id, Allocation.uid).where(Allocation.uid.in_(wanted)))
-    ids = {allocation_id: uid for allocation_id, uid in known}
-    holds = {(hold.allocation_id, hold.generation): hold for hold in _lock_holds(session, ids)}
-    devices = _devices(session, ids)
-    prices = _prices(session, {hold.price_version_id for hold in holds.values()})
-    # Read after the holds are locked: a settlement that came first is seen, and none comes in between.
-    query = select(Allocation.id, Allocation.generation, Allocation.run_until).where(Allocation.id.in_(ids))
+    uids = {"uids": [parsed for uid in allocation_uids if (parsed := _uuid(uid)) is not None]}
+    with pipelined(session) as pipeline:
+        locked = pipeline.ask(_HOLDS, uids)
+        owned = pipeline.ask(_DEVICES, uids)
+        # Read after the holds are locked: a settlement that came first is seen, and none comes in between.
+        allocations = pipeline.ask(_ALLOCATIONS, uids)
+        holds = {(row.allocation_id, row.generation): row for row in locked.all()}
+        devices: dict[tuple[int, int], dict[str, OwnedDevice]] = {}
+        for row in owned.all():
+            device = OwnedDevice(row.gpu_id, row.host_id, row.milli)
+            devices.setdefault((row.allocation_id, row.generation), {})[row.uuid] = device
+        rows = allocations.all()
     found = {}
-    for allocation_id, generation, run_until in session.execute(query):
-        hold = holds.get((allocation_id, generation))
-        run_until_ms = None if run_until is None else to_ms(run_until)
-        if hold is not None and run_until_ms is not None:
-            run_until_ms = min(run_until_ms, hold.covers_until_ms)
-        grant = Grant(
-            generation=generation,
-            starts_ms=hold.starts_ms if hold else None,
-            run_until_ms=run_until_ms,
-            ended_ms=hold.billable_until_ms if hold else None,
-            devices=devices.get((allocation_id, generation), {}),
-        )
-        found[wanted[ids[allocation_id]]] = LockedGrant(grant, hold, prices[hold.price_version_id] if hold else None)
+    for row in rows:
+        hold, own = holds.get((row.id, row.generation)), devices.get((row.id, row.generation), {})
+        found[str(row.uid)] = LockedGrant(_grant(row, hold, own), None if hold is None else _locked(hold))
     return found
 
 
-def _lock_holds(session: Session, allocation_ids: Iterable[int]) -> Iterable[Hold]:
-    return session.scalars(
-        select(Hold)
-        .where(Hold.allocation_id.in_(list(allocation_ids)))
-        .order_by(Hold.allocation_id, Hold.generation)
-        .with_for_update(key_share=True)
-        .execution_options(populate_existing=True)
+def _grant(allocation: Any, hold: Any, devices: dict[str, OwnedDevice]) -> Grant:  # Any: rows
+    run_until_ms = None if allocation.run_until is None else to_ms(allocation.run_until)
+    if hold is not None and run_until_ms is not None:
+        run_until_ms = min(run_until_ms, hold.covers_until_ms)
+    return Grant(
+        generation=allocation.generation,
+        starts_ms=hold.starts_ms if hold else None,
+        run_until_ms=run_until_ms,
+        ended_ms=hold.billable_until_ms if hold else None,
+        devices=devices,
     )
 
 
-def _prices(session: Session, ids: Collection[int]) -> dict[int, PriceVersion]:
-    return {price.id: price for price in session.scalars(select(PriceVersion).where(PriceVersion.id.in_(ids)))}
-
-
-def _devices(session: Session, allocation_ids: Iterable[int]) -> dict[tuple[int, int], dict[str, OwnedDevice]]:
-    owned = AllocationDevice
-    query = (
-        select(owned.allocation_id, owned.generation, Gpu.id, Gpu.uuid, Gpu.host_id, _milli())
-        .join(Gpu, Gpu.id == owned.gpu_id)
-        .where(owned.allocation_id.in_(list(allocation_ids)))
-        .group_by(owned.allocation_id, owned.generation, Gpu.id)
+def _locked(hold: Any) -> LockedHold:  # Any: a row
+    return LockedHold(
+        allocation_id=hold.allocation_id,
+        generation=hold.generation,
+        customer_id=hold.customer_id,
+        price_version_id=hold.price_version_id,
+        terms=hold.terms,
+        price_micro_per_gpu_hour=hold.price_micro_per_gpu_hour,
+        currency=hold.currency,
+        closed=hold.closed,
+        ends_with_windows=hold.ends_with_windows,
     )
-    found: dict[tuple[int, int], dict[str, OwnedDevice]] = {}
-    for allocation_id, generation, gpu_id, uuid, host_id, milli in session.execute(query):
-        found.setdefault((allocation_id, generation), {})[uuid] = OwnedDevice(gpu_id, host_id, int(milli))
-    return found
-
-
-def _milli() -> ColumnElement[int]:
-    return func.sum(AllocationDevice.milli_to - AllocationDevice.milli_from)
 
 
 def _uuid(text: str) -> UUID | None:

@@ -1,6 +1,6 @@
 """What of a batch is new: a window is known by (host, boot, sequence), and saying it again changes nothing."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import select, text
@@ -63,24 +63,26 @@ def mark(session: Session, host_id: int, stored: Iterable[Screened]) -> None:
         session.execute(_ADD, {"host_id": host_id, "rows": document(rows)})
 
 
-def _sequences(series: Iterable[Series]) -> Mapping[str, list[int]]:
-    by_boot: dict[str, list[int]] = {}
+def _numbers(series: Iterable[Series]) -> dict[str, list[range]]:
+    by_boot: dict[str, list[range]] = {}
     for each in series:
-        by_boot.setdefault(each.boot_id, []).extend(each.sequences)
+        by_boot.setdefault(each.boot_id, []).append(each.sequences)
     return by_boot
 
 
 def _distinct(series: Iterable[Series]) -> bool:
-    return all(len(set(found)) == len(found) for found in _sequences(series).values())
+    return all(len(set().union(*found)) == sum(map(len, found)) for found in _numbers(series).values())
 
 
 def _ranges(series: Iterable[Series]) -> list[dict[str, str]]:
-    """Boots with their sequence numbers, as a multirange: one range where none is left out."""
+    """Boots with their sequence numbers, which are distinct, as a multirange: one range where none is left out."""
     rows = []
-    for boot_id, found in sorted(_sequences(series).items()):
-        first, last = min(found), max(found)
-        whole = last - first + 1 == len(set(found))
-        ranges = [f"[{first},{last}]"] if whole else [f"[{each},{each}]" for each in found]
+    for boot_id, found in sorted(_numbers(series).items()):
+        first, last = min(each[0] for each in found), max(each[-1] for each in found)
+        if last - first + 1 == sum(map(len, found)):
+            ranges = [f"[{first},{last}]"]
+        else:
+            ranges = [f"[{number},{number}]" for each in found for number in each]
         rows.append({"boot_id": boot_id, "sequences": f"{{{','.join(ranges)}}}"})
     return rows
 
@@ -138,8 +140,7 @@ def _windows(rows: Iterable[UsageSeries]) -> Iterable[UsageWindow]:
             container_id=row.container_id,
             device_uuid=row.device_uuid,
             milli=row.milli,
-            sequences=row.sequences,
-            from_ms=row.from_ms,
-            to_ms=row.to_ms,
+            sequences=range(row.first_sequence, row.last_sequence + 1, row.step),
+            cuts=row.cuts_ms,
         )
         yield from series.windows()

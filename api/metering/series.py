@@ -20,7 +20,9 @@ _SEQUENCE, _FROM, _TO = attrgetter("sequence"), attrgetter("from_ms"), attrgette
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """Windows that differ in their numbers and times only, in the order in which they came; at least one."""
+    """Windows of one container on one device, each of which begins where the one before ends: `cuts` are the moments
+    between them, one more than there are windows. Their numbers are `step` apart.
+    """
 
     boot_id: str
     allocation_uid: str
@@ -28,61 +30,86 @@ class Series:
     container_id: str
     device_uuid: str
     milli: int
-    sequences: Sequence[int]
-    from_ms: Sequence[int]
-    to_ms: Sequence[int]
+    sequences: range
+    cuts: Sequence[int]
 
     def windows(self) -> list[UsageWindow]:
-        identity = (self.allocation_uid, self.generation, self.container_id, self.device_uuid, self.milli)
-        times = zip(self.sequences, self.from_ms, self.to_ms, strict=True)
-        return [UsageWindow(self.boot_id, sequence, *identity, start, end) for sequence, start, end in times]
+        return [self._window(*window) for window in zip(self.sequences, self.cuts, self.cuts[1:], strict=False)]
 
     def hull(self) -> UsageWindow:
         """One window over the time of all."""
-        identity = (self.allocation_uid, self.generation, self.container_id, self.device_uuid, self.milli)
-        return UsageWindow(self.boot_id, max(self.sequences), *identity, min(self.from_ms), max(self.to_ms))
+        return self._window(self.sequences[-1], self.cuts[0], self.cuts[-1])
 
     @property
     def is_proper(self) -> bool:
         """Whether every window can be stored as it is, begins after the epoch, and ends after it begins."""
-        if min(self.from_ms) < 0 or not all(map(lt, self.from_ms, self.to_ms)):
+        if not all(map(lt, self.cuts, self.cuts[1:])) or self.cuts[0] < 0 or self.sequences[0] < 0:
             return False
-        hull, first = self.hull(), min(self.sequences)
-        return clean(hull) == hull and first >= 0
+        hull = self.hull()
+        return clean(hull) == hull
 
-    def spans(self) -> list[Span]:
-        """Their times; one span, where each window goes on where the one before ended."""
-        if self.from_ms[1:] == self.to_ms[:-1]:
-            return [Span(self.from_ms[0], self.to_ms[-1])]
-        return [Span(start, end) for start, end in zip(self.from_ms, self.to_ms, strict=True)]
+    def _window(self, sequence: int, from_ms: int, to_ms: int) -> UsageWindow:
+        return UsageWindow(
+            boot_id=self.boot_id,
+            sequence=sequence,
+            allocation_uid=self.allocation_uid,
+            generation=self.generation,
+            container_id=self.container_id,
+            device_uuid=self.device_uuid,
+            milli=self.milli,
+            from_ms=from_ms,
+            to_ms=to_ms,
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Screened:
-    """A series whose windows share a verdict. Its `billed` is the part of the one window of which a part counts; where
-    there is no quarantine, all windows count, whole.
-    """
+    """A series whose windows share a verdict: all of its time counts, or none, or, of a single window, a part."""
 
     series: Series
     verdict: Verdict
 
-    def spans(self) -> list[Span]:
-        """The times that count."""
-        if self.verdict.billed is None:
-            return []
-        return [self.verdict.billed] if self.verdict.quarantine else self.series.spans()
+    @property
+    def billed(self) -> Span | None:
+        """The time that counts."""
+        whole = self.verdict.quarantine is None
+        return Span(self.series.cuts[0], self.series.cuts[-1]) if whole else self.verdict.billed
 
 
 def series_of(windows: Iterable[UsageWindow]) -> list[Series]:
-    """The windows by what they are of; each series has at most MAX_WINDOWS."""
+    """The windows as few series, each with at most MAX_WINDOWS; in-order proof makes one per device."""
     alike: defaultdict[tuple[str, str, int, str, str, int], list[UsageWindow]] = defaultdict(list)
     for window in windows:
         alike[_IDENTITY(window)].append(window)
     return [
-        Series(*identity, list(map(_SEQUENCE, part)), list(map(_FROM, part)), list(map(_TO, part)))
+        Series(*identity, sequences, cuts)
         for identity, all_of_it in alike.items()
-        for part in (all_of_it[at : at + MAX_WINDOWS] for at in range(0, len(all_of_it), MAX_WINDOWS))
+        for at in range(0, len(all_of_it), MAX_WINDOWS)
+        for sequences, cuts in _stretches(all_of_it[at : at + MAX_WINDOWS])
     ]
+
+
+def _stretches(windows: Sequence[UsageWindow]) -> list[tuple[range, list[int]]]:
+    """Numbers and cuts of windows that follow one another."""
+    sequences, starts, ends = list(map(_SEQUENCE, windows)), list(map(_FROM, windows)), list(map(_TO, windows))
+    step = sequences[1] - sequences[0] if len(sequences) > 1 else 1
+    if step > 0 and starts[1:] == ends[:-1]:
+        numbers = range(sequences[0], sequences[-1] + 1, step)
+        if sequences == list(numbers):
+            return [(numbers, [*starts, ends[-1]])]
+    found: list[tuple[list[int], list[int]]] = []
+    for sequence, start, end in zip(sequences, starts, ends, strict=True):
+        if found and _goes_on(*found[-1], sequence, start):
+            found[-1][0].append(sequence)
+            found[-1][1].append(end)
+        else:
+            found.append(([sequence], [start, end]))
+    return [(range(each[0], each[-1] + 1, each[1] - each[0] if len(each) > 1 else 1), cuts) for each, cuts in found]
+
+
+def _goes_on(sequences: Sequence[int], cuts: Sequence[int], sequence: int, start: int) -> bool:
+    step = sequence - sequences[-1]
+    return start == cuts[-1] and step > 0 and (len(sequences) == 1 or step == sequences[1] - sequences[0])
 
 
 def screen_series(series: Series, grant: Grant | None, *, host_id: int, received_ms: int) -> list[Screened]:

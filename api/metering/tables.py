@@ -25,24 +25,22 @@ from api.db import Base, BigId, Moment
 class UsageSeries(Base):
     """Windows of one container on one device that came in one batch and count alike. Append-only, as received.
 
-    The windows are in the three arrays, in the order in which they came. Without a `quarantine` all of them count,
-    whole; else none does, or there is one, and `billed_from_ms..billed_to_ms` is the part of it that counts. A host's
-    sequence number that returns with other content is kept too, in quarantine.
+    Each begins where the one before ends: `cuts_ms` are the moments between them, one more than there are windows, and
+    their numbers are `step` apart. Without a `quarantine` all of them count, whole; else none does, or there is one,
+    and `billed_from_ms..billed_to_ms` is the part of it that counts. A host's sequence number that returns with other
+    content is kept too, in quarantine.
     """
 
     __tablename__ = "usage_series"
     __table_args__ = (
         Index("ix_usage_series_sequences", "host_id", "boot_id", "last_sequence"),
         Index("ix_usage_series_quarantine", "host_id", "id", postgresql_where=text("quarantine is not null")),
-        CheckConstraint(
-            "cardinality(sequences) between 1 and 1048575 and cardinality(from_ms) = cardinality(sequences)"
-            " and cardinality(to_ms) = cardinality(sequences)",
-            name="windows",
-        ),
+        CheckConstraint("cardinality(cuts_ms) between 2 and 1048576 and step > 0", name="windows"),
+        CheckConstraint("last_sequence = first_sequence + step * (cardinality(cuts_ms) - 2)", name="sequences"),
         CheckConstraint("(billed_from_ms is null) = (billed_to_ms is null)", name="billed"),
         CheckConstraint(
-            "billed_from_ms is null or (quarantine is not null and cardinality(sequences) = 1"
-            " and billed_to_ms > billed_from_ms and billed_from_ms >= from_ms[1] and billed_to_ms <= to_ms[1])",
+            "billed_from_ms is null or (quarantine is not null and cardinality(cuts_ms) = 2"
+            " and billed_to_ms > billed_from_ms and billed_from_ms >= cuts_ms[1] and billed_to_ms <= cuts_ms[2])",
             name="part",
         ),
     )
@@ -56,9 +54,8 @@ class UsageSeries(Base):
     milli: Mapped[int] = mapped_column(BigId)
     first_sequence: Mapped[int] = mapped_column(BigId)
     last_sequence: Mapped[int] = mapped_column(BigId)
-    sequences: Mapped[list[int]] = mapped_column(ARRAY(BigInteger))
-    from_ms: Mapped[list[int]] = mapped_column(ARRAY(BigInteger))
-    to_ms: Mapped[list[int]] = mapped_column(ARRAY(BigInteger))
+    step: Mapped[int] = mapped_column(BigId)
+    cuts_ms: Mapped[list[int]] = mapped_column(ARRAY(BigInteger))
     billed_from_ms: Mapped[int | None] = mapped_column(BigId)
     billed_to_ms: Mapped[int | None] = mapped_column(BigId)
     received_at: Mapped[datetime] = mapped_column(Moment, server_default=text("now()"))

@@ -27,7 +27,7 @@ HISTORY = (
 
 _SERIES = (
     "host_id, boot_id, allocation_uid, generation, container_id, device_uuid, milli, first_sequence, last_sequence,"
-    " sequences, from_ms, to_ms"
+    " step, cuts_ms"
 )
 
 

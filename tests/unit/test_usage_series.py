@@ -67,7 +67,7 @@ def test_together_is_as_alone(windows: list[UsageWindow], grant: Grant | None) -
         alone[window] = ([verdict.billed] if verdict.billed else [], verdict.gpu_id, verdict.quarantine)
     assert _expanded(screened) == alone
     for gpu_id in (1, 2, 3):
-        together = [span for each in screened if each.verdict.gpu_id == gpu_id for span in each.spans()]
+        together = [each.billed for each in screened if each.billed and each.verdict.gpu_id == gpu_id]
         assert union(together) == union(span for spans, gpu, _ in alone.values() if gpu == gpu_id for span in spans)
 
 
@@ -76,14 +76,11 @@ def test_a_series_is_bounded() -> None:
     parts = series_of(windows)
     assert [len(part.sequences) for part in parts] == [MAX_WINDOWS, MAX_WINDOWS, 1]
     assert [window for part in parts for window in part.windows()] == windows
-    assert parts[0].spans() == [Span(0, MAX_WINDOWS)]
 
 
 def test_what_is_refused_is_kept_as_it_was() -> None:
     windows = [UsageWindow("b", n, "a", 1, "c", "GPU-1", 1000, n, n) for n in (3, 3, 5)]
     reasons = [Quarantine.MALFORMED, Quarantine.SEQUENCE_REUSED, Quarantine.SEQUENCE_REUSED]
     refused = refuse(zip(windows, reasons, strict=True))
-    assert [(each.series.windows(), each.verdict.quarantine) for each in refused] == [
-        (windows[:1], Quarantine.MALFORMED),
-        (windows[1:], Quarantine.SEQUENCE_REUSED),
-    ]
+    kept = [(window, each.verdict.quarantine) for each in refused for window in each.series.windows()]
+    assert kept == list(zip(windows, reasons, strict=True))

@@ -25,21 +25,18 @@ create table usage_series (
     milli bigint not null,
     first_sequence bigint not null,
     last_sequence bigint not null,
-    sequences bigint[] not null,
-    from_ms bigint[] not null,
-    to_ms bigint[] not null,
+    step bigint not null,
+    cuts_ms bigint[] not null,
     billed_from_ms bigint,
     billed_to_ms bigint,
     received_at timestamptz not null default now(),
     quarantine varchar,
-    constraint ck_usage_series_windows check (
-        cardinality(sequences) between 1 and 1048575 and cardinality(from_ms) = cardinality(sequences)
-        and cardinality(to_ms) = cardinality(sequences)
-    ),
+    constraint ck_usage_series_windows check (cardinality(cuts_ms) between 2 and 1048576 and step > 0),
+    constraint ck_usage_series_sequences check (last_sequence = first_sequence + step * (cardinality(cuts_ms) - 2)),
     constraint ck_usage_series_billed check ((billed_from_ms is null) = (billed_to_ms is null)),
     constraint ck_usage_series_part check (
-        billed_from_ms is null or (quarantine is not null and cardinality(sequences) = 1
-        and billed_to_ms > billed_from_ms and billed_from_ms >= from_ms[1] and billed_to_ms <= to_ms[1])
+        billed_from_ms is null or (quarantine is not null and cardinality(cuts_ms) = 2
+        and billed_to_ms > billed_from_ms and billed_from_ms >= cuts_ms[1] and billed_to_ms <= cuts_ms[2])
     )
 )
 """
@@ -72,9 +69,9 @@ _MOVE = (
     # A window without quarantine counts whole, and one that counts in part is alone in its series.
     """
     insert into usage_series (id, host_id, boot_id, allocation_uid, generation, container_id, device_uuid, milli,
-        first_sequence, last_sequence, sequences, from_ms, to_ms, billed_from_ms, billed_to_ms, received_at, quarantine)
+        first_sequence, last_sequence, step, cuts_ms, billed_from_ms, billed_to_ms, received_at, quarantine)
     select id, host_id, boot_id, allocation_uid, generation, container_id, device_uuid, milli,
-        sequence, sequence, array[sequence], array[from_ms], array[to_ms],
+        sequence, sequence, 1, array[from_ms, to_ms],
         case when quarantine is not null then billed_from_ms end,
         case when quarantine is not null then billed_to_ms end, received_at, quarantine
     from usage_windows order by id
@@ -94,13 +91,13 @@ _MOVE = (
 )
 _VIEW = """
 create view usage_windows as
-select (s.id << 20) + w.place as id, s.host_id, s.boot_id, w.sequence, s.allocation_uid, s.generation, s.container_id,
-    s.device_uuid, s.milli, w.from_ms, w.to_ms,
+select (s.id << 20) + w.place as id, s.host_id, s.boot_id, s.first_sequence + s.step * (w.place - 1) as sequence,
+    s.allocation_uid, s.generation, s.container_id, s.device_uuid, s.milli, w.from_ms, w.to_ms,
     case when s.quarantine is null then w.from_ms else s.billed_from_ms end as billed_from_ms,
     case when s.quarantine is null then w.to_ms else s.billed_to_ms end as billed_to_ms,
     s.received_at, s.quarantine
 from usage_series s,
-    unnest(s.sequences, s.from_ms, s.to_ms) with ordinality as w (sequence, from_ms, to_ms, place)
+    unnest(trim_array(s.cuts_ms, 1), s.cuts_ms[2:]) with ordinality as w (from_ms, to_ms, place)
 """
 # By its transaction's row (`offset 0`: one look-up each, whatever the planner knows of tables that grow).
 _SUM = """
