@@ -14,8 +14,8 @@ from api.metering.screening import Grant, OwnedDevice
 from api.pipeline import pipelined
 
 _HOLDS = text(
-    "select h.allocation_id, h.generation, h.customer_id, h.price_version_id, h.terms, h.price_micro_per_gpu_hour, p.currency,"
-    " h.starts_ms, h.covers_until_ms, h.billable_until_ms, h.closed_at is not null as closed,"
+    "select h.allocation_id, h.generation, h.customer_id, h.price_version_id, h.terms, h.price_micro_per_gpu_hour,"
+    " p.currency, h.starts_ms, h.covers_until_ms, h.billable_until_ms, h.closed_at is not null as closed,"
     " h.last_boot_ids is not null as ends_with_windows"
     " from holds h join price_versions p on p.id = h.price_version_id"
     " where h.allocation_id in (select id from allocations where uid = any(:uids))"
