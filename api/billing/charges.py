@@ -12,6 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from api.billing.accounts import Accounts, Owner
+from api.billing.coverage import Part, Stretch, split
 from api.billing.journal import Entry, JournalKind, Transaction, post_all
 from api.bulk import document, insert_rows, insert_statement, recordset, update_rows
 from api.metering.tables import UsageInterval, UsageMeter
@@ -19,20 +20,28 @@ from api.pipeline import pipelined
 from scheduler.intervals import Span, absorb
 from scheduler.money import cumulative_charge_micro
 
-_Key = tuple[int, int, int]  # (allocation id, generation, GPU id)
+_Key = tuple[int, int, int, int]  # (allocation id, generation, GPU id, where its price begins)
 
 _COLUMNS = (
-    "id, allocation_id, generation, gpu_id, customer_id, milli, price_micro_per_gpu_hour, proven_ms, charged_micro"
+    "id, allocation_id, generation, gpu_id, price_from_ms, customer_id, milli, price_micro_per_gpu_hour, proven_ms,"
+    " charged_micro"
 )
 _MADE = f"returning {_COLUMNS}"
 _METERS = text(
     f"select {_COLUMNS} from usage_meters m"
     f" join {recordset(allocation_id='bigint', generation='int')} using (allocation_id, generation)"
 )
+_REACH = recordset(
+    allocation_id="bigint",
+    generation="int",
+    gpu_id="bigint",
+    price_from_ms="bigint",
+    from_ms="bigint",
+    to_ms="bigint",
+)
 _TOUCHED = text(
-    "select i.id, i.meter_id, i.from_ms, i.to_ms from"
-    f" {recordset(allocation_id='bigint', generation='int', gpu_id='bigint', from_ms='bigint', to_ms='bigint')}"
-    " join usage_meters m using (allocation_id, generation, gpu_id)"
+    f"select i.id, i.meter_id, i.from_ms, i.to_ms from {_REACH}"
+    " join usage_meters m using (allocation_id, generation, gpu_id, price_from_ms)"
     " join usage_intervals i on i.meter_id = m.id and i.to_ms >= r.from_ms and i.from_ms <= r.to_ms"
 )
 _SPEND = text(
@@ -53,10 +62,8 @@ class LockedHold:
     allocation_id: int
     generation: int
     customer_id: int
-    price_version_id: int
-    terms: str
-    price_micro_per_gpu_hour: int
     currency: str
+    stretches: Sequence[Stretch]
     closed: bool
     ends_with_windows: bool
 
@@ -76,8 +83,13 @@ class Proof:
     spans: Mapping[int, Sequence[Span]]
     milli: Mapping[int, int]
 
-    def key(self, gpu_id: int) -> _Key:
-        return self.hold.allocation_id, self.hold.generation, gpu_id
+    def parts(self) -> dict[_Key, Part]:
+        """By meter: each moment counts at the price of its stretch."""
+        hold = self.hold
+        return {
+            (hold.allocation_id, hold.generation, part.gpu_id, part.stretch.from_ms): part
+            for part in split(self.spans, hold.stretches)
+        }
 
 
 @dataclass(slots=True)
@@ -107,20 +119,20 @@ def charge(session: Session, proofs: Sequence[Proof], accounts: Mapping[Owner, A
     """
     if not proofs:
         return
-    meters, intervals = _read(session, proofs)
-    meters |= _new_meters(session, proofs, meters)
+    parts = [(proof, proof.parts()) for proof in proofs]
+    meters, intervals = _read(session, {key: part for _, of_proof in parts for key, part in of_proof.items()})
+    meters |= _new_meters(session, parts, meters)
     growths: dict[_Key, _Growth] = {}
     transactions, spent = [], []
-    for proof in proofs:
-        keys = [proof.key(gpu_id) for gpu_id in sorted(proof.spans)]
-        found = {key: _growth(intervals.get(meters[key].id, {}), proof.spans[key[2]]) for key in keys}
+    for proof, of_proof in parts:
+        found = {key: _growth(intervals.get(meters[key].id, {}), part.spans) for key, part in of_proof.items()}
         grown = {key: growth for key, growth in found.items() if growth.gained_ms}
         if grown:
             growths |= grown
             usage = _bill(proof.hold, grown, meters, accounts[proof.hold.owner], actor=actor)
             transactions.append(usage)
-            key = {"allocation_id": proof.hold.allocation_id, "generation": proof.hold.generation}
-            spent.append({**key, "spent_micro": usage.postings[-1].amount_micro})
+            of_hold = {"allocation_id": proof.hold.allocation_id, "generation": proof.hold.generation}
+            spent.append({**of_hold, "spent_micro": usage.postings[-1].amount_micro})
     if transactions:
         _write(session, meters, growths, spent)
         post_all(session, transactions)
@@ -176,51 +188,55 @@ def _growth(known: Mapping[Span, int], proof: Sequence[Span]) -> _Growth:
     return _Growth(change.gained_ms, dropped, changed, [span for span in change.merged if span not in grown])
 
 
-def _read(session: Session, proofs: Sequence[Proof]) -> tuple[dict[_Key, _Meter], dict[int, dict[Span, int]]]:
-    """All meters of the proofs' generations, and by meter the intervals that the proof may touch, with their ids."""
-    generations = [{"allocation_id": key[0], "generation": key[1]} for key in {proof.key(0) for proof in proofs}]
+def _read(session: Session, parts: Mapping[_Key, Part]) -> tuple[dict[_Key, _Meter], dict[int, dict[Span, int]]]:
+    """All meters of the parts' generations, and by meter the intervals that the proof may touch, with their ids."""
+    generations = [{"allocation_id": key[0], "generation": key[1]} for key in sorted({key[:2] for key in parts})]
     reach = [
         {
-            "allocation_id": proof.hold.allocation_id,
-            "generation": proof.hold.generation,
-            "gpu_id": gpu_id,
-            "from_ms": min(span.from_ms for span in spans),
-            "to_ms": max(span.to_ms for span in spans),
+            **dict(zip(("allocation_id", "generation", "gpu_id", "price_from_ms"), key, strict=True)),
+            "from_ms": min(span.from_ms for span in part.spans),
+            "to_ms": max(span.to_ms for span in part.spans),
         }
-        for proof in proofs
-        for gpu_id, spans in proof.spans.items()
+        for key, part in parts.items()
     ]
     with pipelined(session) as pipeline:
         known = pipeline.ask(_METERS, {"rows": document(generations)})
         touched = pipeline.ask(_TOUCHED, {"rows": document(reach)})
-        meters = {(row.allocation_id, row.generation, row.gpu_id): _meter(row) for row in known.all()}
+        meters = {_key(row): _meter(row) for row in known.all()}
         intervals: dict[int, dict[Span, int]] = {}
         for row in touched.all():
             intervals.setdefault(row.meter_id, {})[Span(row.from_ms, row.to_ms)] = row.id
     return meters, intervals
 
 
-def _new_meters(session: Session, proofs: Sequence[Proof], known: Collection[_Key]) -> dict[_Key, _Meter]:
-    """Made for GPUs that have none."""
+def _new_meters(
+    session: Session, parts: Sequence[tuple[Proof, Mapping[_Key, Part]]], known: Collection[_Key]
+) -> dict[_Key, _Meter]:
+    """Made for devices and stretches that have none."""
     rows = [
         {
             "allocation_id": proof.hold.allocation_id,
             "generation": proof.hold.generation,
-            "gpu_id": gpu_id,
+            "gpu_id": part.gpu_id,
             "customer_id": proof.hold.customer_id,
-            "milli": proof.milli[gpu_id],
-            "price_version_id": proof.hold.price_version_id,
-            "terms": proof.hold.terms,
-            "price_micro_per_gpu_hour": proof.hold.price_micro_per_gpu_hour,
+            "milli": proof.milli[part.gpu_id],
+            "price_from_ms": part.stretch.from_ms,
+            "price_version_id": part.stretch.price_version_id,
+            "terms": part.stretch.terms,
+            "price_micro_per_gpu_hour": part.stretch.price_micro_per_gpu_hour,
         }
-        for proof in proofs
-        for gpu_id in sorted(proof.spans)
-        if proof.key(gpu_id) not in known
+        for proof, of_proof in parts
+        for key, part in of_proof.items()
+        if key not in known
     ]
     if not rows:
         return {}
     made = session.execute(insert_statement(UsageMeter, tuple(rows[0]), _MADE), {"rows": document(rows)})
-    return {(row.allocation_id, row.generation, row.gpu_id): _meter(row) for row in made}
+    return {_key(row): _meter(row) for row in made}
+
+
+def _key(row: Any) -> _Key:  # Any: a row of the meters
+    return row.allocation_id, row.generation, row.gpu_id, row.price_from_ms
 
 
 def _meter(row: Any) -> _Meter:  # Any: a row of the meters

@@ -1,6 +1,6 @@
 """What allocations had been granted, read for screening their windows, with their holds and the money locked."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -9,14 +9,16 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from api.billing.charges import LockedHold
+from api.billing.coverage import Stretch
+from api.billing.stretches import Key, ask_earlier, present
 from api.clock import to_ms
 from api.metering.screening import Grant, OwnedDevice
 from api.pipeline import pipelined
 
 _HOLDS = text(
     "select h.allocation_id, h.generation, h.customer_id, h.price_version_id, h.terms, h.price_micro_per_gpu_hour,"
-    " p.currency, h.starts_ms, h.covers_until_ms, h.billable_until_ms, h.closed_at is not null as closed,"
-    " h.last_boot_ids is not null as ends_with_windows"
+    " h.price_from_ms, h.price_until_ms, p.currency, h.starts_ms, h.covers_until_ms, h.billable_until_ms,"
+    " h.closed_at is not null as closed, h.last_boot_ids is not null as ends_with_windows"
     " from holds h join price_versions p on p.id = h.price_version_id"
     " where h.allocation_id in (select id from allocations where uid = any(:uids))"
     " order by h.allocation_id, h.generation for no key update of h"
@@ -52,11 +54,22 @@ def lock_grants(session: Session, allocation_uids: Iterable[str]) -> dict[str, L
             device = OwnedDevice(row.gpu_id, row.host_id, row.milli)
             devices.setdefault((row.allocation_id, row.generation), {})[row.uuid] = device
         rows = allocations.all()
+    earlier = _earlier(session, [key for key, hold in holds.items() if hold.price_from_ms > hold.starts_ms])
     found = {}
     for row in rows:
-        hold, own = holds.get((row.id, row.generation)), devices.get((row.id, row.generation), {})
-        found[str(row.uid)] = LockedGrant(_grant(row, hold, own), None if hold is None else _locked(hold))
+        key = (row.id, row.generation)
+        hold = holds.get(key)
+        grant = _grant(row, hold, devices.get(key, {}))
+        found[str(row.uid)] = LockedGrant(grant, None if hold is None else _locked(hold, earlier.get(key, ())))
     return found
+
+
+def _earlier(session: Session, keys: Sequence[Key]) -> Mapping[Key, Sequence[Stretch]]:
+    """Stretches at earlier prices; few holds have had several."""
+    if not keys:
+        return {}
+    with pipelined(session) as pipeline:
+        return ask_earlier(pipeline, keys)()
 
 
 def _grant(allocation: Any, hold: Any, devices: dict[str, OwnedDevice]) -> Grant:  # Any: rows
@@ -72,15 +85,13 @@ def _grant(allocation: Any, hold: Any, devices: dict[str, OwnedDevice]) -> Grant
     )
 
 
-def _locked(hold: Any) -> LockedHold:  # Any: a row
+def _locked(hold: Any, earlier: Sequence[Stretch]) -> LockedHold:  # Any: a row
     return LockedHold(
         allocation_id=hold.allocation_id,
         generation=hold.generation,
         customer_id=hold.customer_id,
-        price_version_id=hold.price_version_id,
-        terms=hold.terms,
-        price_micro_per_gpu_hour=hold.price_micro_per_gpu_hour,
         currency=hold.currency,
+        stretches=(*earlier, present(hold)),
         closed=hold.closed,
         ends_with_windows=hold.ends_with_windows,
     )
