@@ -90,7 +90,7 @@ def remove_plan(context: typer.Context, name: str, as_json: JsonFlag = False) ->
     """Take a plan away that no customer has."""
     with connected(context) as client:
         client.admin.remove_plan(name)
-        print_json({"name": name}) if as_json else console.print(f"The plan {name} is gone.")
+        print_json({"name": name, "deleted": True}) if as_json else console.print(f"The plan {name} is gone.")
 
 
 @plans.command("give")
