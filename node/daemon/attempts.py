@@ -6,7 +6,7 @@ What is known of one is in its directory and at Docker, so a daemon that comes b
 import logging
 import threading
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import docker
 
@@ -17,9 +17,10 @@ from node.daemon.attempt_status import RunnerPhase, RunnerStatus, read_progress,
 from node.daemon.elements import ElementFeed
 from node.daemon.engine import DOCKER_ERRORS, Json, docker_time_ms
 from node.daemon.file_events import FileEvents
+from node.daemon.kept_attempt import KeptAttempt, Key
 from node.daemon.leases import HeldLease
 from node.daemon.log_shipping import LogShipping, LogSource
-from scheduler.host_protocol import AttemptOrder, AttemptPhase, AttemptReport, LeaseKind
+from scheduler.host_protocol import AttemptPhase, AttemptReport, LeaseKind
 from scheduler.states import AttemptEnd
 
 log = logging.getLogger(__name__)
@@ -35,31 +36,6 @@ _PHASES = {
     RunnerPhase.ENDED: AttemptPhase.RUNNING,  # until its end is known
 }
 
-Key = tuple[str, int]  # allocation uid and generation
-
-
-@dataclass(slots=True, eq=False)
-class _Kept:
-    held: HeldLease
-    directory: AttemptDirectory
-    report: AttemptReport
-    start: AttemptStart
-    order: AttemptOrder | None = None
-    kill_at_ms: int | None = None  # server time; set by a notice
-    missed: int = 0
-    lease_over: bool = False
-    feed: ElementFeed | None = None  # of a worker that runs or has run
-    done: threading.Event = field(default_factory=threading.Event)  # its end is known, or nothing will run
-    lock: threading.Lock = field(default_factory=threading.Lock)  # of the report
-
-    @property
-    def key(self) -> Key:
-        return self.held.lease.allocation_uid, self.held.lease.generation
-
-    @property
-    def started(self) -> bool:
-        return self.start.started or self.directory.begun
-
 
 class Attempts:
     """Safe to use from many threads. `on_change` is called when there is news that should be told at once."""
@@ -74,7 +50,7 @@ class Attempts:
     ) -> None:
         self._parts, self._directories, self._shipping, self._on_change = parts, directories, shipping, on_change
         self._lock = threading.Lock()
-        self._kept: dict[Key, _Kept] = {}
+        self._kept: dict[Key, KeptAttempt] = {}
         self._files = FileEvents(self._file_changed)
 
     def start(self) -> None:
@@ -101,7 +77,7 @@ class Attempts:
                 return
             report = AttemptReport(*key, phase=AttemptPhase.FETCHING)
             start = AttemptStart(self._parts, lease, directory, lambda phase, detail: self._tell(kept, phase, detail))
-            kept = _Kept(held, directory, report, start)
+            kept = KeptAttempt(held, directory, report, start)
             self._kept[key] = kept
         until_ms = directory.noticed_until_ms()
         kept.kill_at_ms = None if until_ms is None else self._parts.clock.from_wall(until_ms)
@@ -213,15 +189,15 @@ class Attempts:
         self._files.remove(kept.key)
         self._clear(kept.directory, *kept.key)
 
-    def _all(self) -> list[_Kept]:
+    def _all(self) -> list[KeptAttempt]:
         with self._lock:
             return list(self._kept.values())
 
-    def _find(self, held: HeldLease) -> _Kept | None:
+    def _find(self, held: HeldLease) -> KeptAttempt | None:
         with self._lock:
             return self._kept.get((held.lease.allocation_uid, held.lease.generation))
 
-    def _run(self, kept: _Kept) -> None:
+    def _run(self, kept: KeptAttempt) -> None:
         """Until it is started, or never will be."""
         while True:
             try:
@@ -245,7 +221,7 @@ class Attempts:
                 return
             threading.Event().wait(_RETRY_S)
 
-    def _attend(self, kept: _Kept) -> None:
+    def _attend(self, kept: KeptAttempt) -> None:
         """Of a worker's output that goes first of which the platform knows whose it is."""
         source = LogSource(*kept.key, kept.held.lease.rank, kept.directory.outside)
         self._shipping.attend(source, lambda: kept.feed.untold_from() if kept.feed is not None else None)
@@ -262,7 +238,7 @@ class Attempts:
         if kept is not None:
             self._refresh(kept)
 
-    def _refresh(self, kept: _Kept) -> None:
+    def _refresh(self, kept: KeptAttempt) -> None:
         """Take in what the runner says."""
         if not kept.started or kept.done.is_set():
             return
@@ -286,7 +262,7 @@ class Attempts:
         if news:
             self._on_change()
 
-    def _tell(self, kept: _Kept, phase: AttemptPhase, detail: str) -> None:
+    def _tell(self, kept: KeptAttempt, phase: AttemptPhase, detail: str) -> None:
         with kept.lock:
             before = kept.report
             if before.phase == AttemptPhase.ENDED or (before.phase, before.detail) == (phase, detail):
@@ -294,7 +270,7 @@ class Attempts:
             kept.report = replace(before, phase=phase, detail=detail)
         self._on_change()
 
-    def _container_over(self, kept: _Kept, inspected: Json, finished_ms: int | None) -> None:
+    def _container_over(self, kept: KeptAttempt, inspected: Json, finished_ms: int | None) -> None:
         clock = self._parts.clock
         started = docker_time_ms(inspected["State"]["StartedAt"])
         status = read_status(kept.directory.status)
@@ -303,10 +279,10 @@ class Attempts:
         else:
             memory_bytes = kept.held.lease.memory_bytes
             exited = exit_of(inspected)
-            ended = outcome(status, exited, memory_bytes=memory_bytes, timeout_s=_timeout_s(kept))
+            ended = outcome(status, exited, memory_bytes=memory_bytes, timeout_s=kept.timeout_s)
         self._end(kept, ended, status, finished_ms, gone=True)
 
-    def _feed(self, kept: _Kept) -> ElementFeed | None:
+    def _feed(self, kept: KeptAttempt) -> ElementFeed | None:
         """What a worker is given its elements by, from when it may run them; None: it is none, or never was to run."""
         with kept.lock:
             if kept.feed is None and kept.order is not None and kept.order.array and not kept.done.is_set():
@@ -316,7 +292,7 @@ class Attempts:
 
     def _end(
         self,
-        kept: _Kept,
+        kept: KeptAttempt,
         ended: AttemptOutcome,
         status: RunnerStatus | None = None,
         finished_ms: int | None = None,
@@ -332,7 +308,7 @@ class Attempts:
 
     def _ended(
         self,
-        kept: _Kept,
+        kept: KeptAttempt,
         ended: AttemptOutcome,
         status: RunnerStatus | None,
         finished_ms: int | None,
@@ -355,14 +331,14 @@ class Attempts:
                 limit_hit=ended.limit_hit,
                 gone=gone,
                 progress=read_progress(kept.directory.progress) or kept.report.progress,
-                notice=_notice(kept, status),
+                notice=kept.notice(status),
             )
         kept.done.set()
         self._on_change()
 
-    def _limit(self, kept: _Kept, now_ms: int) -> None:
+    def _limit(self, kept: KeptAttempt, now_ms: int) -> None:
         """The runner keeps its times itself; what it does not is done here."""
-        timeout_s = _timeout_s(kept)
+        timeout_s = kept.timeout_s
         running_at_ms = kept.report.running_at_ms
         if timeout_s is not None and running_at_ms is not None:
             latest_ms = running_at_ms + timeout_s * 1000 + _TERM_MS + _MARGIN_MS
@@ -373,7 +349,7 @@ class Attempts:
         if kept.kill_at_ms is not None and now_ms > kept.kill_at_ms + _MARGIN_MS:
             self._kill(kept, "SIGKILL")
 
-    def _kill(self, kept: _Kept, number: str) -> None:
+    def _kill(self, kept: KeptAttempt, number: str) -> None:
         name = kept.held.lease.container_name
         try:
             if self._parts.containers.inspect(kept.held.lease)["State"]["Paused"]:
@@ -387,17 +363,3 @@ class Attempts:
         if wall_ms is None:
             return None
         return min(self._parts.clock.from_wall(wall_ms), self._parts.clock.now_ms())
-
-
-def _timeout_s(kept: _Kept) -> int | None:
-    """None for a worker too: each of its elements has that time."""
-    return kept.order.timeout_s if kept.order is not None and not kept.order.array else None
-
-
-def _notice(kept: _Kept, status: RunnerStatus | None) -> str:
-    """How it was told that it had to end, or why it was not; empty where that was not asked for."""
-    if status is not None and status.notice:
-        return status.notice
-    if kept.kill_at_ms is None:
-        return ""
-    return "not told: it ended before" if kept.started else "not told: nothing of it ran yet"

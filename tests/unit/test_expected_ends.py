@@ -9,6 +9,7 @@ from scheduler.engine.capacity import Capacity
 from scheduler.engine.expected_ends import ExpectedEnd, expected_end, in_order, promised_end
 from scheduler.engine.fair_share import FairShare
 from scheduler.engine.holdings import Holdings
+from scheduler.engine.tallies import Tallies
 from scheduler.packing.scoring import BestFit
 from scheduler.states import AllocationState
 from scheduler.views import Held, Part, Reservation
@@ -55,7 +56,7 @@ def test_a_promise_that_was_not_kept_is_none(now: float, end: float, certain: bo
 
 def test_ends_are_in_order_with_those_of_reservations() -> None:
     cluster = Cluster(BestFit())
-    holdings = Holdings(cluster, Capacity(), FairShare(1.0))
+    holdings = Holdings(cluster, Capacity(), FairShare(1.0), Tallies(cluster))
     holdings.put(UNLIMITED, at(0))
     holdings.put(replace(HELD, request=replace(HELD.request, allocation_id=2)), at(0))
     inside = replace(UNLIMITED.request, allocation_id=3, reservation_id=5)

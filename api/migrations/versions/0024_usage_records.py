@@ -15,6 +15,17 @@ depends_on = None
 
 
 def upgrade() -> None:
+    _make_records()
+    _make_heads()
+    op.create_index("ix_holds_closed", "holds", ["closed_at"], postgresql_where="closed_at is not null")
+    _refuse_changes()
+
+
+def downgrade() -> None:
+    raise NotImplementedError("the schema only moves forward: restore a backup instead")
+
+
+def _make_records() -> None:
     op.create_table(
         "sealed_meters",
         sa.Column("meter_id", sa.BigInteger, sa.ForeignKey("usage_meters.id"), primary_key=True),
@@ -46,6 +57,9 @@ def upgrade() -> None:
         ),
     )
     op.create_index("ix_usage_records_meter", "usage_records", ["meter_id", "sequence"])
+
+
+def _make_heads() -> None:
     op.create_table(
         "bill_keys",
         sa.Column("id", sa.BigInteger, primary_key=True),
@@ -72,7 +86,9 @@ def upgrade() -> None:
     op.create_index(
         "uq_usage_heads_closed", "usage_heads", ["customer_id", "period"], unique=True, postgresql_where="closed"
     )
-    op.create_index("ix_holds_closed", "holds", ["closed_at"], postgresql_where="closed_at is not null")
+
+
+def _refuse_changes() -> None:
     for table in ("usage_records", "usage_heads", "bill_keys"):
         op.execute(
             f"create trigger append_only before update or delete on {table} "
@@ -88,7 +104,3 @@ def upgrade() -> None:
         "create trigger append_only before delete or update of meter_id, customer_id, digest, body on sealed_meters"
         " for each row execute function refuse_change()"
     )
-
-
-def downgrade() -> None:
-    raise NotImplementedError("the schema only moves forward: restore a backup instead")
