@@ -133,13 +133,19 @@ def write_holds(session: Session, wallets: Wallets, orders: Sequence[HoldOrder])
 
 
 def extend_hold(
-    session: Session, allocation: Allocation, *, until: datetime | None = None, now: datetime | None = None
+    session: Session,
+    allocation: Allocation,
+    *,
+    until: datetime | None = None,
+    now: datetime | None = None,
+    exactly: bool = False,
 ) -> datetime:
     """Move the hold of an allocation's current generation on towards `until`, as far as the balance covers.
 
     Answers the moment up to which its time is paid for. Cheap to call at every renewal: while more than half of the
     time from now to `until` is covered, it reads one row and writes none. `until` is twice the disconnect limit ahead
     by default, so that the limit itself stays covered at the price of one journal transaction per limit's length.
+    `exactly`: `until` is what is needed, and anything short of it is bought, however much is covered already.
     Time without a GPU costs nothing: all of it is paid for.
     """
     now = now or utc_now()
@@ -152,7 +158,8 @@ def extend_hold(
         return from_ms(min(hold.billable_until_ms, hold.covers_until_ms))
     now_ms = to_ms(now)
     until_ms = to_ms(until or now + AHEAD * timedelta(seconds=allocation.disconnect_s))
-    if hold.covers_until_ms - now_ms <= (until_ms - now_ms) // 2:
+    too_little_ms = until_ms - 1 if exactly else now_ms + (until_ms - now_ms) // 2
+    if hold.covers_until_ms <= too_little_ms:
         session.refresh(hold, with_for_update={"key_share": True})
         _extend(session, hold, until_ms)
     return from_ms(hold.covers_until_ms)

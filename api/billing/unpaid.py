@@ -5,6 +5,9 @@ spent on the others, which so run on for a while. Should nobody see to it in tim
 holds do: nothing runs unpaid.
 """
 
+import logging
+import time
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import partial
 
@@ -24,23 +27,37 @@ MARGIN = timedelta(seconds=20)
 """Between the order to end and the last moment for it: some turns of the controller, and the host's answer."""
 END_LIMIT = 100
 """Ends that are asked for in one turn."""
+LONGEST_S = 1.0
+"""After so long the controller sees to its other duties; what is left has its next turn in seconds."""
 _REASON = "the balance does not last for all that runs"
+
+_log = logging.getLogger(__name__)
 
 
 def end_unpaid(database: Database, *, grace_s: int, now: datetime) -> int:
-    """Ask for the end of what must end now. Answers how many; each is judged again under its lock.
+    """Ask for the end of what must end now, for a bounded time. Answers how many; each is judged again under its lock.
 
-    `grace_s` is the platform's own, for what has none.
+    `grace_s` is the platform's own, for what has none. The customers take turns: who has much running keeps nobody.
     """
     with database.session() as session:
         found = load_spending(session, grace_s=grace_s, now=now)
-    due = [(spending.customer_id, allocation_id) for spending in found for allocation_id in _due(spending, now)]
-    return sum(
-        database.transact(
-            partial(_end_one, customer_id=customer_id, allocation_id=allocation_id, grace_s=grace_s, now=now)
-        )
-        for customer_id, allocation_id in due[:END_LIMIT]
-    )
+    due = sorted((place, each.customer_id, id_) for each in found for place, id_ in enumerate(_due(each, now)))
+    began, told = time.monotonic(), 0
+    for _, customer_id, allocation_id in due[:END_LIMIT]:
+        work = partial(_end_one, customer_id=customer_id, allocation_id=allocation_id, grace_s=grace_s, now=now)
+        told += _attempt(database, work, allocation_id)
+        if time.monotonic() - began > LONGEST_S:
+            break
+    return told
+
+
+def _attempt(database: Database, work: Callable[[Session], bool], allocation_id: int) -> bool:
+    """One that fails must not keep the others: the next turn tries it again."""
+    try:
+        return database.transact(work)
+    except Exception:
+        _log.exception("allocation %d is not told to end; tried again", allocation_id)
+        return False
 
 
 def _due(spending: Spending, now: datetime) -> list[int]:
@@ -61,6 +78,7 @@ def _end_one(session: Session, *, customer_id: int, allocation_id: int, grace_s:
     if not any(allocation_id in _due(each, now) for each in spending):
         return False  # somebody paid, or something else ended
     grace = timedelta(seconds=grace_s if allocation.grace_s is None else allocation.grace_s)
-    extend_hold(session, allocation, until=now + 2 * grace, now=now)  # before others spend what it needs
+    # Before others spend what it needs, and no more than that: the rest is counted on for them.
+    extend_hold(session, allocation, until=now + grace, now=now, exactly=True)
     request_end(session, allocation, end_reason=EndReason.UNPAID, actor=ACTOR, reason=_REASON)
     return True

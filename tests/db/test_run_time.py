@@ -1,6 +1,7 @@
 """Warnings of an ending balance, each once per spell; and the ordered end of what it does not pay for."""
 
 from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
@@ -8,10 +9,12 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from api.allocations import transitions
+from api.allocations.service import request_end
 from api.allocations.tables import Allocation
+from api.billing import unpaid
 from api.billing.settlement import Ending, settle_holds
 from api.billing.spending import load_spending
-from api.billing.tables import BalanceWarning
+from api.billing.tables import BalanceWarning, PriceVersion
 from api.billing.unpaid import end_unpaid
 from api.billing.verify import check
 from api.billing.warnings import set_thresholds, warn
@@ -206,14 +209,72 @@ def test_a_grace_is_paid_for_before_others_spend_it(world: World) -> None:
     assert _end_unpaid(world) == 0
     world.pass_time(1000)
     assert _end_unpaid(world) == 1, "60 s before the end of the money: 40 of grace, 20 to be told"
-    [spending] = _spending(world, customer)  # 20 s were covered
-    assert [leaver.covers_until_ms - world.now_ms for leaver in spending] == [60_000]
+    assert _leavers_covered_ms(world, customer) == [40_000], "20 s were covered, which is half of it"
+    assert world.balance(customer).available_micro == 20 * MICRO
 
 
-def _spending(world: World, customer: Customer) -> list[list[object]]:
+def test_who_ends_takes_no_more_than_its_grace_from_those_that_run_on(world: World) -> None:
+    customer = world.customer(balance_micro=(60 + 60 + 1120) * MICRO + 2)
+    first, second = _covered_for_a_minute(world, customer, world.price(PRICE), leases=2)
+    _change(world, first, preemptible=True, grace_s=600)
+    assert _end_unpaid(world) == 1
+    assert (_state(world, first), _state(world, second)[0]) == (("releasing", EndReason.UNPAID), "active")
+    assert _leavers_covered_ms(world, customer) == [600_000]
+    assert world.balance(customer).available_micro == 580 * MICRO, "as was planned for the second"
+    for _ in range(60):
+        world.pass_time(10_000)
+        assert world.renew(second) > world.now, "it is paid for"
+        assert _end_unpaid(world) == 0
+    world.pass_time(10_000)
+    assert world.renew(second) == world.now + timedelta(seconds=30)
+    assert _end_unpaid(world) == 1, "with its grace"
+
+
+def _leavers_covered_ms(world: World, customer: Customer) -> list[int]:
     with world.database.session() as session:
-        found = load_spending(session, grace_s=GRACE_S, now=world.now, customer_ids=[customer.id])
-    return [list(each.leavers) for each in found]
+        [found] = load_spending(session, grace_s=GRACE_S, now=world.now, customer_ids=[customer.id])
+    return [leaver.covers_until_ms - world.now_ms for leaver in found.leavers]
+
+
+def _covered_for_a_minute(world: World, customer: Customer, price: PriceVersion, *, leases: int) -> list[Lease]:
+    _, gpus = world.host(gpus=leases)
+    placed = [world.place(world.queue(customer, gpus=1), price, (gpu,), limits=1) for gpu in gpus]
+    return [lease for lease in placed if lease is not None]
+
+
+def test_one_that_fails_keeps_no_other(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    customer = world.customer(balance_micro=3 * (60 * MICRO + 1))
+    leases = _covered_for_a_minute(world, customer, world.price(PRICE), leases=3)
+    world.pass_time(45_000)
+
+    def fails_for_the_first(session: Session, allocation: Allocation, **values: Any) -> None:  # Any: passed on
+        if allocation.id == leases[2].allocation_id:
+            raise ValueError("spoiled")
+        request_end(session, allocation, **values)
+
+    monkeypatch.setattr(unpaid, "request_end", fails_for_the_first)
+    assert _end_unpaid(world) == 2
+    assert [_state(world, lease)[0] for lease in leases] == ["releasing", "releasing", "active"]
+    assert f"allocation {leases[2].allocation_id} is not told to end" in caplog.text
+    monkeypatch.setattr(unpaid, "request_end", request_end)
+    assert _end_unpaid(world) == 1, "it is tried again"
+
+
+def test_a_turn_has_an_end_and_the_customers_share_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    price, customers = world.price(PRICE), [world.customer(balance_micro=3 * (60 * MICRO + 1)) for _ in range(2)]
+    leases = [_covered_for_a_minute(world, customer, price, leases=3) for customer in customers]
+    world.pass_time(45_000)
+
+    def told() -> list[int]:
+        return [sum(_state(world, lease)[0] == "releasing" for lease in of_one) for of_one in leases]
+
+    monkeypatch.setattr(unpaid, "LONGEST_S", 0.0)
+    assert (_end_unpaid(world), told()) == (1, [1, 0]), "one in any case"
+    monkeypatch.setattr(unpaid, "LONGEST_S", 60.0)
+    monkeypatch.setattr(unpaid, "END_LIMIT", 2)
+    assert (_end_unpaid(world), told()) == (2, [2, 1])
 
 
 def test_over_http(app_client: TestClient, tenant: Tenant, database: Database) -> None:
