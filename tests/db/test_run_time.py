@@ -204,12 +204,12 @@ def test_a_grace_is_paid_for_before_others_spend_it(world: World) -> None:
     customer = world.customer(balance_micro=100 * MICRO + 1)
     lease = world.place(world.queue(customer, gpus=1), price, gpus, limits=1)
     assert lease is not None
-    _change(world, lease, grace_s=40)
-    world.pass_time(39_000)
+    _change(world, lease, grace_s=50)
+    world.pass_time(29_000)
     assert _end_unpaid(world) == 0
     world.pass_time(1000)
-    assert _end_unpaid(world) == 1, "60 s before the end of the money: 40 of grace, 20 to be told"
-    assert _leavers_covered_ms(world, customer) == [40_000], "20 s were covered, which is half of it"
+    assert _end_unpaid(world) == 1, "70 s before the end of the money: 50 of grace, 20 to be told"
+    assert _leavers_covered_ms(world, customer) == [50_000], "30 s were covered, more than half of it"
     assert world.balance(customer).available_micro == 20 * MICRO
 
 
