@@ -31,11 +31,16 @@ _Window = tuple[int, str, int]  # (allocation id, boot id, sequence)
 _LOCK = text(
     "select h.allocation_id, h.generation, h.customer_id, h.devices_milli, h.devices, h.starts_ms, h.covers_until_ms,"
     " h.amount_micro, h.steps, h.price_version_id, h.terms, h.price_micro_per_gpu_hour, h.price_from_ms,"
-    " h.price_until_ms, p.currency"
-    " from holds h join price_versions p on p.id = h.price_version_id"
-    f" join {recordset(allocation_id='bigint', generation='int')} using (allocation_id, generation)"
+    " h.price_until_ms"
+    f" from holds h join {recordset(allocation_id='bigint', generation='int')} using (allocation_id, generation)"
     " where h.allocation_id = any(:keys) and h.billable_until_ms is null"
     " order by h.allocation_id, h.generation for no key update of h"
+)
+# Asked after the locks: a row whose version changes while it is waited for would fall out of a join.
+_CURRENCIES = text(
+    "select h.allocation_id, h.generation, p.currency from holds h join price_versions p on p.id = h.price_version_id"
+    f" join {recordset(allocation_id='bigint', generation='int')} using (allocation_id, generation)"
+    " where h.allocation_id = any(:keys)"
 )
 _PROVEN = text(
     "select m.allocation_id, m.generation, sum(m.milli * m.proven_ms)::bigint as milli_ms,"
@@ -101,11 +106,13 @@ def settle_holds(session: Session, endings: Sequence[Ending], *, now: datetime |
         return
     by_key = {(ending.allocation_id, ending.generation): ending for ending in endings}
     with pipelined(session) as pipeline:
-        locked = pipeline.ask(_LOCK, {"rows": _keys(by_key), "keys": [ending.allocation_id for ending in endings]})
+        keys = {"rows": _keys(by_key), "keys": [ending.allocation_id for ending in endings]}
+        locked, priced = pipeline.ask(_LOCK, keys), pipeline.ask(_CURRENCIES, keys)
         totals = _ask_proven(pipeline, by_key)
         passed = ask_earlier(pipeline, by_key)
         delivered = _ask_arrived(pipeline, [(e.allocation_id, *window) for e in endings for window in e.last_windows])
-        holds, proven, earlier, arrived = locked.all(), totals(), passed(), delivered()
+        holds, currencies = locked.all(), {(row.allocation_id, row.generation): row.currency for row in priced.all()}
+        proven, earlier, arrived = totals(), passed(), delivered()
     rows, given_back = [], []
     for hold in holds:
         key = hold.allocation_id, hold.generation
@@ -113,8 +120,8 @@ def settle_holds(session: Session, endings: Sequence[Ending], *, now: datetime |
         stretches = [*earlier.get(key, ()), present(hold)]
         row = _settled(hold, stretches, by_key[key], proven.get(key, Proven()), complete=complete, now=now or utc_now())
         rows.append(row)
-        given_back.append((hold, hold.amount_micro - row["amount_micro"]))
-    post_all(session, _returns(session, [(hold, amount) for hold, amount in given_back if amount]))
+        given_back.append((hold, currencies[key], hold.amount_micro - row["amount_micro"]))
+    post_all(session, _returns(session, [each for each in given_back if each[-1]]))
     update_rows(session, Hold, ("allocation_id", "generation"), rows)
 
 
@@ -238,12 +245,12 @@ def _is_complete(ending: Ending, arrived: Collection[tuple[int, str, int]]) -> b
     return ending.ends is not None and windows <= set(arrived)
 
 
-def _returns(session: Session, amounts: Sequence[tuple[Row[Any], int]]) -> list[Transaction]:
-    owners: set[Owner] = {(hold.customer_id, hold.currency) for hold, _ in amounts}
+def _returns(session: Session, amounts: Sequence[tuple[Row[Any], str, int]]) -> list[Transaction]:
+    owners: set[Owner] = {(hold.customer_id, currency) for hold, currency, _ in amounts}
     accounts = accounts_of(session, owners)
     transactions = []
-    for hold, amount in amounts:
-        own = accounts[hold.customer_id, hold.currency]
+    for hold, currency, amount in amounts:
+        own = accounts[hold.customer_id, currency]
         key = HoldKey(hold.allocation_id, hold.generation, hold.customer_id)
         pair = own.holds, own.wallet
         transactions.append(transfer(key, JournalKind.HOLD_RELEASE, hold.steps + 1, pair, amount))

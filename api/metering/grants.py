@@ -17,10 +17,9 @@ from api.pipeline import pipelined
 
 _HOLDS = text(
     "select h.allocation_id, h.generation, h.customer_id, h.price_version_id, h.terms, h.price_micro_per_gpu_hour,"
-    " h.price_from_ms, h.price_until_ms, p.currency, h.starts_ms, h.covers_until_ms, h.billable_until_ms,"
+    " h.price_from_ms, h.price_until_ms, h.starts_ms, h.covers_until_ms, h.billable_until_ms,"
     " h.closed_at is not null as closed, h.last_boot_ids is not null as ends_with_windows"
-    " from holds h join price_versions p on p.id = h.price_version_id"
-    " where h.allocation_id in (select id from allocations where uid = any(:uids))"
+    " from holds h where h.allocation_id in (select id from allocations where uid = any(:uids))"
     " order by h.allocation_id, h.generation for no key update of h"
 )
 _DEVICES = text(
@@ -29,7 +28,12 @@ _DEVICES = text(
     " where d.allocation_id in (select id from allocations where uid = any(:uids))"
     " group by d.allocation_id, d.generation, g.id"
 )
-_ALLOCATIONS = text("select id, uid, generation, run_until from allocations where uid = any(:uids)")
+# The currency is not read with the locks: a row whose version changes while it is waited for would fall out of a join.
+_ALLOCATIONS = text(
+    "select a.id, a.uid, a.generation, a.run_until, p.currency from allocations a"
+    " left join holds h on h.allocation_id = a.id and h.generation = a.generation"
+    " left join price_versions p on p.id = h.price_version_id where a.uid = any(:uids)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +64,8 @@ def lock_grants(session: Session, allocation_uids: Iterable[str]) -> dict[str, L
         key = (row.id, row.generation)
         hold = holds.get(key)
         grant = _grant(row, hold, devices.get(key, {}))
-        found[str(row.uid)] = LockedGrant(grant, None if hold is None else _locked(hold, earlier.get(key, ())))
+        locked_hold = None if hold is None else _locked(hold, row.currency, earlier.get(key, ()))
+        found[str(row.uid)] = LockedGrant(grant, locked_hold)
     return found
 
 
@@ -85,12 +90,12 @@ def _grant(allocation: Any, hold: Any, devices: dict[str, OwnedDevice]) -> Grant
     )
 
 
-def _locked(hold: Any, earlier: Sequence[Stretch]) -> LockedHold:  # Any: a row
+def _locked(hold: Any, currency: str, earlier: Sequence[Stretch]) -> LockedHold:  # Any: a row
     return LockedHold(
         allocation_id=hold.allocation_id,
         generation=hold.generation,
         customer_id=hold.customer_id,
-        currency=hold.currency,
+        currency=currency,
         stretches=(*earlier, present(hold)),
         closed=hold.closed,
         ends_with_windows=hold.ends_with_windows,

@@ -4,10 +4,12 @@ It goes through the same functions as the platform, with a clock of its own.
 """
 
 import itertools
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import select, text
 from sqlalchemy.dialects.postgresql import Range
 from sqlalchemy.orm import Session
 
@@ -27,10 +29,12 @@ from api.tenants.tables import Customer, Workspace
 from scheduler.host_protocol import LeaseEnd, UsageBatch, UsageReceipt, UsageWindow, WindowId
 from scheduler.prices import PriceTerms
 from scheduler.states import AllocationState, DeviceStatus, EndReason
+from tests.waiting import wait_for
 
 GIB = 1 << 30
 MICRO = 1_000_000
 _names = itertools.count()
+_WAITS = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
 
 
 @dataclass(slots=True)
@@ -274,3 +278,13 @@ class World:
     def balance(self, customer: Customer) -> Balance:
         with self.database.session() as session:
             return balance(session, customer.id)
+
+
+def await_waiting(database: Database, future: Future[Any]) -> None:
+    """Until a transaction waits for a lock of this one, or has not waited for it."""
+
+    def waits() -> bool:
+        with database.engine.connect() as connection:
+            return bool(connection.scalar(text(_WAITS))) or future.done()
+
+    wait_for(waits, timeout_s=20, what="the other one to wait for the lock", every_s=0.01)

@@ -4,17 +4,17 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 from sqlalchemy.exc import IntegrityError
 
 from api.allocations.tables import Allocation
 from api.billing.holds import extend_hold
 from api.billing.prices import create_price
 from api.billing.settlement import Ending, settle_holds, sweep_holds
-from api.billing.tables import JournalTransaction
+from api.billing.tables import Hold, JournalTransaction
 from api.clock import to_ms
 from api.db import Database
-from tests.db.ledger_world import MICRO, World
+from tests.db.ledger_world import MICRO, World, await_waiting
 
 PRICE = 3_600 * MICRO  # a unit a second
 
@@ -169,6 +169,18 @@ def test_settling_twice_and_an_end_beyond_the_limit(world: World, database: Data
     again = Ending(lease.allocation_id, lease.generation, run_until=None, ran=True, ends=None, host_lost=False)
     database.transact(lambda session: settle_holds(session, [again]))
     assert _transactions(database) == before
+
+
+def test_a_price_that_changes_while_its_hold_is_settled(world: World, database: Database) -> None:
+    customer, (_, gpus) = world.customer(balance_micro=1000 * MICRO), world.host(gpus=1)
+    lease, later = world.start(customer, world.price(PRICE), gpus), world.price(PRICE)
+    with ThreadPoolExecutor(1) as other:
+        with database.session() as renewal, renewal.begin():
+            renewal.execute(update(Hold).values(price_version_id=later.id))
+            release = other.submit(world.release, lease, ended_at_ms=world.now_ms)
+            await_waiting(database, release)
+        release.result()
+    assert world.balance(customer).held_micro == 0
 
 
 def test_a_generation_is_held_for_once(world: World, database: Database) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import select, text, update
 
 from api.allocations.tables import Allocation
 from api.allocations.transitions import move
@@ -19,7 +19,7 @@ from api.metering.screening import Quarantine
 from api.metering.tables import UsageInterval, UsageMeter, UsageWindow
 from api.tenants.tables import Customer
 from scheduler.states import AllocationState
-from tests.db.ledger_world import MICRO, Lease, World
+from tests.db.ledger_world import MICRO, Lease, World, await_waiting
 
 PRICE = 3_600 * MICRO  # 1 micro-unit a microsecond: a millisecond costs 1000
 
@@ -313,6 +313,19 @@ def test_a_placement_taken_back_costs_nothing(
     with database.session() as session:
         assert len(list(session.scalars(select(Hold)))) == 2
         assert list(session.scalars(select(UsageMeter))) == []
+
+
+def test_a_price_that_changes_while_its_hold_is_waited_for(
+    world: World, customer: Customer, host: Host, lease: Lease, database: Database
+) -> None:
+    later, window = world.price(PRICE), world.window(lease, lease.starts_ms, lease.starts_ms + 1000)
+    with ThreadPoolExecutor(1) as other:
+        with database.session() as renewal, renewal.begin():
+            renewal.execute(update(Hold).values(price_version_id=later.id))
+            report = other.submit(world.deliver, host.id, window)
+            await_waiting(database, report)
+        report.result()
+    assert (_reasons(database), _spent(world, customer)) == ([None], 1000 * 1000)
 
 
 def test_an_empty_batch(world: World, host: Host) -> None:

@@ -1,6 +1,6 @@
 """Refund, transfer, adjustment and credit: never more than there is, whoever comes at the same moment."""
 
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
@@ -27,12 +27,10 @@ from api.clock import to_ms
 from api.db import Database
 from api.tenants.tables import Customer
 from tests.db.conftest import Person, Tenant
-from tests.db.ledger_world import MICRO, World
+from tests.db.ledger_world import MICRO, World, await_waiting
 from tests.db.test_ledger_model import EVER
-from tests.waiting import wait_for
 
 PRICE = 3_600 * MICRO  # a unit a second
-WAITS = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
 
 
 @pytest.fixture
@@ -54,16 +52,6 @@ def _transfer(session: Session, source: Customer, target: Customer, amount_micro
 
 def _limit(database: Database, customer: Customer, limit_micro: int) -> None:
     database.transact(lambda session: set_credit_limit(session, customer_id=customer.id, limit_micro=limit_micro))
-
-
-def _await_waiting(database: Database, future: Future[object]) -> None:
-    """Until a transaction waits for a lock of this one, or has not waited for it."""
-
-    def waits() -> bool:
-        with database.engine.connect() as connection:
-            return bool(connection.scalar(text(WAITS))) or future.done()
-
-    wait_for(waits, timeout_s=20, what="the other one to wait for the lock", every_s=0.01)
 
 
 def _books(database: Database) -> list[str]:
@@ -110,7 +98,7 @@ def test_of_two_refunds_at_once_the_second_sees_what_the_first_left(world: World
         with database.session() as first, first.begin():
             _refund(first, customer, 60)
             second = other.submit(database.transact, lambda session: _refund(session, customer, 60))
-            _await_waiting(database, second)
+            await_waiting(database, second)
         with pytest.raises(TooMuchError, match="At most 40 "):
             second.result()
     assert world.balance(customer).balance_micro == 40
@@ -140,7 +128,7 @@ def test_a_placing_sees_what_a_refund_left(world: World, database: Database) -> 
         with database.session() as first, first.begin():
             _refund(first, customer, MICRO)
             placing = other.submit(world.place, allocation, price, gpus)
-            _await_waiting(database, placing)
+            await_waiting(database, placing)
         assert placing.result() is None, "one unit for rounding is not covered any more"
     assert world.balance(customer).available_micro == 120 * MICRO
 
@@ -155,7 +143,7 @@ def test_a_refund_sees_what_a_placing_left(world: World, database: Database) -> 
             until = world.now + timedelta(seconds=120)
             assert world.hold(first, allocation, price, devices_milli=1000, until=until)
             second = other.submit(database.transact, lambda session: _refund(session, customer, MICRO))
-            _await_waiting(database, second)
+            await_waiting(database, second)
         with pytest.raises(TooMuchError, match="At most 999999 "):
             second.result()
     assert world.balance(customer).balance_micro == 121 * MICRO
