@@ -11,6 +11,8 @@ from scheduler.intervals import Span
 
 MAX_WINDOWS = 10_000
 """Of one series: a row stays small, and the view numbers its windows below 2^20."""
+_MAX_STEP = 2**31 - 1
+"""Numbers that are further apart are of no series: their distance might not fit its column."""
 
 Refused = tuple[UsageWindow, Quarantine | None]  # with the reason for which it does not count, whatever it says
 
@@ -93,9 +95,10 @@ def _stretches(windows: Sequence[UsageWindow]) -> list[tuple[range, list[int]]]:
     """Numbers and cuts of windows that follow one another."""
     sequences, starts, ends = list(map(_SEQUENCE, windows)), list(map(_FROM, windows)), list(map(_TO, windows))
     step = sequences[1] - sequences[0] if len(sequences) > 1 else 1
-    if step > 0 and starts[1:] == ends[:-1]:
+    if 0 < step <= _MAX_STEP and starts[1:] == ends[:-1]:
         numbers = range(sequences[0], sequences[-1] + 1, step)
-        if sequences == list(numbers):
+        # Counted first: between two numbers that a host made up there may be more than fit in memory.
+        if (sequences[-1] - sequences[0]) // step + 1 == len(sequences) and sequences == list(numbers):
             return [(numbers, [*starts, ends[-1]])]
     found: list[tuple[list[int], list[int]]] = []
     for sequence, start, end in zip(sequences, starts, ends, strict=True):
@@ -109,7 +112,7 @@ def _stretches(windows: Sequence[UsageWindow]) -> list[tuple[range, list[int]]]:
 
 def _goes_on(sequences: Sequence[int], cuts: Sequence[int], sequence: int, start: int) -> bool:
     step = sequence - sequences[-1]
-    return start == cuts[-1] and step > 0 and (len(sequences) == 1 or step == sequences[1] - sequences[0])
+    return start == cuts[-1] and 0 < step <= _MAX_STEP and (len(sequences) == 1 or step == sequences[1] - sequences[0])
 
 
 def screen_series(series: Series, grant: Grant | None, *, host_id: int, received_ms: int) -> list[Screened]:

@@ -224,6 +224,18 @@ def test_numbers_as_large_as_they_get(world: World, customer: Customer, host: Ho
     assert _spent(world, customer) == 2000 * 1000
 
 
+def test_numbers_that_are_far_apart(world: World, customer: Customer, host: Host, lease: Lease) -> None:
+    start = lease.starts_ms
+    windows = [
+        world.window(lease, start + 1000 * at, start + 1000 * (at + 1), sequence=number)
+        for at, number in enumerate((-(2**70), 2**80, 1, 2, 3, 2**62))
+    ]
+    world.deliver(host.id, *windows[:4])
+    world.deliver(host.id, *windows[3:])
+    assert sorted(map(str, _reasons(world.database))) == [*["None"] * 4, *["malformed"] * 2]
+    assert _spent(world, customer) == 4000 * 1000
+
+
 def test_clocks(world: World, customer: Customer, host: Host, lease: Lease) -> None:
     """A host whose clock is ahead can't prove the future, nor one behind a time before its lease."""
     now, start = world.now_ms, lease.starts_ms

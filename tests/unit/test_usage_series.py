@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -76,6 +77,14 @@ def test_a_series_is_bounded() -> None:
     parts = series_of(windows)
     assert [len(part.sequences) for part in parts] == [MAX_WINDOWS, MAX_WINDOWS, 1]
     assert [window for part in parts for window in part.windows()] == windows
+
+
+@pytest.mark.parametrize("numbers", [(0, 1, 2**63 - 2), (0, 1, 2**80), (-1, 0, 2**31)])
+def test_numbers_far_apart_are_of_several_series(numbers: tuple[int, int, int]) -> None:
+    windows = [UsageWindow("b", number, "a", 1, "c", "GPU-1", 1000, at, at + 1) for at, number in enumerate(numbers)]
+    first, second, far = numbers
+    assert [list(part.sequences) for part in series_of(windows[1:])] == [[second], [far]]
+    assert [list(part.sequences) for part in series_of(windows)] == [[first, second], [far]]
 
 
 def test_what_is_refused_is_kept_as_it_was() -> None:
