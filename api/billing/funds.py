@@ -21,13 +21,15 @@ class Funds:
     held_micro: int
     paid_in_micro: int
     revenue_micro: int
+    adjusted_micro: int  # what adjustments gave in all, less what they took
     credit_limit_micro: int
     credits: tuple[Credit, ...]  # what is open of promotions, in the order in which they are spent
 
     @property
     def refundable_micro(self) -> int:
         """What was paid in and is free: neither held for what runs, nor given by the platform, nor credit."""
-        return max(0, min(self.paid_in_micro, self.wallet_micro - self._promised_micro))
+        given = max(0, self.adjusted_micro)
+        return max(0, min(self.paid_in_micro, self.wallet_micro - self._promised_micro - given))
 
     @property
     def deductible_micro(self) -> int:
@@ -43,7 +45,7 @@ class Funds:
 def lock_funds(session: Session, owners: Collection[Owner]) -> Mapping[Owner, Funds]:
     """The funds of several owners, all locked at once in the order of the accounts' ids."""
     accounts = accounts_of(session, owners)
-    ids = [account for each in accounts.values() for account in (each.wallet, each.holds, each.funding, each.revenue)]
+    ids = [account for each in accounts.values() for account in _decisive(each)]
     lock_accounts(session, ids)
     credits = read_credits(session, owners)
     balances = {row.id: row for row in session.execute(_BALANCES, {"ids": ids})}
@@ -54,8 +56,13 @@ def lock_funds(session: Session, owners: Collection[Owner]) -> Mapping[Owner, Fu
             held_micro=balances[each.holds].balance_micro,
             paid_in_micro=-balances[each.funding].balance_micro,
             revenue_micro=balances[each.revenue].balance_micro,
+            adjusted_micro=-balances[each.adjustments].balance_micro,
             credit_limit_micro=balances[each.wallet].credit_limit_micro,
             credits=credits.get(owner, ()),
         )
         for owner, each in accounts.items()
     }
+
+
+def _decisive(accounts: Accounts) -> tuple[int, ...]:
+    return accounts.wallet, accounts.holds, accounts.funding, accounts.revenue, accounts.adjustments

@@ -83,6 +83,25 @@ def test_what_the_platform_gave_is_no_payment(world: World, database: Database) 
     assert world.balance(customer).balance_micro == 90
 
 
+def test_what_was_given_in_place_of_what_was_used_is_no_payment(world: World, database: Database) -> None:
+    customer, (host, gpus) = world.customer(balance_micro=100 * MICRO), world.host(gpus=1)
+    lease = world.start(customer, world.price(PRICE), gpus, disconnect_s=40)
+    world.pass_time(40_000)
+    world.renew(lease)
+    world.pass_time(40_000)
+    world.deliver(host.id, world.window(lease, lease.starts_ms, world.now_ms))
+    world.release(lease, ended_at_ms=world.now_ms)
+    assert world.balance(customer).available_micro == 20 * MICRO
+    database.transact(lambda session: _adjust(session, customer, 80 * MICRO))
+    with pytest.raises(TooMuchError, match="At most 20000000 "):
+        database.transact(lambda session: _refund(session, customer, 20 * MICRO + 1))
+    database.transact(lambda session: _adjust(session, customer, -100 * MICRO))
+    world.top_up(customer, 5)
+    database.transact(lambda session: _refund(session, customer, 5))
+    assert world.balance(customer).balance_micro == 0
+    assert _books(database) == []
+
+
 def test_an_adjustment_takes_what_there_is_and_no_more(world: World, database: Database) -> None:
     customer = world.customer(balance_micro=10)
     with pytest.raises(TooMuchError, match="At most 10 "):
