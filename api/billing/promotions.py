@@ -28,6 +28,7 @@ ACTOR = "controller"
 LAPSE_LIMIT = 500
 """Customers whose credit lapses in one transaction, at most."""
 
+_CUSTOMER = text("select id from customers where id = :id for key share")
 _DUE = text(
     "select customer_id, currency from promotions where closed_at is null and expires_at <= :now"
     " group by customer_id, currency order by min(looked_at), customer_id limit :most"
@@ -60,6 +61,7 @@ def grant(
     now = now or utc_now()
     if amount_micro <= 0 or expires_at <= now:
         raise ValueError("a promotion must be positive, and end in the future")
+    session.execute(_CUSTOMER, {"id": customer_id})  # before the accounts: the new row refers to it
     owner = customer_id, currency_of(session, customer_id)
     funds = lock_funds(session, [owner])[owner]
     # All that are open are written as of one moment, so that this one pays for nothing that was charged before.

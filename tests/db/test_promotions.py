@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from api.billing import statement
@@ -13,13 +14,14 @@ from api.billing.accounts import customer_accounts
 from api.billing.journal import Entry, JournalKind, Transaction, post
 from api.billing.movements import TooMuchError, refund
 from api.billing.promotions import grant, lapse, promotions_page
+from api.billing.tables import Account
 from api.billing.verify import check
 from api.clock import utc_now
 from api.db import Database
 from api.ids import new_uid
 from api.tenants.tables import Customer
 from tests.db.conftest import Person, Tenant
-from tests.db.ledger_world import MICRO, World
+from tests.db.ledger_world import MICRO, World, await_waiting
 from tests.db.test_ledger_model import EVER
 
 PRICE = 3_600 * MICRO  # a unit a second
@@ -138,6 +140,19 @@ def test_credit_is_not_refunded(world: World) -> None:
     give_back(100 * MICRO)
     assert _lapse(world, days=1) == 0
     assert world.balance(customer).available_micro == 0, "the rest is held, and was paid with the credit"
+
+
+def test_a_grant_waits_for_a_placing_before_it_locks_the_accounts(world: World, database: Database) -> None:
+    customer = world.customer(balance_micro=100)
+    with ThreadPoolExecutor(1) as other:
+        with database.session() as placing, placing.begin():
+            placing.execute(select(Customer.id).where(Customer.id == customer.id).with_for_update())
+            second = other.submit(_grant, world, customer, 30, days=1)
+            await_waiting(database, second)
+            accounts = select(Account.id).where(Account.customer_id == customer.id)
+            assert placing.scalars(accounts.with_for_update(key_share=True, nowait=True)).all() != []
+        second.result()
+    assert world.balance(customer).balance_micro == 130
 
 
 def test_of_two_sweeps_at_once_one_takes_it_back(world: World) -> None:
