@@ -11,6 +11,7 @@ from psycopg.errors import ExclusionViolation
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import IntegrityError
 
+from api.billing.accounts import AccountKind
 from api.db import Database
 from api.migrations.migrate import NewerSchemaError, config, migrate
 from api.tables import metadata
@@ -87,6 +88,26 @@ def test_what_is_open_when_claims_are_introduced_is_guarded_from_then_on(empty: 
         3: "{[8300,8900)}",
         6: "{[7000,8000),[8900,9000)}",
     }
+
+
+def test_customers_with_accounts_get_the_kinds_that_are_new(empty: Engine) -> None:
+    alembic = config()
+    with empty.begin() as connection:
+        alembic.attributes["connection"] = connection
+        command.upgrade(alembic, "0026")
+    customers = "(1, gen_random_uuid(), 'one'), (2, gen_random_uuid(), 'two'), (3, gen_random_uuid(), 'none')"
+    write(empty, f"insert into customers (id, uid, name) values {customers}")
+    owners, kinds = "(1, 'USD'), (1, 'EUR'), (2, 'USD')", "('wallet'), ('holds'), ('revenue'), ('funding')"
+    write(
+        empty,
+        "insert into accounts (uid, customer_id, currency, kind) select gen_random_uuid(), o.*, k.*"
+        f" from (values {owners}) o cross join (values {kinds}) k",
+    )
+    migrate(empty)
+    with empty.connect() as connection:
+        found = connection.execute(text("select customer_id, currency, array_agg(kind) from accounts group by 1, 2"))
+        accounts = {(customer_id, currency): sorted(kinds) for customer_id, currency, kinds in found}
+    assert accounts == dict.fromkeys([(1, "USD"), (1, "EUR"), (2, "USD")], sorted(AccountKind))
 
 
 def claims(engine: Engine) -> dict[int, str]:
