@@ -19,12 +19,16 @@ from api.pipeline import Pipeline, pipelined
 from scheduler.gpu_model import matches, words
 from scheduler.prices import PriceTerms, Rates
 
-MAX_VERSIONS = 10_000
-"""How many versions a look-up reads at most, the latest first."""
-_VERSIONS = text(
-    "select id, gpu_model, currency, price_micro, effective_from, customer_id, capacity_group,"
+# Of versions of the same reach and model, the last one replaces the others.
+_IN_FORCE = text(
+    "select distinct on (customer_id, capacity_group, currency, unit, gpu_model)"
+    " id, gpu_model, currency, price_micro, effective_from, customer_id, capacity_group,"
     " preemptible_discount_permille, reserved_discount_permille, kept_for_s from price_versions"
-    " where unit = 'gpu_hour' order by effective_from desc, id desc limit :most"
+    " where unit = 'gpu_hour' and effective_from <= :at"
+    " order by customer_id, capacity_group, currency, unit, gpu_model, effective_from desc, id desc"
+)
+_NEXT = text(
+    "select min(effective_from) as begins from price_versions where unit = 'gpu_hour' and effective_from > :at"
 )
 
 
@@ -149,19 +153,18 @@ class PriceList:
 
 
 def load_prices(session: Session, *, at: datetime) -> PriceList:
-    """The latest MAX_VERSIONS that were in force at a moment, and when the next one comes."""
+    """The versions that are in force at a moment, and when the next one comes."""
     with pipelined(session) as pipeline:
         return ask_prices(pipeline, at=at)()
 
 
 def ask_prices(pipeline: Pipeline, *, at: datetime) -> Callable[[], PriceList]:
     """The same, told later."""
-    rows = pipeline.ask(_VERSIONS, {"most": MAX_VERSIONS})
+    rows, coming = pipeline.ask(_IN_FORCE, {"at": at}), pipeline.ask(_NEXT, {"at": at})
 
     def told() -> PriceList:
-        every = [Price(*row) for row in rows.all()]
-        coming = [price.effective_from for price in every if price.effective_from > at]
-        return PriceList([price for price in every if price.effective_from <= at], min(coming, default=None))
+        prices, [following] = [Price(*row) for row in rows.all()], coming.all()
+        return PriceList(prices, following.begins)
 
     return told
 

@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import text, update
 from sqlalchemy.exc import IntegrityError
 
 from api.billing.prices import Payer, Quote, create_price, load_prices
@@ -46,6 +46,23 @@ def test_the_latest_price_with_most_words_wins(world: World) -> None:
     assert [found(world, payer, at=at[hours], model=forty) for hours in (0, 2)] == [1, 4]
     assert found(world, payer, model="NVIDIA L4") is None
     assert found(world, Payer(1, "EUR")) is None
+
+
+def test_a_price_stays_in_force_however_many_come_after_it(world: World, database: Database) -> None:
+    add(world, 7, gpu_model="H100", hours=-9)
+    add(world, 8, hours=2), add(world, 9, hours=1)
+    many = (
+        "insert into price_versions (uid, gpu_model, price_micro, effective_from) select gen_random_uuid(), 'A100', n,"
+        " cast(:now as timestamptz) - n * interval '1 s' from generate_series(1, 10001) n"
+    )
+    with database.engine.begin() as connection:
+        connection.execute(text(many), {"now": world.now})
+    payer = Payer(1, "USD")
+    assert [found(world, payer, model=model) for model in ("NVIDIA H100", A100)] == [7, 1]
+    with database.session() as session:
+        prices, last = load_prices(session, at=world.now), load_prices(session, at=world.now + timedelta(hours=2))
+    assert (len(prices.versions), prices.next_change) == (2, world.now + timedelta(hours=1))
+    assert (found(world, payer, at=world.now + timedelta(hours=2)), last.next_change) == (8, None)
 
 
 def test_a_narrower_reach_wins_over_more_words_and_later_ones(world: World) -> None:
