@@ -124,7 +124,7 @@ def remove_plan(session: Session, principal: Principal, name: str) -> None:
         NotFound
         Conflict: `plan_in_use`.
     """
-    plan = _plan(session, name, lock=True)
+    plan = _plan(session, name, to_remove=True)
     if session.scalar(select(Customer.id).where(Customer.plan_id == plan.id).limit(1)) is not None:
         raise Conflict("Customers have this plan: give them another first.", code="plan_in_use")
     session.delete(plan)
@@ -135,9 +135,10 @@ def plan_view(plan: Plan, customers: int) -> PlanOut:
     return PlanOut(**_values(plan), name=plan.name, customers=customers, created_at=plan.created_at)
 
 
-def _plan(session: Session, name: str, *, lock: bool = False) -> Plan:
+def _plan(session: Session, name: str, *, to_remove: bool = False) -> Plan:
+    """Locked: whoever gives it to a customer, and who removes it, see what the other did."""
     query = select(Plan).where(Plan.name == name)
-    plan = session.scalar(query.with_for_update() if lock else query)
+    plan = session.scalar(query.with_for_update(read=not to_remove, key_share=not to_remove))
     if plan is None:
         raise NotFound("There is no such plan.")
     return plan

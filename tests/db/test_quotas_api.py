@@ -1,6 +1,8 @@
 """Quotas and plans over HTTP: who sets them, what is shown and refused, and that the controller hears of them."""
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -9,9 +11,12 @@ from sqlalchemy import select, text
 
 from api.db import Database
 from api.images.tables import Image
+from api.principal import Principal, Role
+from api.quotas.administration import remove_plan
 from api.quotas.tables import Plan, Quota
 from tests.db.conftest import Person, Tenant
 from tests.db.fleet import GIB, Fleet
+from tests.db.ledger_world import await_waiting
 
 
 @pytest.fixture
@@ -96,6 +101,20 @@ def test_plans(app_client: TestClient, admin: Person, tenant: Tenant) -> None:
     assert line(taken, "gpus")["most"] is None
     assert app_client.delete(f"{plans}/small", headers=admin.headers).status_code == 204
     assert app_client.delete(f"{plans}/small", headers=admin.headers).status_code == 404
+
+
+def test_a_plan_that_is_removed_while_it_is_given(
+    app_client: TestClient, admin: Person, tenant: Tenant, database: Database
+) -> None:
+    path, someone = f"/api/v1/admin/customers/{tenant.customer.uid}/plan", Principal(0, uuid4(), "a", Role.ADMIN, None)
+    app_client.put("/api/v1/admin/plans/small", headers=admin.headers, json={"gpus": 2})
+    with ThreadPoolExecutor(1) as other:
+        with database.session() as removal, removal.begin():
+            remove_plan(removal, someone, "small")
+            removal.flush()
+            given = other.submit(app_client.put, path, headers=admin.headers, json={"plan": "small"})
+            await_waiting(database, given)
+        assert given.result().status_code == 404
 
 
 def test_an_array_has_no_more_elements(app_client: TestClient, admin: Person, tenant: Tenant, fleet: Fleet) -> None:
