@@ -1,7 +1,7 @@
 """What a request names when it is queued (reservation, capacity group, priority), and whether that bears it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from sqlalchemy.orm import Session
@@ -23,13 +23,16 @@ from scheduler.packing.shape import Shape
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """`offers` are what it may run on: of its reservation, or of all hosts."""
+    """`offers` are what it may run on: of its reservation, or of all hosts. It is of one transaction, in which many
+    tasks may ask for the same: `checked` is what `check` has found.
+    """
 
     customer_id: int
     run: RunOptions
     reservation: Reservation | None
     group: CapacityGroup | None
     offers: Sequence[Offer]
+    checked: dict[Demand, list[str]] = field(default_factory=dict, repr=False, compare=False)
 
 
 def find(session: Session, *, customer_id: int, run: RunOptions, now: datetime) -> Claim:
@@ -87,6 +90,12 @@ def check(session: Session, claim: Claim, demand: Demand) -> list[str]:
     Raises:
         Unprocessable: nothing could run it; the code says what stands against it for ever.
     """
+    if demand not in claim.checked:
+        claim.checked[demand] = _check(session, claim, demand)
+    return claim.checked[demand]
+
+
+def _check(session: Session, claim: Claim, demand: Demand) -> list[str]:
     if claim.reservation is None:
         models = feasibility.check(claim.offers, demand)
     else:

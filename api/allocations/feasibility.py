@@ -1,21 +1,29 @@
 """Whether a request could ever run on the hosts that there are, whatever else runs on them now."""
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from sqlalchemy import and_, select
+from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from api.billing.prices import Payer, load_prices
 from api.clock import utc_now
 from api.errors import Unprocessable
-from api.machines.tables import Gpu, Host
 from api.tenants.tables import Customer
 from scheduler.demand import Demand, Version
 from scheduler.gpu_model import matches
 from scheduler.selectors import write
 from scheduler.states import AdminState
+
+# A row for each kind of GPU of a host, and not for each GPU: every submission reads them.
+_OFFERS = text(
+    "select h.id, coalesce(d.model, ''), count(d.id), h.cpu_milli, h.memory_bytes, coalesce(d.memory_bytes, 0),"
+    " h.labels, h.facts ->> 'driver_version', h.facts ->> 'cuda_version'"
+    " from hosts h left join gpus d on d.host_id = h.id and d.present"
+    f" where h.admin_state <> '{AdminState.RETIRED}' and (cast(:ids as bigint[]) is null or d.id = any(:ids))"
+    " group by h.id, d.model, d.memory_bytes order by h.id, d.model"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,20 +46,10 @@ class Offer:
 
 def load_offers(session: Session, *, gpu_ids: Collection[int] | None = None) -> list[Offer]:
     """What the hosts have that are not retired, in use or not; of these devices alone, if they are named."""
-    query = (
-        select(Host, Gpu.model, Gpu.memory_bytes)
-        .outerjoin(Gpu, and_(Gpu.host_id == Host.id, Gpu.present))
-        .where(Host.admin_state != AdminState.RETIRED)
-    )
-    if gpu_ids is not None:
-        query = query.where(Gpu.id.in_(gpu_ids))
-    hosts: dict[int, Host] = {}
-    counted: Counter[tuple[int, str, int]] = Counter()
-    for host, model, gpu_memory_bytes in session.execute(query):
-        hosts[host.id] = host
-        counted[host.id, model or "", gpu_memory_bytes or 0] += 1
+    found = session.execute(_OFFERS, {"ids": None if gpu_ids is None else list(gpu_ids)})
     return [
-        _offer(hosts[host_id], model, size, count if model else 0) for (host_id, model, size), count in counted.items()
+        Offer(*sizes, labels=labels, driver=read_version(driver), cuda=read_version(cuda))
+        for *sizes, labels, driver, cuda in found
     ]
 
 
@@ -132,20 +130,6 @@ def read_version(text: object) -> Version:
             break
         numbers.append(int(part))
     return tuple(numbers)
-
-
-def _offer(host: Host, model: str, gpu_memory_bytes: int, gpus: int) -> Offer:
-    return Offer(
-        host_id=host.id,
-        model=model,
-        gpus=gpus,
-        cpu_milli=host.cpu_milli,
-        memory_bytes=host.memory_bytes,
-        gpu_memory_bytes=gpu_memory_bytes,
-        labels=host.labels,
-        driver=read_version(host.facts.get("driver_version")),
-        cuda=read_version(host.facts.get("cuda_version")),
-    )
 
 
 def _has_model(offer: Offer, models: Sequence[str]) -> bool:

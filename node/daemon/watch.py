@@ -196,17 +196,23 @@ class Watch:
         while not self._stopped.is_set():
             try:
                 for event in self._engine.api.events(decode=True, filters=dict(filters)):
-                    if TASK_LABEL in (labels := event["Actor"]["Attributes"]):
-                        # Its runner tells of the rest, and looking at all costs as much as a start does.
-                        if event["Action"] == "die":
-                            self._task_exited(event["id"], labels, event["timeNano"] / 1e6)
-                        continue
-                    if event["Action"] == "start":
-                        self._seen.pop(event["id"], None)  # a new run: its start time must be read again
-                    self._wake.set()
+                    self._hear(event)
             except DOCKER_ERRORS as error:
                 log.debug("Docker's events broke off: %s", error)
+            except Exception:  # what it was about, the next second's look finds
+                log.exception("an event of Docker's was not understood")
             self._stopped.wait(_RETRY_S)
+
+    def _hear(self, event: Json) -> None:
+        labels = event["Actor"]["Attributes"]
+        if TASK_LABEL in labels:
+            # Its runner tells of the rest, and looking at all costs as much as a start does.
+            if event["Action"] == "die":
+                self._task_exited(event["id"], labels, event["timeNano"] / 1e6)
+            return
+        if event["Action"] == "start":
+            self._seen.pop(event["id"], None)  # a new run: its start time must be read again
+        self._wake.set()
 
     def _task_exited(self, container_id: str, labels: Mapping[str, str], at_wall_ms: float) -> None:
         """Docker's list names what has just exited as running for a while still, and the container itself answers
