@@ -21,7 +21,9 @@ class PriceIn(BaseModel):
     time.
     """
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"anyOf": [{"required": ["gpu_model"]}, {"required": ["unit"]}]}
+    )
 
     unit: PriceUnit = PriceUnit.GPU_HOUR
     gpu_model: GpuModel | None = Field(None, description="Of every device whose name has these words")

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from typing import Any
@@ -17,7 +18,7 @@ from api.errors import ApiError, NotFound
 from api.logs.attempts import NoAttempt, Wanted, find_log
 from api.logs.connection import AGAIN, DONE
 from api.logs.following import Following
-from api.logs.reading import LogRef, chunks_from, extent, read_chunk
+from api.logs.reading import Extent, LogRef, chunks_from, extent, read_chunk
 from api.object_store import ObjectStore
 from api.principal import Principal
 from api.reading import Statement
@@ -29,6 +30,7 @@ LOOK_AGAIN_S = 1.0  # for a job's next attempt
 PATIENCE = 60  # tries: Ray's client can't go on where it was, so the connection outlives what passes
 _EARLIER = "[earlier output is left out here; `remotegpu task logs` has all that is kept]\n"
 _CHUNKS_AT_ONCE = 8
+_LAST_WORDS_S, _LOOK_S = 2.0, 0.05
 _STATE = Statement(select(Task.state).where(Task.uid == bindparam("task")))
 
 _log = logging.getLogger(__name__)
@@ -44,7 +46,7 @@ async def newest(database: Database, objects: ObjectStore, principal: Principal,
     log = await find_log(database, principal, Wanted(task_uid, None, 0))
     if isinstance(log, NoAttempt):
         return ""
-    end = (await extent(database, log)).position
+    end = (await _extent(database, log, task_uid)).position
     position = max(0, end - MAX_BYTES)
     parts = [_EARLIER] if position else []
     while position < end and (chunks := await chunks_from(database, log, position, most=_CHUNKS_AT_ONCE)):
@@ -55,6 +57,17 @@ async def newest(database: Database, objects: ObjectStore, principal: Principal,
             parts += _texts(",".join(entry.json for entry in entries))
             position = chunk.end
     return "".join(parts)
+
+
+async def _extent(database: Database, log: LogRef, task_uid: UUID) -> Extent:
+    """With the end of the job's last words, which come a moment after the word that it has ended."""
+    deadline_s = time.monotonic() + _LAST_WORDS_S
+    while True:
+        over = await _is_over(database, task_uid)
+        found = await extent(database, log)
+        if found.ended or not over or time.monotonic() > deadline_s:
+            return found
+        await asyncio.sleep(_LOOK_S)
 
 
 async def tail(

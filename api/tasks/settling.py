@@ -209,6 +209,7 @@ def _queue(session: Session, task: Task) -> None:
     task.due_at = None
     if allocation_id is None:
         _close(session, task, TaskState.FAILED, None, actor=ACTOR, detail=detail)
+        wake_children(session, [task])
     else:
         task.allocation_id = allocation_id
 

@@ -300,6 +300,7 @@ class Attempts:
         gone: bool = False,
     ) -> None:
         """The first end stays. What became of a worker's elements is told before. `gone`: its container has exited."""
+        kept.order = kept.order or kept.directory.known_order()  # a daemon that comes back may see its end first
         feed = self._feed(kept) if kept.started else None
         if feed is None:
             self._ended(kept, ended, status, finished_ms, gone=gone)
@@ -334,6 +335,7 @@ class Attempts:
                 notice=kept.notice(status),
             )
         kept.done.set()
+        self._shipping.soon(*kept.key)  # who hears of its end asks what it wrote last
         self._on_change()
 
     def _limit(self, kept: KeptAttempt, now_ms: int) -> None:

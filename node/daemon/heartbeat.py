@@ -28,7 +28,7 @@ class Pace:
 
     def begin(self, now_s: float) -> None:
         """One begins."""
-        self._left = self._left_at(now_s) - 1
+        self._left = max(0.0, self._left_at(now_s) - 1)
         self._at_s = now_s
 
     def rest_s(self, now_s: float) -> float:

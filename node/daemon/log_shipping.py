@@ -96,6 +96,13 @@ class LogShipping:
             found = self._known(source)
             found.held_from = held_from or found.held_from
 
+    def soon(self, allocation_uid: str, generation: int) -> None:
+        """What there is of an attempt's output goes out at once."""
+        with self._changed:
+            found = self._logs.get((allocation_uid, generation))
+            if found is not None:
+                self._enqueue(found, 0.0)
+
     def finish(self, source: LogSource, then: Callable[[], None]) -> None:
         """Nothing more is written: `then` is called once all is shipped, or nobody keeps it. Idempotent."""
         with self._changed:

@@ -20,7 +20,7 @@ from node.daemon.host import Host
 from node.daemon.leases import LeaseEndedError, StaleGenerationError
 from node.daemon.networks import NoNetworkError
 from node.daemon.volumes import ForeignVolumeError
-from scheduler.host_protocol import Lease
+from scheduler.host_protocol import MAX_BATCH, Lease
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class _Container(_Body):
 
 
 class _Read(_Body):
-    limit: Annotated[int, Field(ge=1, le=1000)] = 500
+    limit: Annotated[int, Field(ge=1, le=MAX_BATCH)]
 
 
 class _Acknowledge(_Body):

@@ -199,7 +199,7 @@ def test_an_array_runs_its_elements_each_with_output_of_its_own(customer: Custom
     for index in range(8):
         output = customer.owner.run("task", "logs", "sweep", "--element", str(index)).stdout
         assert output == f"begin {index}\n" + ("on\nend\n" if index == 5 else "")
-    assert len(task["attempt_list"]) == 2, "they share the containers of two workers"
+    assert 1 <= len(task["attempt_list"]) <= 2, "they share the containers of at most two workers"
 
 
 def test_a_dry_run_says_what_it_would_cost(customer: Customer) -> None:

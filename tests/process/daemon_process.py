@@ -19,6 +19,7 @@ import docker
 from node.daemon.config import HostConfig, HostDirectory, config_toml
 from node.daemon.engine import Engine
 from node.leave import leave
+from scheduler.host_protocol import MAX_BATCH
 from tests.process.daemon_platform import FakePlatform
 
 IMAGE = "debian-bootstrap:bookworm"
@@ -154,7 +155,7 @@ class DaemonHost:
         return bool(self.engine.api.exec_inspect(made)["ExitCode"] == 0)
 
     def windows(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self.call("spool_read", limit=1000)[1]["windows"]
+        found: list[dict[str, Any]] = self.call("spool_read", limit=MAX_BATCH)[1]["windows"]
         return found
 
     def close(self) -> None:

@@ -42,7 +42,7 @@ PEOPLE = ("admin", "acme-owner", "acme-member")
 
 # Where a parameter, or a field of a body, gets values that exist, by its name; the oldest, which this file made.
 _EXISTING = {
-    "customer_id": "select uid from customers",
+    "customer_id": "select uid from customers where name <> 'other'",
     "customer": "select uid from customers",
     "user_id": "select uid from users",
     "key_id": "select uid from api_keys",
@@ -63,6 +63,8 @@ _EXISTING = {
     "workspace": "select name from workspaces",
     "volume_id": "select uid from volumes where delete_at is null",
     "digest": "select digest from (select 1 as id, digest from uploads) kept",
+    "plan": "select name from plans",
+    "to": "select uid from customers where name = 'other'",
     "secret": "select name from (select workspace_id as id, name from secrets) kept",
 }
 _MENDING = (
@@ -90,6 +92,8 @@ _MENDING = (
     "delete from quotas",
     "update customers set plan_id = null where plan_id is not null",
     "delete from plans",
+    "insert into plans (name) values ('kept')",
+    "insert into customers (uid, name) values (gen_random_uuid(), 'other') on conflict do nothing",
     "delete from settings",
     "insert into settings (key, value) values ('self_registration', 'true')",
 )
@@ -140,7 +144,8 @@ class FuzzWorld:
         existing["digest"] += [digest_of(ARCHIVE)]
         return existing | self.secrets | {
             "username": [*new_names, *PEOPLE], "password": [PASSWORD], "current_password": [PASSWORD],
-            "gpu_model": ["A100"], "gpus": [1], "scopes": [["environments:read"], ["billing:read"]],
+            "unit": ["gpu_hour"], "amount_micro": [1], "gpu_model": ["A100"], "gpus": [1],
+            "scopes": [["environments:read"], ["billing:read"]],
             "duration_s": [3600], "starts_at": [(utc_now() + timedelta(days=2)).isoformat()], "nodes": [1],
             **{name: [None] for name in ("ends_at", "every", "count", "until", "driver", "cuda", "environment")},
             "gpu_models": [["A100"]], "selectors": [[]], "gpu_memory_bytes": [0], "cpu_milli": [None],

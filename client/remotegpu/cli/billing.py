@@ -150,9 +150,16 @@ def _target(output: Path | None) -> Iterator[BinaryIO]:
     if output is None:
         yield sys.stdout.buffer
         sys.stdout.flush()
-    else:
-        with output.open("wb") as file:
+        return
+    part = output.with_name(f"{output.name}.part")  # what is kept there already is replaced by the whole alone
+    try:
+        with part.open("wb") as file:
             yield file
+        part.replace(output)
+    except OSError as error:
+        raise RemoteGpuError(f"{output} can't be written: {error.strerror}") from error
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _utc(moment: datetime | None) -> datetime | None:

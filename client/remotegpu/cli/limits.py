@@ -12,7 +12,7 @@ from remotegpu.models import Json
 
 
 def _count(text: str) -> int:
-    if not text.isdigit():
+    if not text.isdecimal():
         raise typer.BadParameter(f"{text!r} is no number; write for example 4")
     return int(text)
 
@@ -20,7 +20,7 @@ def _count(text: str) -> int:
 def _cpus(text: str) -> int:
     try:
         return parse_cpus(float(text)) or 0
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise typer.BadParameter(f"{text!r} is no number of CPUs; write for example 64") from error
 
 
@@ -64,7 +64,7 @@ def changed(now: Json, given: Sequence[str]) -> Json:
     models = dict(now.get("gpu_models") or {})
     for each in given:
         name, separator, value = each.partition("=")
-        if not separator or not name or (name not in _KINDS and name == name.lower()):
+        if not separator or not name or not (name in _KINDS or _may_be_a_model(name)):
             raise typer.BadParameter(f"{each!r}: write NAME=VALUE, with one of {NAMES} or a GPU model such as H100")
         if name in _KINDS:
             kind = _KINDS[name]
@@ -74,6 +74,11 @@ def changed(now: Json, given: Sequence[str]) -> Json:
         else:
             models.pop(name, None)
     return {**limits, "gpu_models": models}
+
+
+def _may_be_a_model(name: str) -> bool:
+    """A mistyped name of a limit is none: it has small letters alone."""
+    return name != name.lower() or any(map(str.isdecimal, name))
 
 
 def rows(effective: Sequence[Json]) -> list[tuple[object, ...]]:

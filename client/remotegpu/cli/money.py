@@ -51,7 +51,10 @@ def adjust(
     """Give a customer an amount that they have not paid, or take one."""
     if (give is None) == (take is None):
         raise typer.BadParameter("say --give AMOUNT or --take AMOUNT")
-    amount_micro = parse_money(give) if give is not None else -parse_money(take or "0")
+    amount_micro = parse_money(give or take or "0")
+    if amount_micro <= 0:
+        raise typer.BadParameter("write an amount above zero, after --give or --take")
+    amount_micro = amount_micro if give is not None else -amount_micro
     with connected(context) as client:
         found = find_customer(client, name)
         _print(client.admin.adjust(found["id"], amount_micro=amount_micro, reason=reason), as_json=as_json)

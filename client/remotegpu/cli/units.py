@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import datetime, timedelta, timezone
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal, DecimalException, InvalidOperation
 
 import typer
 
@@ -83,13 +83,12 @@ def parse_moment(text: str, *, now: datetime) -> datetime:
     text = text.strip()
     if text == "now":
         return now
-    if text.startswith("+"):
-        return now + timedelta(seconds=parse_duration(text[1:]) or 0)
     try:
-        moment = datetime.fromisoformat(text)
-    except ValueError as error:
+        if text.startswith("+"):
+            return now + timedelta(seconds=parse_duration(text[1:]) or 0)
+        return datetime.fromisoformat(text).astimezone()
+    except (ValueError, OverflowError) as error:
         raise typer.BadParameter(f"{text!r} is no time; write for example '2026-12-01 09:00', +2h or now") from error
-    return moment.astimezone()
 
 
 def moment(at: datetime, *, now: datetime) -> str:
@@ -122,7 +121,7 @@ def parse_money(text: str) -> int:
     """
     try:
         micro = Decimal(text) * MICRO
-    except InvalidOperation as error:
+    except DecimalException as error:
         raise typer.BadParameter(f"{text!r} is not an amount; write for example 12.50") from error
     if not micro.is_finite() or micro != micro.to_integral_value():
         raise typer.BadParameter(f"{text!r} has more than six decimals")
