@@ -47,7 +47,10 @@ class Offer:
 def load_offers(session: Session, *, gpu_ids: Collection[int] | None = None) -> list[Offer]:
     """What the hosts have that are not retired, in use or not; of these devices alone, if they are named."""
     found = session.execute(_OFFERS, {"ids": None if gpu_ids is None else list(gpu_ids)})
-    return [Offer(*sizes, labels, read_version(driver), read_version(cuda)) for *sizes, labels, driver, cuda in found]
+    return [
+        Offer(host_id, model, gpus, cpu_milli, memory, size, labels, read_version(driver), read_version(cuda))
+        for host_id, model, gpus, cpu_milli, memory, size, labels, driver, cuda in found
+    ]
 
 
 def check(offers: Sequence[Offer], demand: Demand) -> list[str]:

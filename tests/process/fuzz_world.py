@@ -42,7 +42,8 @@ PEOPLE = ("admin", "acme-owner", "acme-member")
 
 # Where a parameter, or a field of a body, gets values that exist, by its name; the oldest, which this file made.
 _EXISTING = {
-    "customer_id": "select uid from customers where name <> 'other'",
+    "customer_id": "select uid from (select c.id, c.uid from customers c join users u on u.customer_id = c.id"
+    " where u.username = 'acme-owner') acme",
     "customer": "select uid from customers",
     "user_id": "select uid from users",
     "key_id": "select uid from api_keys",
