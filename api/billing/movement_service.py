@@ -9,7 +9,15 @@ from sqlalchemy.orm import Session
 
 from api.audit.service import record
 from api.billing.journal import Posted, balance
-from api.billing.movements import MovementError, OwedError, adjust, refund, set_credit_limit, transfer_between
+from api.billing.movements import (
+    CurrenciesDifferError,
+    MovementError,
+    OwedError,
+    adjust,
+    refund,
+    set_credit_limit,
+    transfer_between,
+)
 from api.billing.promotions import Left, grant, promotions_page
 from api.billing.schemas import (
     AdjustmentIn,
@@ -45,7 +53,9 @@ def refund_money(session: Session, principal: Principal, customer_uid: UUID, bod
 
 
 def transfer_money(session: Session, principal: Principal, customer_uid: UUID, body: TransferIn) -> MovementOut:
-    """Raises NotFound, Unprocessable for a transfer to the customer themselves, or Conflict: `not_enough`."""
+    """Raises NotFound, Unprocessable for a transfer to the customer themselves or into another currency
+    (`currencies_differ`), or Conflict: `not_enough`.
+    """
     source_id, target_id = find_customer(session, customer_uid), find_customer(session, body.to)
     if source_id == target_id:
         raise Unprocessable("`to` must be another customer.")
@@ -58,6 +68,8 @@ def transfer_money(session: Session, principal: Principal, customer_uid: UUID, b
             actor=principal.actor,
             note=body.note,
         )
+    except CurrenciesDifferError as error:
+        raise Unprocessable(str(error), code="currencies_differ") from error
     except MovementError as error:
         raise _not_enough(error) from error
     said: dict[str, Any] = {"amount_micro": body.amount_micro, "note": body.note}

@@ -91,18 +91,23 @@ def stream(database: Database, export: Export) -> Iterator[bytes]:
 
 
 class Exports:
-    """The exports that this process streams: few at once, since each keeps a connection and a snapshot."""
+    """The exports that this process streams: few at once, since each keeps a connection and a snapshot, and one of a
+    customer's, who may read it as slowly as they like.
+    """
 
     def __init__(self) -> None:
-        self._places = threading.BoundedSemaphore(AT_ONCE)
+        self._lock = threading.Lock()
+        self._readers: set[int] = set()
 
     def open(self, database: Database, export: Export) -> Iterator[bytes]:
         """
         Raises:
-            TooManyRequests: AT_ONCE are being read.
+            TooManyRequests: AT_ONCE are being read, or one of this customer's is.
         """
-        if not self._places.acquire(blocking=False):
-            raise TooManyRequests("Several bills are being read; try again.", headers={"Retry-After": "5"})
+        with self._lock:
+            if len(self._readers) >= AT_ONCE or export.customer.id in self._readers:
+                raise TooManyRequests("A bill is being read already; try again.", headers={"Retry-After": "5"})
+            self._readers.add(export.customer.id)
         chunks = self._stream(database, export)
         return chain([next(chunks)], chunks)  # begun here, so that it ends in any case
 
@@ -110,7 +115,8 @@ class Exports:
         try:
             yield from stream(database, export)
         finally:
-            self._places.release()
+            with self._lock:
+                self._readers.discard(export.customer.id)
 
 
 def _lines(connection: Connection, export: Export) -> Iterator[bytes]:
