@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import event, select, update
 
 from api.db import Database
+from api.quotas.tables import Quota
 from api.settings import Settings
 from api.tasks import settling
 from api.tasks.tables import Task, TaskAttemptEvent, TaskEvent
@@ -158,3 +159,19 @@ def test_a_lost_host_ends_what_ran_on_it(world: TaskWorld) -> None:
     world.finish()
     assert {world.state(task) for task in tasks} == {TaskState.QUEUED}
     assert {attempt.end for task in tasks for attempt in world.attempts(task)} == {AttemptEnd.HOST_LOST}
+
+
+def test_what_waits_for_one_that_can_not_be_queued_is_led_on(world: TaskWorld) -> None:
+    first, second, third, cleaning = world.submit(
+        document("a", resources=SMALL),
+        document("b", resources=SMALL, depends_on=["a"]),
+        document("c", resources=SMALL, depends_on=["b"]),
+        document("d", resources=SMALL, depends_on=[{"task": "b", "condition": "finished"}]),
+    )
+    allocation = world.run(first)
+    nothing = Quota(customer_id=first.customer_id, gpus=0, cpu_milli=0)
+    world.database.transact(lambda session: session.add(nothing))
+    world.report(allocation, end="exited", exit_code=0, gone=True)
+    world.settle()
+    assert (world.state(second), world.state(third)) == (TaskState.FAILED, TaskState.CANCELLED)
+    assert world.state(cleaning) is TaskState.FAILED, "it is led on, and can't be queued either"
