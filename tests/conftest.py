@@ -7,12 +7,17 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import psycopg
 import pytest
 
 from api.db import Database
 from api.migrations.migrate import migrate
 from deploy.postgres import EmbeddedPostgres
+
+# Suites run side by side: how long one example takes says nothing about the code.
+hypothesis.settings.register_profile("suite", deadline=None)
+hypothesis.settings.load_profile("suite")
 
 _TEMPLATE = "remotegpu_template"
 _numbers = itertools.count()
