@@ -101,7 +101,8 @@ class Attempts:
         if kept is None:
             return
         kept.missed = 0
-        if exited and not kept.done.is_set():
+        ran = docker_time_ms(inspected["State"]["StartedAt"]) is not None  # else its start knows what became of it
+        if exited and ran and not kept.done.is_set():
             self._container_over(kept, inspected, finished_ms)
 
     def exited(self, held: HeldLease, code: int, finished_ms: int) -> bool:

@@ -226,7 +226,8 @@ class Watch:
         if self._attempts is not None and self._attempts.exited(held, int(labels["exitCode"]), finished_ms):
             return
         try:
-            inspected = self._engine.api.inspect_container(container_id)
+            with self._leases.lock(held.lease.allocation_uid):  # a start that has failed takes away what it had made
+                inspected = self._engine.api.inspect_container(container_id)
         except docker.errors.NotFound:
             return  # whoever has taken it away knows its end
         state = _STATES.get(inspected["State"]["Status"], ContainerState.EXITED)
