@@ -149,7 +149,6 @@ class HubPlatform:
 
     def internal_app(self) -> FastAPI:
         app = FastAPI()
-
         app.middleware("http")(self._unless_away)
 
         app.get("/internal/hub/options")(self._options)
